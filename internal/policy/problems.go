@@ -1,0 +1,94 @@
+package policy
+
+import (
+	"fmt"
+	"time"
+)
+
+// Problem is one thing that is wrong with a Set.
+type Problem struct {
+	Path    string // of the setting, from the Set down: spaces[0].apps[1].hold
+	Message string // what is wrong and what would be right
+}
+
+// Problems returns all that is wrong with s. A Set with problems must not be
+// used to serve.
+func (s *Set) Problems() []Problem {
+	var c checker
+	spaces, domains := map[string]string{}, map[string]string{}
+	for i := range s.Spaces {
+		sp, path := &s.Spaces[i], fmt.Sprintf("spaces[%d]", i)
+		c.name(path, sp.Name, spaces)
+		for j := range sp.Domains {
+			c.domain(fmt.Sprintf("%s.domains[%d]", path, j), &sp.Domains[j], domains)
+		}
+		apps := map[string]string{}
+		for j := range sp.Apps {
+			c.app(fmt.Sprintf("%s.apps[%d]", path, j), &sp.Apps[j], apps)
+		}
+	}
+	if s.DefaultSpace != "" && spaces[s.DefaultSpace] == "" {
+		c.add("default_space", "there is no space %.128q", s.DefaultSpace)
+	}
+	return c.problems
+}
+
+type checker struct{ problems []Problem }
+
+func (c *checker) add(path, format string, args ...any) {
+	c.problems = append(c.problems, Problem{path, fmt.Sprintf(format, args...)})
+}
+
+// name checks the name of the thing at path, and that no other has it.
+func (c *checker) name(path, name string, seen map[string]string) {
+	switch {
+	case name == "":
+		c.add(path, "name is missing")
+	case !ValidName(name):
+		c.add(path+".name", "%.128q is not a name: %s", name, NameForm)
+	case seen[name] != "":
+		c.add(path+".name", "%q is already the name of %s", name, seen[name])
+	default:
+		seen[name] = path
+	}
+}
+
+func (c *checker) domain(path string, d *Domain, seen map[string]string) {
+	name, ok := canonicalPattern(d.Name)
+	switch {
+	case d.Name == "":
+		c.add(path, "name is missing")
+	case !ok:
+		c.add(path+".name", "%.128q is not a host name: live.example.com, *.example.com, * or an IP address, "+
+			"without port, international names in their xn-- form", d.Name)
+	case seen[name] != "":
+		c.add(path+".name", "%q is already the name of %s", d.Name, seen[name])
+	default:
+		seen[name] = path
+	}
+}
+
+func (c *checker) app(path string, a *App, seen map[string]string) {
+	c.name(path, a.Name, seen)
+	c.between(path+".idle_timeout", a.IdleTimeout, time.Second, time.Hour)
+	c.between(path+".stale_after", a.StaleAfter, time.Second, time.Hour)
+	c.between(path+".hold", a.Hold, 0, time.Hour)
+	c.between(path+".max_lead", a.MaxLead, time.Second, time.Hour)
+	h := &a.HLS
+	path += ".hls"
+	c.between(path+".segment", h.Segment, time.Second, time.Minute)
+	if h.Window < 3 || h.Window > 1000 {
+		c.add(path+".window", "must be 3 to 1000 segments, not %d", h.Window)
+	}
+	c.between(path+".idle", h.Idle, time.Second, time.Hour)
+	c.between(path+".max_segment", h.MaxSegment, max(h.Segment, time.Second), 10*time.Minute)
+	if h.MaxSegmentSize < 1<<20 || h.MaxSegmentSize > 1<<30 {
+		c.add(path+".max_segment_size", "must be 1MiB to 1GiB, not %s", h.MaxSegmentSize)
+	}
+}
+
+func (c *checker) between(path string, d, least, most time.Duration) {
+	if d < least || d > most {
+		c.add(path, "must be %v to %v, not %v", least, most, d)
+	}
+}
