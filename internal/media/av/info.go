@@ -1,0 +1,159 @@
+package av
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/bluenviron/mediacommon/v2/pkg/codecs/ac3"
+	"github.com/bluenviron/mediacommon/v2/pkg/codecs/av1"
+	"github.com/bluenviron/mediacommon/v2/pkg/codecs/eac3"
+	"github.com/bluenviron/mediacommon/v2/pkg/codecs/flac"
+	"github.com/bluenviron/mediacommon/v2/pkg/codecs/h264"
+	"github.com/bluenviron/mediacommon/v2/pkg/codecs/h265"
+	"github.com/bluenviron/mediacommon/v2/pkg/codecs/mpeg1audio"
+)
+
+// maxSide is the largest width and height that is believed.
+const maxSide = 16888 // Rec. ITU-T H.265, level 7.2
+
+// VideoInfo is what a codec configuration says of the picture. A value that
+// it doesn't say is 0.
+type VideoInfo struct {
+	Width, Height  int
+	FPS            float64
+	Profile, Level int // as the codec numbers them
+}
+
+// ParseVideoInfo reads the picture's size and rate from a configuration
+// record: that of H.264, HEVC or AV1 (those of VP8 and VP9 don't have them). It is for
+// display, not for every frame.
+func ParseVideoInfo(codec Codec, config []byte) (info VideoInfo, err error) {
+	// The parsers below come from elsewhere and read what a stranger sent.
+	defer func() {
+		if r := recover(); r != nil {
+			info, err = VideoInfo{}, fmt.Errorf("%v configuration: %v", codec, r)
+		}
+	}()
+	switch codec {
+	case H264:
+		c, err := ParseAVCConfig(config)
+		if err != nil {
+			return info, err
+		}
+		var sps h264.SPS
+		if err := sps.Unmarshal(c.SPS[0]); err != nil {
+			return info, fmt.Errorf("H.264 SPS: %w", err)
+		}
+		info = VideoInfo{sps.Width(), sps.Height(), sps.FPS(), int(sps.ProfileIdc), int(sps.LevelIdc)}
+	case HEVC:
+		c, err := ParseHEVCConfig(config)
+		if err != nil {
+			return info, err
+		}
+		var sps h265.SPS
+		if err := sps.Unmarshal(c.SPS[0]); err != nil {
+			return info, fmt.Errorf("HEVC SPS: %w", err)
+		}
+		p := &sps.ProfileTierLevel
+		info = VideoInfo{sps.Width(), sps.Height(), sps.FPS(), int(p.GeneralProfileIdc), int(p.GeneralLevelIdc)}
+	case AV1:
+		// AV1 in ISO Base Media File Format, 2.3.3: 4 bytes, then OBUs, the sequence header first.
+		if len(config) < 4 || config[0] != 0x81 {
+			return info, errors.New("AV1 configuration record: bad marker or version")
+		}
+		info = VideoInfo{Profile: int(config[1] >> 5), Level: int(config[1] & 0x1F)}
+		if len(config) == 4 {
+			return info, nil
+		}
+		var seq av1.SequenceHeader
+		if err := seq.Unmarshal(config[4:]); err != nil {
+			return info, fmt.Errorf("AV1 sequence header: %w", err)
+		}
+		info.Width, info.Height = seq.Width(), seq.Height()
+		if t := seq.TimingInfo; t != nil && t.EqualPictureInterval {
+			info.FPS = float64(t.TimeScale) / float64(t.NumUnitsInDisplayTick) / (float64(t.NumTicksPerPictureMinus1) + 1)
+		}
+	default:
+		return info, fmt.Errorf("no picture size in the configuration of %v", codec)
+	}
+	if info.Width <= 0 || info.Height <= 0 || info.Width > maxSide || info.Height > maxSide {
+		return VideoInfo{}, fmt.Errorf("%v picture of %dx%d", codec, info.Width, info.Height)
+	}
+	if !(info.FPS > 0 && info.FPS <= 1000) { // also when it is NaN
+		info.FPS = 0
+	}
+	return info, nil
+}
+
+// AudioInfo is what a stream says of its sound: the rate and channels that
+// come out of the decoder, as far as they are known; otherwise 0.
+type AudioInfo struct{ SampleRate, Channels int }
+
+// ParseAudioInfo reads rate and channels from a packet that says them: the
+// configuration of AAC, Opus or FLAC, any frame of the others.
+func ParseAudioInfo(p Packet) (info AudioInfo, err error) {
+	defer func() { // as in ParseVideoInfo
+		if r := recover(); r != nil {
+			info, err = AudioInfo{}, fmt.Errorf("%v header: %v", p.Codec, r)
+		}
+	}()
+	b := p.Frame
+	switch p.Codec {
+	case AAC:
+		c, err := ParseAACConfig(b)
+		if err != nil {
+			return info, err
+		}
+		info = AudioInfo{max(c.SampleRate, c.ExtensionRate), c.Channels}
+		if c.PS {
+			info.Channels = 2
+		}
+		return info, nil
+	case MP3:
+		var h mpeg1audio.FrameHeader
+		if err := h.Unmarshal(b); err != nil {
+			return info, fmt.Errorf("MP3 header: %w", err)
+		}
+		info = AudioInfo{h.SampleRate, 2}
+		if h.ChannelMode == mpeg1audio.ChannelModeMono {
+			info.Channels = 1
+		}
+		return info, nil
+	case Opus: // RFC 7845, 5.1; always decoded at 48 kHz
+		info = AudioInfo{48000, 2}
+		if p.Config && len(b) > 9 {
+			info.Channels = int(b[9])
+		}
+		return info, nil
+	case FLAC: // RFC 9639, 8: marker, block header, STREAMINFO
+		if len(b) < 8 {
+			return info, errors.New("FLAC configuration is too short")
+		}
+		var s flac.StreamInfo
+		if err := s.Unmarshal(b[8:]); err != nil {
+			return info, fmt.Errorf("FLAC stream info: %w", err)
+		}
+		return AudioInfo{int(s.SampleRate), int(s.ChannelCount)}, nil
+	case AC3:
+		var s ac3.SyncInfo
+		var bsi ac3.BSI
+		if err := s.Unmarshal(b); err != nil {
+			return info, fmt.Errorf("AC-3 header: %w", err)
+		}
+		if err := bsi.Unmarshal(b[5:]); err != nil {
+			return info, fmt.Errorf("AC-3 header: %w", err)
+		}
+		return AudioInfo{s.SampleRate(), bsi.ChannelCount()}, nil
+	case EAC3:
+		var s eac3.SyncInfo
+		if err := s.Unmarshal(b); err != nil {
+			return info, fmt.Errorf("E-AC-3 header: %w", err)
+		}
+		return AudioInfo{s.SampleRate(), s.ChannelCount()}, nil
+	case Speex:
+		return AudioInfo{16000, 1}, nil
+	case PCMA, PCMU:
+		return AudioInfo{8000, 1}, nil
+	}
+	return info, fmt.Errorf("no sound header in %v", p.Codec)
+}
