@@ -28,12 +28,6 @@ type VideoInfo struct {
 // record: that of H.264, HEVC or AV1 (those of VP8 and VP9 don't have them). It is for
 // display, not for every frame.
 func ParseVideoInfo(codec Codec, config []byte) (info VideoInfo, err error) {
-	// The parsers below come from elsewhere and read what a stranger sent.
-	defer func() {
-		if r := recover(); r != nil {
-			info, err = VideoInfo{}, fmt.Errorf("%v configuration: %v", codec, r)
-		}
-	}()
 	switch codec {
 	case H264:
 		c, err := ParseAVCConfig(config)
@@ -92,11 +86,6 @@ type AudioInfo struct{ SampleRate, Channels int }
 // ParseAudioInfo reads rate and channels from a packet that says them: the
 // configuration of AAC, Opus or FLAC, any frame of the others.
 func ParseAudioInfo(p Packet) (info AudioInfo, err error) {
-	defer func() { // as in ParseVideoInfo
-		if r := recover(); r != nil {
-			info, err = AudioInfo{}, fmt.Errorf("%v header: %v", p.Codec, r)
-		}
-	}()
 	b := p.Frame
 	switch p.Codec {
 	case AAC:
