@@ -1,0 +1,59 @@
+# Tasks of this project; "make help" lists them. Every target installs what it
+# needs and the machine lacks, as far as it may.
+
+GO       ?= go
+SOAK     ?= 10m
+FUZZTIME ?= 30s
+ARGS     ?=
+
+E2E := $(GO) test -race -tags e2e
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: build ## build and start weir serve (more flags: make run ARGS='-c weir.yaml')
+	exec bin/weir serve $(ARGS)
+
+.PHONY: build
+build: go ## build bin/weir
+	$(GO) build -o bin/weir ./cmd/weir
+
+.PHONY: test
+test: lint tools ## everything a change must pass: lint, go test -race, real clients
+	$(GO) test -race -timeout 20m ./...
+	$(E2E) -count=1 -timeout 30m ./e2e
+
+.PHONY: lint
+lint: go ## formatting, go vet, staticcheck
+	@unformatted=$$(gofmt -l cmd internal e2e); \
+	if [ -n "$$unformatted" ]; then echo "gofmt -w these files:"; echo "$$unformatted"; exit 1; fi
+	$(GO) vet -tags e2e ./...
+	$(GO) tool staticcheck -tags e2e ./...
+
+.PHONY: bench
+bench: go ## the Go benchmarks (whole servers under load: see docs/performance.md)
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+.PHONY: fuzz
+fuzz: go ## run every fuzz target for FUZZTIME (30s) beyond its corpus
+	@set -e; for package in $$($(GO) list ./...); do \
+		for target in $$($(GO) test -list '^Fuzz' $$package | grep '^Fuzz' || true); do \
+			echo "$$package $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package; \
+		done; \
+	done
+
+.PHONY: soak
+soak: tools ## publishers and players come and go for SOAK (10m); nothing may leak
+	WEIR_SOAK=$(SOAK) $(E2E) -count=1 -timeout 0 -v -run '^TestSoak$$' ./e2e
+
+# The real clients that the end-to-end tests use.
+.PHONY: tools
+tools: go
+	@e2e/setup
+
+.PHONY: go
+go:
+	@command -v $(GO) >/dev/null || { echo "Go 1.26 or later is needed: https://go.dev/dl/" >&2; exit 1; }

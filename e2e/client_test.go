@@ -1,0 +1,116 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"io"
+	"os"
+	"time"
+
+	"github.com/gobwas/ws"
+	"github.com/gobwas/ws/wsutil"
+
+	"weir/internal/media/av"
+	"weir/internal/media/rtmp"
+)
+
+// publish URL FILE...
+//
+// Pushes FLV files as they are, one after the other in real time and on one
+// connection, whatever is in them. It is for what the encoders at hand cannot
+// send.
+func publish() error {
+	flag.Parse()
+	if flag.NArg() < 2 {
+		return errors.New("usage: publish URL FILE...")
+	}
+	conn, err := rtmp.Dial(context.Background(), flag.Arg(0), rtmp.Config{})
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	name := flag.Arg(0)[lastSlash(flag.Arg(0))+1:]
+	if err := conn.Publish(name); err != nil {
+		return err
+	}
+	start, base := time.Now(), int64(0)
+	for _, file := range flag.Args()[1:] {
+		end := base
+		f, err := os.Open(file)
+		if err != nil {
+			return err
+		}
+		err = readTags(f, func(t tag) error {
+			p := av.Packet{DTS: base + int64(t.timestamp), Tag: t.body}
+			switch t.typ {
+			case 8:
+				p.Kind = av.Audio
+			case 9:
+				p.Kind = av.Video
+			default:
+				p.Kind = av.Data
+			}
+			end = max(end, p.DTS+40)
+			<-time.After(time.Until(start.Add(time.Duration(p.DTS) * time.Millisecond)))
+			return conn.WritePacket(p)
+		})
+		f.Close()
+		if err != nil {
+			return err
+		}
+		base = end
+	}
+	return nil
+}
+
+func lastSlash(s string) int {
+	for i := len(s) - 1; i >= 0; i-- {
+		if s[i] == '/' {
+			return i
+		}
+	}
+	return -1
+}
+
+// wsget URL FILE
+//
+// Writes what comes over a WebSocket to the file until the other side ends it.
+func wsget() error {
+	flag.Parse()
+	if flag.NArg() != 2 {
+		return errors.New("usage: wsget URL FILE")
+	}
+	conn, buffered, _, err := ws.Dial(context.Background(), flag.Arg(0))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	out, err := os.Create(flag.Arg(1))
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	var in io.ReadWriter = conn
+	if buffered != nil { // the first frames came with the handshake's answer
+		in = struct {
+			io.Reader
+			io.Writer
+		}{io.MultiReader(io.LimitReader(buffered, int64(buffered.Buffered())), conn), conn}
+	}
+	for {
+		b, err := wsutil.ReadServerBinary(in)
+		var closed wsutil.ClosedError
+		if errors.As(err, &closed) && closed.Code == ws.StatusNormalClosure {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if _, err := out.Write(b); err != nil {
+			return err
+		}
+	}
+}
