@@ -1,0 +1,324 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"time"
+
+	"weir/internal/policy"
+)
+
+// Config is what an operator sets at start, and the policy to begin with. The
+// yaml tags are the names of the settings in weir.yaml.
+type Config struct {
+	Listen Listen `yaml:"listen"`
+	TLS    TLS    `yaml:"tls"`
+	Log    Log    `yaml:"log"`
+	Limits Limits `yaml:"limits"`
+
+	GatherCeiling time.Duration `yaml:"gather_ceiling"` // how long bytes for players may gather at most
+	Grace         time.Duration `yaml:"grace"`          // how long shutting down may take
+
+	// AllowOpenPublish lets anybody who can reach a listener publish at a
+	// domain without authentication. Without it such a listener must be on
+	// loopback.
+	AllowOpenPublish bool `yaml:"allow_open_publish"`
+
+	Policy *policy.Set `yaml:"policy"`
+}
+
+// Listen is the addresses of the listeners.
+type Listen struct {
+	RTMP  Address `yaml:"rtmp"`
+	RTMPS Address `yaml:"rtmps"`
+	HTTP  Address `yaml:"http"`  // media
+	HTTPS Address `yaml:"https"` // media
+	Admin Address `yaml:"admin"` // health, metrics, profiles
+}
+
+// TLS names the files of the certificate of RTMPS and HTTPS, in PEM. They are
+// read again when they change.
+type TLS struct {
+	Cert string `yaml:"cert"`
+	Key  string `yaml:"key"`
+}
+
+// Log is how the log is written to standard error.
+type Log struct {
+	Level  LogLevel  `yaml:"level"`
+	Format LogFormat `yaml:"format"`
+}
+
+// Limits is what one client may cost. Sizes are of one message or buffer.
+type Limits struct {
+	Handshake      time.Duration `yaml:"handshake"`       // RTMP: the whole handshake
+	CommandWait    time.Duration `yaml:"command_wait"`    // RTMP: from connect to publish or play
+	CommandSize    policy.Size   `yaml:"command_size"`    // RTMP: a command message
+	DataSize       policy.Size   `yaml:"data_size"`       // RTMP: a metadata message
+	AudioSize      policy.Size   `yaml:"audio_size"`      // RTMP: an audio message
+	VideoSize      policy.Size   `yaml:"video_size"`      // RTMP: a video message
+	ChunkStreams   int           `yaml:"chunk_streams"`   // RTMP: chunk streams with an unfinished message
+	PartialSize    policy.Size   `yaml:"partial_size"`    // RTMP: bytes of unfinished messages
+	MessageStreams int           `yaml:"message_streams"` // RTMP: message streams of a connection
+
+	PublisherRate    policy.Size `yaml:"publisher_rate"`    // bytes a second of one publisher
+	PublisherPackets int         `yaml:"publisher_packets"` // packets a second of one publisher
+
+	GOPCache     policy.Size   `yaml:"gop_cache"` // a longer group of pictures is not kept for new players
+	GOPCacheTime time.Duration `yaml:"gop_cache_time"`
+	SlowTime     time.Duration `yaml:"slow_time"`  // a player further behind jumps to the newest key frame
+	SlowSize     policy.Size   `yaml:"slow_size"`  // the same by bytes
+	StuckTime    time.Duration `yaml:"stuck_time"` // a player that takes nothing for so long is disconnected
+
+	HTTPHeaderTime   time.Duration `yaml:"http_header_time"`
+	HTTPHeaderSize   policy.Size   `yaml:"http_header_size"`
+	HTTPIdle         time.Duration `yaml:"http_idle"`          // a kept connection without a request
+	ConnectionsPerIP int           `yaml:"connections_per_ip"` // over all media listeners; 0 is no limit
+}
+
+// DefaultConfig is a server for the machine it runs on: it listens on loopback
+// only and takes any stream of the app "live" under any host name.
+func DefaultConfig() *Config {
+	return &Config{
+		Listen: Listen{
+			RTMP:  "127.0.0.1:1935",
+			HTTP:  "127.0.0.1:8080",
+			Admin: "127.0.0.1:8081",
+		},
+		Limits: Limits{
+			Handshake:      10 * time.Second,
+			CommandWait:    10 * time.Second,
+			CommandSize:    64 << 10,
+			DataSize:       256 << 10,
+			AudioSize:      1 << 20,
+			VideoSize:      8 << 20,
+			ChunkStreams:   64,
+			PartialSize:    16 << 20,
+			MessageStreams: 16,
+
+			PublisherRate:    32 << 20,
+			PublisherPackets: 5000,
+
+			GOPCache:     16 << 20,
+			GOPCacheTime: 30 * time.Second,
+			SlowTime:     4 * time.Second,
+			SlowSize:     2 << 20,
+			StuckTime:    10 * time.Second,
+
+			HTTPHeaderTime: 5 * time.Second,
+			HTTPHeaderSize: 16 << 10,
+			HTTPIdle:       time.Minute,
+		},
+		GatherCeiling: 150 * time.Millisecond,
+		Grace:         10 * time.Second,
+		Policy:        policy.Default(),
+	}
+}
+
+// Load reads the configuration file at path; what the file does not set is as
+// in DefaultConfig, but a policy section stands for itself. An error about what
+// the file says is a *ConfigError.
+func Load(path string) (*Config, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read configuration: %w", err)
+	}
+	c, err := parseConfig(path, data)
+	if err != nil {
+		return nil, err
+	}
+	for _, file := range []*string{&c.TLS.Cert, &c.TLS.Key} {
+		if *file != "" && !filepath.IsAbs(*file) {
+			*file = filepath.Join(filepath.Dir(path), *file)
+		}
+	}
+	return c, nil
+}
+
+// parseConfig reads the text of the file of that name.
+func parseConfig(file string, data []byte) (*Config, error) {
+	c := DefaultConfig()
+	var d decoder
+	d.decode(data, c)
+	c.check(d.add)
+	if c.TLS.Cert != "" {
+		for l, def := range map[*Address]Address{&c.Listen.RTMPS: "127.0.0.1:1936", &c.Listen.HTTPS: "127.0.0.1:8443"} {
+			if *l == "" {
+				*l = def
+			}
+		}
+	}
+	if err := d.err(file); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// check calls add for everything that is wrong with c.
+func (c *Config) check(add func(path, format string, args ...any)) {
+	if (c.TLS.Cert == "") != (c.TLS.Key == "") {
+		add("tls", "needs both cert and key")
+	}
+	for _, l := range c.Listen.all() {
+		if l.secure && l.addr.on() && c.TLS.Cert == "" {
+			add("listen."+l.name, "needs a certificate: set tls.cert and tls.key, or write off")
+		}
+		if l.publish && l.addr.on() && !l.addr.loopback() && !c.AllowOpenPublish {
+			if d := openDomain(c.Policy); d != "" {
+				add("listen."+l.name, "anybody who can reach %s could publish: the domain %q has no authentication; "+
+					"listen on 127.0.0.1, or set allow_open_publish: true", l.addr, d)
+			}
+		}
+	}
+	c.checkListeners(add)
+	c.Limits.check(func(name, format string, args ...any) { add("limits."+name, format, args...) })
+	between(add, "gather_ceiling", c.GatherCeiling, 0, time.Second)
+	between(add, "grace", c.Grace, 0, 10*time.Minute)
+	for _, p := range c.Policy.Problems() {
+		add("policy."+p.Path, "%s", p.Message)
+	}
+}
+
+// openDomain returns the name of a domain at which anybody may publish, or "".
+func openDomain(set *policy.Set) string {
+	for _, s := range set.Spaces {
+		for _, d := range s.Domains {
+			if d.Type.Allows(policy.Publish) {
+				return d.Name
+			}
+		}
+	}
+	return ""
+}
+
+// checkListeners finds two listeners that want the same port.
+func (c *Config) checkListeners(add func(path, format string, args ...any)) {
+	seen := map[Address]string{}
+	for _, l := range c.Listen.all() {
+		if !l.addr.on() || strings.HasSuffix(string(l.addr), ":0") {
+			continue
+		}
+		if other := seen[l.addr]; other != "" {
+			add("listen."+l.name, "%s is already the address of listen.%s", l.addr, other)
+		}
+		seen[l.addr] = l.name
+	}
+}
+
+// listener is one of the settings of Listen.
+type listener struct {
+	name    string
+	addr    Address
+	secure  bool // TLS
+	publish bool // takes publishers
+}
+
+func (l *Listen) all() []listener {
+	return []listener{
+		{"rtmp", l.RTMP, false, true},
+		{"rtmps", l.RTMPS, true, true},
+		{"http", l.HTTP, false, false},
+		{"https", l.HTTPS, true, false},
+		{"admin", l.Admin, false, false},
+	}
+}
+
+// check holds every limit within what makes sense: none may be switched off
+// but ConnectionsPerIP.
+func (l *Limits) check(add func(path, format string, args ...any)) {
+	v := reflect.ValueOf(l).Elem()
+	for i := range v.NumField() {
+		name := v.Type().Field(i).Tag.Get("yaml")
+		switch x := v.Field(i).Interface().(type) {
+		case time.Duration:
+			between(add, name, x, 100*time.Millisecond, 10*time.Minute)
+		case policy.Size:
+			between(add, name, x, 1<<10, 1<<30)
+		case int:
+			least := 1
+			if name == "connections_per_ip" {
+				least = 0
+			}
+			between(add, name, x, least, 1_000_000)
+		}
+	}
+	if l.VideoSize > 0xFFFFFF {
+		add("video_size", "must be at most %d: an RTMP message has a length of 24 bits", 0xFFFFFF)
+	}
+}
+
+func between[T int | time.Duration | policy.Size](add func(path, format string, args ...any), path string, v, least, most T) {
+	if v < least || v > most {
+		add(path, "must be %v to %v, not %v", least, most, v)
+	}
+}
+
+// Address is where a listener listens: an IP address or localhost and a port,
+// a port alone for all addresses, or "off". The empty Address is off, too.
+type Address string
+
+func (a Address) on() bool { return a != "" && a != "off" }
+
+// loopback reports whether only this machine can reach a.
+func (a Address) loopback() bool {
+	host, _, _ := net.SplitHostPort(string(a))
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.IsLoopback()
+}
+
+func (a *Address) UnmarshalText(b []byte) error {
+	form := errors.New("must be an address such as 127.0.0.1:1935, [::1]:1935 or :1935, or off")
+	if string(b) != "off" {
+		host, port, err := net.SplitHostPort(string(b))
+		if err != nil {
+			return form
+		}
+		if _, err := netip.ParseAddr(host); err != nil && host != "" && host != "localhost" {
+			return form
+		}
+		if _, err := netip.ParseAddrPort("0.0.0.0:" + port); err != nil {
+			return form
+		}
+	}
+	*a = Address(b)
+	return nil
+}
+
+// LogLevel is the least important level that is logged.
+type LogLevel struct{ slog.Level }
+
+func (l *LogLevel) UnmarshalText(b []byte) error {
+	switch string(b) {
+	case "debug", "info", "warn", "error":
+		return l.Level.UnmarshalText(b)
+	}
+	return errors.New("must be debug, info, warn or error")
+}
+
+// LogFormat is text or json; when empty it is text.
+type LogFormat string
+
+func (f *LogFormat) UnmarshalText(b []byte) error {
+	switch s := string(b); s {
+	case "text", "json":
+		*f = LogFormat(s)
+		return nil
+	}
+	return errors.New("must be text or json")
+}
+
+// NewLogger returns the logger that c asks for, on standard error.
+func (c *Log) NewLogger() *slog.Logger {
+	opt := &slog.HandlerOptions{Level: c.Level.Level}
+	if c.Format == "json" {
+		return slog.New(slog.NewJSONHandler(os.Stderr, opt))
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, opt))
+}
