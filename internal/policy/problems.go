@@ -66,6 +66,9 @@ func (c *checker) domain(path string, d *Domain, seen map[string]string) {
 	default:
 		seen[name] = path
 	}
+	if d.Type == 0 || d.Type&^Both != 0 {
+		c.add(path+".type", "must be publish, play or both")
+	}
 }
 
 func (c *checker) app(path string, a *App, seen map[string]string) {
