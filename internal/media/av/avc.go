@@ -17,6 +17,7 @@ var (
 	errLengthSize = errors.New("NAL unit length size is 3")
 	errSets       = errors.New("too many or no parameter sets")
 	errSetSize    = errors.New("parameter set is empty or too long")
+	errNoSPS      = errors.New("unit in the place of an SPS is none")
 )
 
 // AVCConfig is an AVCDecoderConfigurationRecord (ISO/IEC 14496-15, 5.3.3.1.2).
@@ -42,7 +43,7 @@ func ParseAVCConfig(b []byte) (*AVCConfig, error) {
 	c.PPS = parameterSets(r, int(r.Uint8()))
 	for _, s := range c.SPS {
 		if H264Type(s) != H264SPS {
-			r.Fail(errors.New("SPS is no SPS"))
+			r.Fail(errNoSPS)
 		}
 	}
 	if err := r.Err(); err != nil {

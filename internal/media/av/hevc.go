@@ -1,7 +1,6 @@
 package av
 
 import (
-	"errors"
 	"fmt"
 
 	"weir/internal/media/bits"
@@ -70,7 +69,7 @@ func ParseHEVCConfig(b []byte) (*HEVCConfig, error) {
 	}
 	for _, s := range c.SPS {
 		if HEVCType(s) != HEVCSPS {
-			r.Fail(errors.New("SPS is no SPS"))
+			r.Fail(errNoSPS)
 		}
 	}
 	if err := r.Err(); err != nil {

@@ -330,8 +330,3 @@ func codecOf(packet byte, b []byte, multitrack byte) (fourCC []byte, _ byte, res
 
 // int24 reads three bytes as a two's complement number.
 func int24(b []byte) int32 { return int32(uint32(b[0])<<24|uint32(b[1])<<16|uint32(b[2])<<8) >> 8 }
-
-// script decodes a script tag.
-func script(body []byte) (av.Packet, error) {
-	return av.Packet{Kind: av.Data, Tag: body}, nil
-}
