@@ -1,0 +1,228 @@
+package rtmp
+
+import (
+	"cmp"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+
+	"weir/internal/media/amf"
+)
+
+// Status is how a request to publish or play went: the numbers and the text that
+// the contract gives it, and RTMP's own name for it.
+type Status struct {
+	Code, SubCode int
+	Description   string
+	NetStatus     string // such as NetStream.Publish.Start, which is also the default where it fits
+}
+
+// Accept does the server's part of the handshake, simple or with digest as the
+// client has it, and answers the client's connect. Whatever the answer to
+// publish or play will be, it is given there and not here.
+//
+// The connection stays the caller's to close, with an error too. The error is
+// io.EOF if the client left without a word.
+func Accept(nc net.Conn, cfg Config) (*Conn, error) {
+	c := newConn(nc, cfg)
+	if err := nc.SetDeadline(time.Now().Add(c.cfg.Limits.Handshake)); err != nil {
+		return nil, fmt.Errorf("handshake: %w", err)
+	}
+	if err := acceptHandshake(&c.in, nc); err == io.EOF {
+		return nil, err
+	} else if err != nil {
+		return nil, fmt.Errorf("handshake: %w", err)
+	}
+	if err := nc.SetDeadline(time.Now().Add(c.cfg.Limits.Setup)); err != nil {
+		return nil, fmt.Errorf("connect: %w", err)
+	}
+	cmd, err := c.readCommand()
+	if err == nil && cmd.Name != "connect" {
+		err = fmt.Errorf("unexpected command %q", cmd.Name)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("connect: %w", noEOF(err))
+	}
+	c.connect = parseConnect(cmd.object)
+
+	const dynamic = 2 // limit type of SetPeerBandwidth (5.4.5)
+	window := uint32(c.cfg.WindowAckSize)
+	b := appendControl(nil, typeWindowAckSize, window)
+	b = AppendMessage(b, defaultChunkSize, ChunkControl, typeSetPeerBandwidth, 0, 0, append(binary.BigEndian.AppendUint32(nil, window), dynamic))
+	b = appendControl(b, typeSetChunkSize, uint32(c.cfg.ChunkSize))
+	server := amf.Object{{Name: "fmsVer", Value: "FMS/3,0,1,123"}, {Name: "capabilities", Value: 31}}
+	if c.connect.enhanced() {
+		server = append(server, capabilities()...)
+	}
+	status := info("status", "NetConnection.Connect.Success", "Connection succeeded.")
+	status = append(status, amf.Property{Name: "objectEncoding", Value: 0})
+	b = c.appendCommand(b, ChunkCommand, 0, "_result", cmd.Transaction, server, status)
+	if err := c.send(b); err != nil {
+		return nil, fmt.Errorf("connect: %w", err)
+	}
+	return c, nil
+}
+
+// Connect returns what the client said in connect.
+func (c *Conn) Connect() *Connect { return &c.connect }
+
+// errFlood ends a client that asks without end.
+var errFlood = errors.New("too many commands")
+
+// ReadCommand returns the next command that the caller must act upon:
+//
+//	publish, play                      answer with Accept… or Reject…
+//	pause, receiveAudio, receiveVideo  of a player, with Bool
+//	seek                               of a player; a live stream stays where it is
+//	closeStream, deleteStream          the stream StreamID is over
+//	FCUnpublish                        so is the one named StreamName
+//
+// All others are answered here, and media is dropped. A client that has not
+// come to an accepted publish or play within Limits.Setup is an error. The
+// error is io.EOF when the client has closed the connection between messages.
+func (c *Conn) ReadCommand() (Command, error) {
+	for {
+		cmd, err := c.readCommand()
+		if err != nil {
+			return Command{}, err
+		}
+		if mine, err := c.serve(cmd); err != nil {
+			return Command{}, err
+		} else if !mine {
+			return cmd, nil
+		}
+	}
+}
+
+// readCommand returns the next command, and drops other messages.
+func (c *Conn) readCommand() (Command, error) {
+	for {
+		m, err := c.next()
+		if err != nil {
+			return Command{}, err
+		}
+		if m.typ == TypeCommand || m.typ == typeCommandAMF3 {
+			return c.command(m)
+		}
+	}
+}
+
+// serve answers a command, unless it is one of those that ReadCommand
+// returns. Of these it only takes note.
+func (c *Conn) serve(cmd Command) (done bool, err error) {
+	if !c.mayAnswer() {
+		return true, errFlood
+	}
+	var answer any
+	switch cmd.Name {
+	case "publish", "play", "pause", "receiveAudio", "receiveVideo", "seek", "closeStream":
+		return false, nil
+	case "deleteStream":
+		if id := cmd.StreamID; id >= 1 && id <= 64 {
+			c.created &^= 1 << (id - 1)
+		}
+		return false, nil
+	case "FCUnpublish":
+		return false, c.answer(cmd, "_result", nil, amf.Undefined{})
+	case "connect":
+		return true, errors.New("second connect")
+	case "_result", "_error", "onStatus":
+		return true, nil
+	case "createStream":
+		id := c.createStream()
+		if id == 0 {
+			return true, c.answer(cmd, "_error", nil, info("error", "NetConnection.Call.Failed", "Too many streams."))
+		}
+		answer = id
+	case "getStreamLength":
+		answer = 0 // live
+	case "releaseStream", "FCPublish", "FCSubscribe", "FCUnsubscribe", "_checkbw":
+		answer = amf.Undefined{}
+	default:
+		c.cfg.Log.Debug("unknown RTMP command", "name", cmd.Name)
+		return true, c.answer(cmd, "_error", nil, info("error", "NetConnection.Call.Failed", "Method not found."))
+	}
+	return true, c.answer(cmd, "_result", nil, answer)
+}
+
+// answer sends an answer to a command that expects one.
+func (c *Conn) answer(cmd Command, name string, vals ...any) error {
+	if cmd.Transaction == 0 {
+		return nil
+	}
+	return c.send(c.appendCommand(nil, ChunkCommand, 0, append([]any{name, cmd.Transaction}, vals...)...))
+}
+
+// createStream returns the lowest free message stream id, 0 if there is none.
+func (c *Conn) createStream() int {
+	for id := 1; id <= min(c.cfg.Limits.MessageStreams, 64); id++ {
+		if c.created&(1<<(id-1)) == 0 {
+			c.created |= 1 << (id - 1)
+			return id
+		}
+	}
+	return 0
+}
+
+// AcceptPublish lets the client publish: the answer with the status' numbers
+// first, then onStatus. From now on ReadPacket returns what it sends, and no
+// deadline is set.
+func (c *Conn) AcceptPublish(cmd Command, s Status) error {
+	b := c.appendResult(nil, cmd, s)
+	b = c.AppendStatus(b, cmd.StreamID, "status", cmp.Or(s.NetStatus, "NetStream.Publish.Start"), s.Description)
+	c.in.grow(bufferMedia)
+	return c.begin(cmd, b)
+}
+
+// AcceptPlay lets the client play: the begin of the stream, the answer with
+// the status' numbers, then onStatus. From now on the caller sends packets as
+// messages of stream cmd.StreamID, and ReadCommand returns what the client
+// wants. No deadline is set.
+func (c *Conn) AcceptPlay(cmd Command, s Status) error {
+	b := appendEvent(nil, eventStreamBegin, cmd.StreamID)
+	b = c.appendResult(b, cmd, s)
+	b = c.AppendStatus(b, cmd.StreamID, "status", "NetStream.Play.Reset", s.Description)
+	b = c.AppendStatus(b, cmd.StreamID, "status", cmp.Or(s.NetStatus, "NetStream.Play.Start"), s.Description)
+	// Flash Player hands the samples to scripts only after this.
+	b = AppendMessage(b, c.cfg.ChunkSize, ChunkData, TypeData, 0, cmd.StreamID, amf.Append(nil, "|RtmpSampleAccess", true, true))
+	return c.begin(cmd, b)
+}
+
+// begin sends the answers to an accepted command and lifts the deadline.
+func (c *Conn) begin(cmd Command, answers []byte) error {
+	c.streamID = cmd.StreamID
+	if err := c.nc.SetDeadline(time.Time{}); err != nil {
+		return fmt.Errorf("%s: %w", cmd.Name, err)
+	}
+	return c.send(answers)
+}
+
+// RejectPublish refuses to let the client publish: onStatus first, which ends
+// librtmp, because that takes any answer for success. Close then sees to it that
+// the client can read them.
+func (c *Conn) RejectPublish(cmd Command, s Status) error {
+	return c.reject(cmd, s, "NetStream.Publish.Denied")
+}
+
+// RejectPlay refuses to let the client play, as RejectPublish does.
+func (c *Conn) RejectPlay(cmd Command, s Status) error {
+	return c.reject(cmd, s, "NetStream.Play.Failed")
+}
+
+func (c *Conn) reject(cmd Command, s Status, netStatus string) error {
+	c.refused = true
+	b := c.AppendStatus(nil, cmd.StreamID, "error", cmp.Or(s.NetStatus, netStatus), s.Description)
+	return c.send(c.appendResult(b, cmd, s))
+}
+
+// appendResult appends the answer to publish or play.
+func (c *Conn) appendResult(dst []byte, cmd Command, s Status) []byte {
+	return c.appendCommand(dst, ChunkCommand, 0, "_result", cmd.Transaction, nil, amf.Object{
+		{Name: "code", Value: s.Code},
+		{Name: "subCode", Value: s.SubCode},
+		{Name: "description", Value: s.Description},
+	})
+}
