@@ -27,12 +27,15 @@ func publish() error {
 	if flag.NArg() < 2 {
 		return errors.New("usage: publish URL FILE...")
 	}
-	conn, err := rtmp.Dial(context.Background(), flag.Arg(0), rtmp.Config{})
+	tcURL, name, err := rtmp.SplitURL(flag.Arg(0))
+	if err != nil {
+		return err
+	}
+	conn, err := rtmp.Dial(context.Background(), tcURL, rtmp.Config{})
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	name := flag.Arg(0)[lastSlash(flag.Arg(0))+1:]
 	if err := conn.Publish(name); err != nil {
 		return err
 	}
@@ -44,15 +47,7 @@ func publish() error {
 			return err
 		}
 		err = readTags(f, func(t tag) error {
-			p := av.Packet{DTS: base + int64(t.timestamp), Tag: t.body}
-			switch t.typ {
-			case 8:
-				p.Kind = av.Audio
-			case 9:
-				p.Kind = av.Video
-			default:
-				p.Kind = av.Data
-			}
+			p := t.packet(base)
 			end = max(end, p.DTS+40)
 			<-time.After(time.Until(start.Add(time.Duration(p.DTS) * time.Millisecond)))
 			return conn.WritePacket(p)
@@ -63,16 +58,19 @@ func publish() error {
 		}
 		base = end
 	}
-	return nil
+	return conn.Unpublish(name)
 }
 
-func lastSlash(s string) int {
-	for i := len(s) - 1; i >= 0; i-- {
-		if s[i] == '/' {
-			return i
-		}
+// packet returns t as the publisher of a stream has it, later by base.
+func (t tag) packet(base int64) av.Packet {
+	p := av.Packet{Kind: av.Data, DTS: base + int64(t.timestamp), Tag: t.body}
+	switch t.typ {
+	case 8:
+		p.Kind = av.Audio
+	case 9:
+		p.Kind = av.Video
 	}
-	return -1
+	return p
 }
 
 // wsget URL FILE

@@ -20,6 +20,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -78,7 +79,7 @@ func cmdServe(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(os.WriteFile(ts.MkAbs("default.yaml"), []byte(config), 0o644))
 		args = []string{"-c", "default.yaml"}
 	}
-	s, err := startServer(ts.MkAbs("."), ts.MkAbs("weir.log"), append([]string{"PATH=" + ts.Getenv("PATH"), "GORACE=" + ts.Getenv("GORACE")}, os.Environ()...), args...)
+	s, err := startServer(filepath.Join(binDir, "weir"), ts.MkAbs("."), ts.MkAbs("weir.log"), append([]string{"PATH=" + ts.Getenv("PATH"), "GORACE=" + ts.Getenv("GORACE")}, os.Environ()...), args...)
 	ts.Check(err)
 	*ts.Value(serverKey{}).(**server) = s
 	ts.Setenv("WEIR_PID", strconv.Itoa(s.cmd.Process.Pid))
@@ -86,15 +87,16 @@ func cmdServe(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(s.ready(ts.Getenv("ADMIN")))
 }
 
-// startServer starts weir serve in dir; its output is appended to the file log.
-func startServer(dir, log string, env []string, args ...string) (*server, error) {
+// startServer starts weir, the binary, as weir serve in dir; its output is
+// appended to the file log.
+func startServer(weir, dir, log string, env []string, args ...string) (*server, error) {
 	out, err := os.OpenFile(log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return nil, err
 	}
 	defer out.Close()
 	s := &server{log: log, exited: make(chan struct{})}
-	s.cmd = exec.Command(binDir+"/weir", append([]string{"serve"}, args...)...)
+	s.cmd = exec.Command(weir, append([]string{"serve"}, args...)...)
 	s.cmd.Dir, s.cmd.Env, s.cmd.Stdout, s.cmd.Stderr = dir, env, out, out
 	if err := s.cmd.Start(); err != nil {
 		return nil, err
