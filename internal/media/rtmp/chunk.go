@@ -89,8 +89,8 @@ var (
 	errPartial     = errors.New("too many bytes of unfinished messages")
 )
 
-// readChunk reads one chunk. It returns true with the message that the chunk
-// finished. The error is io.EOF only before the first byte of a chunk, while no
+// readChunk reads a chunk, and those that continue it if they are in the
+// buffer. It returns true with the message that is finished by them. The error is io.EOF only before the first byte of a chunk, while no
 // message is unfinished.
 func (r *chunkReader) readChunk() (message, bool, error) {
 	cs, err := r.readHeader()
@@ -104,8 +104,15 @@ func (r *chunkReader) readChunk() (message, bool, error) {
 		cs.open = true
 		r.open++
 	}
-	if err := r.readPayload(cs); err != nil {
-		return message{}, false, err
+	for reads := r.in.reads; ; {
+		if err := r.readPayload(cs); err != nil {
+			return message{}, false, err
+		}
+		// A shortcut past readHeader, which would find nothing new.
+		short := cs.id < 64 && !cs.extended && len(cs.body) < cs.length && r.in.reads == reads
+		if !short || !r.in.skip(3<<6|byte(cs.id)) {
+			break
+		}
 	}
 	if len(cs.body) < cs.length {
 		if r.open > r.lim.ChunkStreams {

@@ -3,6 +3,7 @@ package rtmp
 import (
 	"errors"
 	"fmt"
+	"math"
 
 	"weir/internal/media/amf"
 )
@@ -66,8 +67,9 @@ func (c *Conn) command(m message) (Command, error) {
 	case "pause", "receiveAudio", "receiveVideo":
 		cmd.Bool, _ = cmd.arg(0).(bool)
 	case "deleteStream":
-		id, _ := cmd.arg(0).(float64)
-		cmd.StreamID = uint32(id)
+		if id, ok := cmd.arg(0).(float64); ok && id >= 0 && id <= math.MaxUint32 {
+			cmd.StreamID = uint32(id)
+		}
 	}
 	return cmd, nil
 }

@@ -60,6 +60,15 @@ func (in *input) fill(n int) error {
 // until the next call.
 func (in *input) peek(n int) []byte { return in.buf[in.r : in.r+n] }
 
+// skip moves past the next byte if it is b and has been read already.
+func (in *input) skip(b byte) bool {
+	if in.r == in.w || in.buf[in.r] != b {
+		return false
+	}
+	in.r++
+	return true
+}
+
 // take waits for the next n bytes and moves past them. They are valid until
 // the next call.
 func (in *input) take(n int) ([]byte, error) {

@@ -67,7 +67,7 @@ type Limits struct {
 	ChunkSize      int // largest size of a chunk, to which larger ones are cut as 5.4.1 allows; 0xFFFFFF
 	ChunkStreams   int // with an unfinished message; 64
 	Partial        int // bytes of unfinished messages; 16 MiB
-	MessageStreams int // 16
+	MessageStreams int // that createStream makes, 64 at most; 16
 	AMFDepth       int // 16
 	AMFElements    int // 1024
 	Answers        int // commands and pings that are answered in a second, twice as many at once; 100

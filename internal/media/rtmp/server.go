@@ -118,15 +118,19 @@ func (c *Conn) serve(cmd Command) (done bool, err error) {
 	}
 	var answer any
 	switch cmd.Name {
-	case "publish", "play", "pause", "receiveAudio", "receiveVideo", "seek", "closeStream":
+	case "publish", "play", "pause", "receiveAudio", "receiveVideo", "seek":
 		return false, nil
+	case "closeStream":
+		return false, c.end(cmd.StreamID)
 	case "deleteStream":
-		if id := cmd.StreamID; id >= 1 && id <= 64 {
+		if id := cmd.StreamID; id >= 1 && id <= maxStreams {
 			c.created &^= 1 << (id - 1)
 		}
-		return false, nil
+		return false, c.end(cmd.StreamID)
 	case "FCUnpublish":
-		return false, c.answer(cmd, "_result", nil, amf.Undefined{})
+		// Whether the client hears it does not matter any more.
+		_ = c.answer(cmd, "_result", nil, amf.Undefined{})
+		return false, c.end(c.streamID)
 	case "connect":
 		return true, errors.New("second connect")
 	case "_result", "_error", "onStatus":
@@ -156,9 +160,21 @@ func (c *Conn) answer(cmd Command, name string, vals ...any) error {
 	return c.send(c.appendCommand(nil, ChunkCommand, 0, append([]any{name, cmd.Transaction}, vals...)...))
 }
 
+// end notes that a stream is over. If it was the one published or played, the
+// client has to come to another as it had to come to this one.
+func (c *Conn) end(streamID uint32) error {
+	if streamID != c.streamID {
+		return nil
+	}
+	return c.nc.SetReadDeadline(time.Now().Add(c.cfg.Limits.Setup))
+}
+
+// maxStreams is how many message streams Conn.created has room for.
+const maxStreams = 64
+
 // createStream returns the lowest free message stream id, 0 if there is none.
 func (c *Conn) createStream() int {
-	for id := 1; id <= min(c.cfg.Limits.MessageStreams, 64); id++ {
+	for id := 1; id <= min(c.cfg.Limits.MessageStreams, maxStreams); id++ {
 		if c.created&(1<<(id-1)) == 0 {
 			c.created |= 1 << (id - 1)
 			return id
