@@ -1,0 +1,258 @@
+// Package stream is the hub: one publisher, many readers.
+//
+// A stream is a log of packets and its readers are cursors over it. The
+// publisher appends; it never waits for a reader. There are two kinds of
+// cursor. A [Reader] walks over packets and is what packagers and recorders
+// use. A [Player] is a socket: it walks over a feed, which is the same log
+// encoded once in one wire format, so that the same bytes go to all of its
+// players. Whoever falls behind jumps to the newest key frame.
+//
+// A feed is written to the sockets of its players by pumps, a goroutine for
+// each processor in use, in one write each, without waiting. A player whose
+// socket does not take all of it gets a goroutine of its own until it has
+// caught up. With many players a feed gathers what comes for some
+// milliseconds, so that a player costs fewer writes; see [gatherer].
+//
+// The order of locks is Hub.mu, Stream.mu, feed.mu, pump.mu.
+package stream
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"weir/internal/policy"
+)
+
+var (
+	// ErrPublished is the answer to a publisher whose stream has one already.
+	ErrPublished = errors.New("stream is already published")
+	// ErrClosed is the answer of a hub that is shutting down.
+	ErrClosed = errors.New("server is shutting down")
+	// ErrOver ends players of a stream that ended.
+	ErrOver = errors.New("stream is over")
+	// ErrStuck ends players whose socket took nothing for too long.
+	ErrStuck = errors.New("player took nothing for too long")
+)
+
+// Options are a hub's settings; a zero field takes the default.
+type Options struct {
+	Log *slog.Logger
+
+	GatherCeiling time.Duration // how long a feed may gather at most; default 150 ms, negative: never gather
+	SlowAfter     time.Duration // a player this far behind in time jumps; default 4 s
+	SlowBytes     int           // a player this far behind in bytes jumps; default 2 MiB
+	StuckAfter    time.Duration // a player that takes nothing for this long is disconnected; default 10 s
+	GOPBytes      int           // a longer GOP is not cached; default 16 MiB
+	GOPTime       time.Duration // a longer GOP is not cached; default 30 s
+	ReaderBytes   int           // a packet reader this far behind jumps; default 32 MiB
+	MaxByteRate   int           // bytes per second of one publisher; default 32 MiB
+	MaxPacketRate int           // packets per second of one publisher; default 5000
+}
+
+func (o *Options) defaults() {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	set(&o.GatherCeiling, 150*time.Millisecond)
+	set(&o.SlowAfter, 4*time.Second)
+	set(&o.SlowBytes, 2<<20)
+	set(&o.StuckAfter, 10*time.Second)
+	set(&o.GOPBytes, 16<<20)
+	set(&o.GOPTime, 30*time.Second)
+	set(&o.ReaderBytes, 32<<20)
+	set(&o.MaxByteRate, 32<<20)
+	set(&o.MaxPacketRate, 5000)
+}
+
+func set[T int | time.Duration](v *T, def T) {
+	if *v == 0 {
+		*v = def
+	}
+}
+
+// Hub holds all streams of a node. Its methods may be called from any
+// goroutine.
+type Hub struct {
+	opt    Options
+	gather gatherer
+	stats  counters
+
+	mu        sync.Mutex
+	closed    bool
+	streams   map[Key]*Stream
+	onPublish []func(context.Context, *Stream)
+	tasks     sync.WaitGroup // functions of OnPublish, players' goroutines
+}
+
+// NewHub returns an empty hub. The caller ends it with Close.
+func NewHub(o Options) *Hub {
+	o.defaults()
+	h := &Hub{opt: o, streams: make(map[Key]*Stream)}
+	h.gather.ceiling = max(0, o.GatherCeiling)
+	return h
+}
+
+// OnPublish makes f run for every stream, in a goroutine of its own, from the
+// stream's first publication on. Its context ends with the stream. It is
+// called before the hub is used.
+func (h *Hub) OnPublish(f func(context.Context, *Stream)) { h.onPublish = append(h.onPublish, f) }
+
+// Find returns the stream of that name, or nil. A stream whose publisher left
+// is found until its hold time is over.
+func (h *Hub) Find(key Key) *Stream {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.streams[key]
+}
+
+// Streams returns all streams, in no order.
+func (h *Hub) Streams() []*Stream {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	list := make([]*Stream, 0, len(h.streams))
+	for _, s := range h.streams {
+		list = append(list, s)
+	}
+	return list
+}
+
+// Publish makes the caller the publisher of a stream, under the policy app,
+// which it keeps. A stream has one publisher: a second one gets ErrPublished,
+// unless the first has been silent for the app's StaleAfter or the app lets
+// the new one take over, which ends the first.
+func (h *Hub) Publish(key Key, app *policy.App) (*Publication, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return nil, ErrClosed
+	}
+	now := time.Now()
+	s := h.streams[key]
+	if s == nil {
+		s = newStream(h, key, app, now)
+		h.streams[key] = s
+		var ctx context.Context
+		ctx, s.cancel = context.WithCancel(context.Background())
+		for _, f := range h.onPublish {
+			h.tasks.Go(func() { f(ctx, s) }) // ends when f has seen the stream's end
+		}
+	} else if old := s.publication(); old != nil {
+		switch {
+		case old.Silent(now) >= old.app.StaleAfter:
+			old.End(EndNoData)
+		case app.Takeover:
+			old.End(EndTakeover)
+		default:
+			return nil, ErrPublished
+		}
+	}
+	p := newPublication(s, app, now)
+	s.attach(p, now)
+	h.stats.Publishers.Add(1)
+	return p, nil
+}
+
+// expire ends a stream that nobody came back to.
+func (h *Hub) expire(s *Stream) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if s.finish() && h.streams[s.key] == s {
+		delete(h.streams, s.key)
+	}
+}
+
+// Close ends all publishers and players and waits until the players have had
+// their goodbye and the functions of OnPublish have returned, or ctx is done.
+func (h *Hub) Close(ctx context.Context) error {
+	h.mu.Lock()
+	h.closed = true
+	streams := make([]*Stream, 0, len(h.streams))
+	for _, s := range h.streams {
+		streams = append(streams, s)
+	}
+	h.mu.Unlock()
+	for _, s := range streams {
+		if p := s.publication(); p != nil {
+			p.End(EndShutdown)
+		}
+		h.expire(s)
+	}
+	done := make(chan struct{})
+	go func() { h.tasks.Wait(); close(done) }() // ends with the last task
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// counters are what a hub counts; see Stats.
+type counters struct {
+	Publishers, Players, BytesIn, BytesOut    atomic.Int64
+	Jumps, JumpedBytes, Stuck, ReaderJumps    atomic.Int64
+	PublishersEnded, PacketsIn, PacketsRefuse atomic.Int64
+	Writes                                    atomic.Int64
+	Join                                      [len(JoinBuckets) + 1]atomic.Int64
+	JoinNanos                                 atomic.Int64
+}
+
+// JoinBuckets are the upper bounds of Stats.Join.
+var JoinBuckets = [...]time.Duration{
+	time.Millisecond, 2500 * time.Microsecond, 5 * time.Millisecond, 10 * time.Millisecond, 25 * time.Millisecond,
+	50 * time.Millisecond, 100 * time.Millisecond, 250 * time.Millisecond, 500 * time.Millisecond, time.Second, 5 * time.Second,
+}
+
+// Stats is a hub's account since it began.
+type Stats struct {
+	Publishers  int64 // publishers now
+	Players     int64 // players now
+	Streams     int64 // streams now, held ones included
+	BytesIn     int64 // bytes of packets published
+	PacketsIn   int64
+	BytesOut    int64 // bytes written to players
+	Writes      int64 // writes to players
+	Jumps       int64 // jumps of slow players to a newer key frame
+	JumpedBytes int64 // bytes that they did not get
+	Stuck       int64 // players disconnected because they took nothing
+	ReaderJumps int64 // jumps of packet readers
+	Gather      time.Duration
+	// Join counts players by the time from Play to the last byte of their first
+	// frame, cumulated: Join[i] took JoinBuckets[i] or less; the last is all.
+	Join    [len(JoinBuckets) + 1]int64
+	JoinSum time.Duration
+}
+
+// Stats returns the hub's account.
+func (h *Hub) Stats() Stats {
+	c := &h.stats
+	h.mu.Lock()
+	n := len(h.streams)
+	h.mu.Unlock()
+	st := Stats{
+		Publishers: c.Publishers.Load(), Players: c.Players.Load(), Streams: int64(n), BytesIn: c.BytesIn.Load(),
+		PacketsIn: c.PacketsIn.Load(), BytesOut: c.BytesOut.Load(), Writes: c.Writes.Load(), Jumps: c.Jumps.Load(),
+		JumpedBytes: c.JumpedBytes.Load(), Stuck: c.Stuck.Load(), ReaderJumps: c.ReaderJumps.Load(),
+		Gather: h.gather.now(), JoinSum: time.Duration(c.JoinNanos.Load()),
+	}
+	sum := int64(0)
+	for i := range st.Join {
+		sum += c.Join[i].Load()
+		st.Join[i] = sum
+	}
+	return st
+}
+
+// joined counts a player's join time.
+func (c *counters) joined(d time.Duration) {
+	i := 0
+	for i < len(JoinBuckets) && d > JoinBuckets[i] {
+		i++
+	}
+	c.Join[i].Add(1)
+	c.JoinNanos.Add(int64(d))
+}

@@ -1,0 +1,202 @@
+package stream
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"weir/internal/media/av"
+	"weir/internal/policy"
+)
+
+// EndReason says why a publication ended.
+type EndReason uint8
+
+const (
+	EndClosed   EndReason = iota + 1 // the publisher ended it in order
+	EndReset                         // the connection broke
+	EndNoData                        // nothing came for too long
+	EndTakeover                      // another publisher took over
+	EndKicked                        // the owner of the stream ended it
+	EndLimit                         // the publisher sent more than it may
+	EndShutdown                      // the server is going down
+	EndRevoked                       // the right to publish was withdrawn
+)
+
+var endReasons = [...]string{"unknown", "closed", "reset", "no data", "takeover", "kicked", "over limit", "shutdown", "revoked"}
+
+func (r EndReason) String() string {
+	if int(r) < len(endReasons) {
+		return endReasons[r]
+	}
+	return endReasons[0]
+}
+
+// Ended is the error of WritePacket on a publication that the hub ended.
+type Ended struct{ Reason EndReason }
+
+func (e *Ended) Error() string { return "publication ended: " + e.Reason.String() }
+
+// Publication is one publisher's turn at a stream. One goroutine writes
+// packets; everything else may be called from any.
+type Publication struct {
+	s     *Stream
+	app   *policy.App
+	start time.Time
+
+	active atomic.Int64 // time of the last packet, ns after start
+	held   atomic.Bool  // WritePacket is holding the publisher back: its silence is ours
+	once   sync.Once
+	reason EndReason
+	done   chan struct{}
+	idle   *time.Timer
+
+	// Of the writing goroutine.
+	lead        time.Time // wall time and stream time from which the lead is counted
+	leadDTS     int64
+	bytes, pkts bucket
+	data        bucket
+}
+
+func newPublication(s *Stream, app *policy.App, now time.Time) *Publication {
+	o := &s.hub.opt
+	p := &Publication{
+		s: s, app: app, start: now, done: make(chan struct{}),
+		// A burst of as much media as a publisher may be ahead is no excess.
+		bytes: newBucket(float64(o.MaxByteRate), now),
+		pkts:  newBucket(float64(o.MaxPacketRate), now),
+		data:  newBucket(maxDataRate, now),
+	}
+	p.idle = time.AfterFunc(1<<62, p.checkIdle) // armed only once p.idle is set
+	p.idle.Reset(app.IdleTimeout)
+	return p
+}
+
+// maxDataRate is how many metadata and other data messages per second are
+// passed on; more are dropped.
+const maxDataRate = 50
+
+// publication returns the stream's publication now, or nil.
+func (s *Stream) publication() *Publication {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.pub
+}
+
+// Stream returns the stream that is published.
+func (p *Publication) Stream() *Stream { return p.s }
+
+// App returns the policy that the publication began with.
+func (p *Publication) App() *policy.App { return p.app }
+
+// Start returns when the publication began.
+func (p *Publication) Start() time.Time { return p.start }
+
+// Silent returns for how long the publisher has sent nothing.
+func (p *Publication) Silent(now time.Time) time.Duration {
+	if p.held.Load() {
+		return 0
+	}
+	return now.Sub(p.start) - time.Duration(p.active.Load())
+}
+
+// WritePacket appends a packet to the stream; DTS is on the publisher's own
+// clock. It keeps the packet's bytes, which must not change afterwards. A
+// publisher that is ahead of real time by more than the app's MaxLead is held
+// back: the call blocks, and with it the connection. The error is an *Ended
+// once the publication is over.
+func (p *Publication) WritePacket(pkt av.Packet) error {
+	now := time.Now()
+	p.active.Store(int64(now.Sub(p.start)))
+	h := p.s.hub
+	if pkt.Kind == av.Data && !p.data.take(1, now) {
+		return nil
+	}
+	if !p.pkts.take(1, now) || !p.bytes.take(float64(len(pkt.Tag)), now) {
+		h.stats.PacketsRefuse.Add(1)
+		p.End(EndLimit)
+	}
+	h.stats.PacketsIn.Add(1)
+	h.stats.BytesIn.Add(int64(len(pkt.Tag)))
+	dts, ok := p.s.write(p, pkt, now)
+	if !ok {
+		<-p.done
+		return &Ended{p.reason}
+	}
+	if pkt.Kind != av.Data && !pkt.Config && p.app.MaxLead > 0 {
+		p.pace(dts, now)
+	}
+	return nil
+}
+
+// pace blocks while the stream time dts is more than MaxLead ahead.
+func (p *Publication) pace(dts int64, now time.Time) {
+	lead := time.Duration(dts-p.leadDTS)*time.Millisecond - now.Sub(p.lead)
+	if p.lead.IsZero() || lead < 0 { // behind: what was missed is not owed
+		p.lead, p.leadDTS = now, dts
+		return
+	}
+	if lead <= p.app.MaxLead {
+		return
+	}
+	p.held.Store(true)
+	t := time.NewTimer(lead - p.app.MaxLead)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-p.done:
+	}
+	p.active.Store(int64(time.Since(p.start)))
+	p.held.Store(false)
+}
+
+// checkIdle ends a publication that has been silent for the app's IdleTimeout,
+// and otherwise looks again when it could be.
+func (p *Publication) checkIdle() {
+	left := p.app.IdleTimeout - p.Silent(time.Now())
+	if left <= 0 {
+		p.End(EndNoData)
+		return
+	}
+	select {
+	case <-p.done:
+	default:
+		p.idle.Reset(left)
+	}
+}
+
+// End ends the publication; only the first reason counts.
+func (p *Publication) End(r EndReason) {
+	p.once.Do(func() {
+		p.reason = r
+		p.s.detach(p, r)
+		p.idle.Stop()
+		p.s.hub.stats.Publishers.Add(-1)
+		close(p.done)
+	})
+}
+
+// Done is closed when the publication has ended, whoever ended it.
+func (p *Publication) Done() <-chan struct{} { return p.done }
+
+// Reason returns why the publication ended. It is valid once Done is closed.
+func (p *Publication) Reason() EndReason { return p.reason }
+
+// bucket is a token bucket that holds ten seconds' worth.
+type bucket struct {
+	rate, level float64
+	at          time.Time
+}
+
+func newBucket(rate float64, now time.Time) bucket { return bucket{rate, 10 * rate, now} }
+
+// take takes n tokens and reports whether they were there.
+func (b *bucket) take(n float64, now time.Time) bool {
+	b.level = min(10*b.rate, b.level+now.Sub(b.at).Seconds()*b.rate) - n
+	b.at = now
+	if b.level < 0 {
+		b.level = 0
+		return false
+	}
+	return true
+}

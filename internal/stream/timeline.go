@@ -1,0 +1,104 @@
+package stream
+
+import (
+	"time"
+
+	"weir/internal/media/av"
+)
+
+const (
+	// maxStep is the step of a publisher's clock, in ms, up to which it is
+	// believed; a larger one is a jump and is taken out.
+	maxStep = 3000
+	// assumedFrame is the distance in ms put between the frames on both sides of
+	// a jump.
+	assumedFrame = 40
+)
+
+// timeline puts a publisher's timestamps on the stream's own time line, which
+// never goes back on a track: not when the publisher's clock jumps, restarts
+// or stands still, and not when another publisher goes on with the stream.
+//
+// Each track has its own offset, so that a jump that reaches the tracks at
+// different moments is taken out of each when it comes; the second one takes
+// the first one's offset and keeps the relation of audio and video.
+type timeline struct {
+	started bool
+	last    int64 // the newest time given
+	at      time.Time
+	tracks  [2]struct {
+		offset int64
+		last   int64
+		frames bool // last is that of a frame
+	}
+}
+
+// place returns the stream's time for a packet that the publisher stamped t.
+// Frames of a track come out strictly increasing; configuration and metadata
+// take the newest time that does not go back.
+func (l *timeline) place(k av.Kind, t int64, config bool, now time.Time) int64 {
+	if !l.started {
+		// A publisher that begins near zero keeps its numbers; else there is
+		// room for the other track to begin a little earlier.
+		l.started = true
+		off := int64(0)
+		if t < 0 || t > 10_000 {
+			off = 1000 - t
+		}
+		l.last, l.at = t+off, now
+		for i := range l.tracks {
+			l.tracks[i].offset, l.tracks[i].last = off, t+off
+		}
+	}
+	i := 0
+	if k == av.Audio {
+		i = 1
+	}
+	tr := &l.tracks[i]
+	if config || k == av.Data {
+		// Its own time says nothing (encoders often send 0).
+		return max(tr.last, min(t+tr.offset, l.last))
+	}
+	out := t + tr.offset
+	if !l.believable(out, tr.last, now) {
+		other := l.tracks[1-i].offset
+		if out = t + other; other != tr.offset && l.believable(out, tr.last, now) {
+			tr.offset = other
+		} else {
+			if out = l.last; tr.frames {
+				out = max(out, tr.last+assumedFrame)
+			}
+			tr.offset = out - t
+		}
+	}
+	if out <= tr.last && tr.frames {
+		out = tr.last + 1
+	}
+	tr.last, tr.frames = max(out, 0), true
+	l.last, l.at = max(l.last, tr.last), now
+	return tr.last
+}
+
+// believable reports whether a track can be at out: near its last frame, near
+// the other track, or as far on as the wall clock.
+func (l *timeline) believable(out, last int64, now time.Time) bool {
+	return near(out, last) || near(out, l.last) || out > l.last && near(out, l.last+now.Sub(l.at).Milliseconds())
+}
+
+func near(a, b int64) bool { return a-b <= maxStep && b-a <= maxStep }
+
+// resume begins the time line of another publisher: it goes on as much later
+// as the wall clock says, whatever its own clock shows.
+func (l *timeline) resume(now time.Time) {
+	base := l.last + max(assumedFrame, now.Sub(l.at).Milliseconds())
+	l.last, l.at = base, now
+	for i := range l.tracks {
+		// An offset that makes the first frame, whatever its time, a jump; the
+		// first track to come sets it and the other one follows.
+		l.tracks[i].offset = unknownOffset
+		l.tracks[i].last, l.tracks[i].frames = base, false
+	}
+}
+
+// unknownOffset makes any 32-bit timestamp unbelievable.
+const unknownOffset = int64(1) << 50
