@@ -32,6 +32,8 @@ type Config struct {
 	AllowOpenPublish bool `yaml:"allow_open_publish"`
 
 	Policy *policy.Set `yaml:"policy"`
+
+	File string // that it was read from, or empty
 }
 
 // Listen is the addresses of the listeners.
@@ -64,9 +66,13 @@ type Limits struct {
 	DataSize       policy.Size   `yaml:"data_size"`       // RTMP: a metadata message
 	AudioSize      policy.Size   `yaml:"audio_size"`      // RTMP: an audio message
 	VideoSize      policy.Size   `yaml:"video_size"`      // RTMP: a video message
+	ChunkSize      policy.Size   `yaml:"chunk_size"`      // RTMP: a chunk
 	ChunkStreams   int           `yaml:"chunk_streams"`   // RTMP: chunk streams with an unfinished message
 	PartialSize    policy.Size   `yaml:"partial_size"`    // RTMP: bytes of unfinished messages
 	MessageStreams int           `yaml:"message_streams"` // RTMP: message streams of a connection
+	AMFDepth       int           `yaml:"amf_depth"`       // RTMP: objects within objects
+	AMFValues      int           `yaml:"amf_values"`      // RTMP: values in one message
+	Answers        int           `yaml:"answers"`         // RTMP: commands and pings answered in a second
 
 	PublisherRate    policy.Size `yaml:"publisher_rate"`    // bytes a second of one publisher
 	PublisherPackets int         `yaml:"publisher_packets"` // packets a second of one publisher
@@ -99,9 +105,13 @@ func DefaultConfig() *Config {
 			DataSize:       256 << 10,
 			AudioSize:      1 << 20,
 			VideoSize:      8 << 20,
+			ChunkSize:      0xFFFFFF,
 			ChunkStreams:   64,
 			PartialSize:    16 << 20,
 			MessageStreams: 16,
+			AMFDepth:       16,
+			AMFValues:      1024,
+			Answers:        100,
 
 			PublisherRate:    32 << 20,
 			PublisherPackets: 5000,
@@ -134,6 +144,7 @@ func Load(path string) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.File = path
 	for _, file := range []*string{&c.TLS.Cert, &c.TLS.Key} {
 		if *file != "" && !filepath.IsAbs(*file) {
 			*file = filepath.Join(filepath.Dir(path), *file)
@@ -249,8 +260,12 @@ func (l *Limits) check(add func(path, format string, args ...any)) {
 			between(add, name, x, least, 1_000_000)
 		}
 	}
-	if l.VideoSize > 0xFFFFFF {
-		add("video_size", "must be at most %d: an RTMP message has a length of 24 bits", 0xFFFFFF)
+	for name, size := range map[string]policy.Size{
+		"command_size": l.CommandSize, "data_size": l.DataSize, "audio_size": l.AudioSize, "video_size": l.VideoSize, "chunk_size": l.ChunkSize,
+	} {
+		if size > 0xFFFFFF {
+			add(name, "must be at most %d: an RTMP message has a length of 24 bits", 0xFFFFFF)
+		}
 	}
 }
 

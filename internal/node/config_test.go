@@ -154,6 +154,7 @@ policy:
 		t.Fatal(err)
 	}
 	want := DefaultConfig()
+	want.File = path
 	want.Listen = Listen{RTMP: ":1935", RTMPS: "127.0.0.1:1936", HTTP: "127.0.0.1:8080", HTTPS: "off", Admin: "off"}
 	want.TLS = TLS{Cert: filepath.Join(dir, "cert.pem"), Key: "/etc/key.pem"}
 	want.Log.Level.Level = slog.LevelDebug

@@ -1,0 +1,149 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// listen opens the listener l. Dead peers are noticed by the kernel's probes
+// after half a minute, whatever they were doing.
+func listen(ctx context.Context, l listener, conns *connections, log *slog.Logger) (net.Listener, error) {
+	lc := net.ListenConfig{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3}}
+	ln, err := lc.Listen(ctx, "tcp", string(l.addr))
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, fmt.Errorf("listen.%s: %s is in use by another program; stop it, or set listen.%[1]s to another port or to off", l.name, l.addr)
+	case errors.Is(err, syscall.EACCES):
+		return nil, fmt.Errorf("listen.%s: not allowed to listen on %s: ports below 1024 need root or the capability CAP_NET_BIND_SERVICE", l.name, l.addr)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return nil, fmt.Errorf("listen.%s: this machine does not have the address of %s", l.name, l.addr)
+	case err != nil:
+		return nil, fmt.Errorf("listen.%s: %w", l.name, err)
+	}
+	return &acceptor{Listener: ln, conns: conns, log: log.With("listener", l.name), closed: make(chan struct{})}, nil
+}
+
+// An acceptor is a listener that waits while the process is out of
+// descriptors or the kernel out of memory, and refuses connections of an
+// address that has too many.
+type acceptor struct {
+	net.Listener
+	conns *connections // nil: no limit
+	log   *slog.Logger
+
+	once   sync.Once
+	closed chan struct{}
+}
+
+// Accept returns the next connection. Its errors are final.
+func (a *acceptor) Accept() (net.Conn, error) {
+	pause := time.Duration(0)
+	for {
+		c, err := a.Listener.Accept()
+		if err == nil {
+			if c = a.conns.admit(c); c != nil {
+				return c, nil
+			}
+			continue
+		}
+		if !transient(err) {
+			return nil, err
+		}
+		if pause == 0 {
+			a.log.Error("cannot accept connections; waiting", "err", err)
+		}
+		pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+		select {
+		case <-time.After(pause):
+		case <-a.closed:
+			return nil, net.ErrClosed
+		}
+	}
+}
+
+func (a *acceptor) Close() error {
+	a.once.Do(func() { close(a.closed) })
+	return a.Listener.Close()
+}
+
+// transient reports whether err may go away by itself. ECONNABORTED and the
+// like are about a connection that was gone before it was accepted.
+func transient(err error) bool {
+	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED, syscall.ECONNRESET, syscall.EPERM, syscall.EPROTO} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// connections counts the connections of each address, an IPv6 network of 64
+// bits being one, over all listeners that share it.
+type connections struct {
+	limit int
+
+	mu   sync.Mutex
+	open map[netip.Prefix]int
+}
+
+func newConnections(limit int) *connections {
+	if limit == 0 {
+		return nil
+	}
+	return &connections{limit: limit, open: make(map[netip.Prefix]int)}
+}
+
+// admit returns c, which will be counted until it is closed, or closes it and
+// returns nil.
+func (l *connections) admit(c net.Conn) net.Conn {
+	tcp, ok := c.(*net.TCPConn)
+	if l == nil || !ok {
+		return c
+	}
+	addr, err := netip.ParseAddrPort(c.RemoteAddr().String())
+	if err != nil {
+		c.Close()
+		return nil
+	}
+	bits := 32
+	if ip := addr.Addr().Unmap(); ip.Is6() {
+		bits = 64
+	}
+	who, _ := addr.Addr().Unmap().WithZone("").Prefix(bits)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.open[who] >= l.limit {
+		tcp.SetLinger(0) // costs us no TIME_WAIT
+		tcp.Close()
+		return nil
+	}
+	l.open[who]++
+	return &countedConn{TCPConn: tcp, leave: sync.OnceFunc(func() { l.leave(who) })}
+}
+
+func (l *connections) leave(who netip.Prefix) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.open[who]--; l.open[who] == 0 {
+		delete(l.open, who)
+	}
+}
+
+// countedConn keeps all that a TCP connection can, its descriptor included,
+// within reach of those who write to many.
+type countedConn struct {
+	*net.TCPConn
+	leave func()
+}
+
+func (c *countedConn) Close() error {
+	c.leave()
+	return c.TCPConn.Close()
+}
