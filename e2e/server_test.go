@@ -117,7 +117,8 @@ func (s *server) ready(admin string) error {
 			return fmt.Errorf("weir exited: %v", s.err)
 		default:
 		}
-		return get(http.MethodGet, admin+"/readyz", http.StatusOK, nil)
+		_, err := get(http.MethodGet, admin+"/readyz", http.StatusOK, nil)
+		return err
 	})
 	if err != nil {
 		out, _ := os.ReadFile(s.log)
@@ -203,8 +204,9 @@ func cmdAwait(ts *testscript.TestScript, neg bool, args []string) {
 	if strings.HasSuffix(strings.SplitN(rest[0], "?", 2)[0], ".flv") {
 		method = http.MethodHead
 	}
-	ts.Check(poll(limit, func() error {
-		err := get(method, rest[0], status, body)
+	var answer []byte
+	ts.Check(poll(limit, func() (err error) {
+		answer, err = get(method, rest[0], status, body)
 		if neg && err == nil {
 			return fmt.Errorf("%s still answers %s %v", rest[0], rest[1], rest[2:])
 		}
@@ -213,6 +215,7 @@ func cmdAwait(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		return err
 	}))
+	ts.Stdout().Write(answer)
 }
 
 // await-file FILE REGEXP
@@ -259,25 +262,26 @@ var client = &http.Client{
 	Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true},
 }
 
-// get returns nil when url answers with status and a body that matches.
-func get(method, url string, status int, body *regexp.Regexp) error {
+// get returns what url answers if that has the status and, unless want is nil,
+// matches it.
+func get(method, url string, status int, want *regexp.Regexp) ([]byte, error) {
 	req, err := http.NewRequest(method, url, nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
+	body, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if resp.StatusCode != status || body != nil && !body.Match(b) {
-		return fmt.Errorf("%s %s: %s\n%s", method, url, resp.Status, b)
+	if resp.StatusCode != status || want != nil && !want.Match(body) {
+		return nil, fmt.Errorf("%s %s: %s\n%s", method, url, resp.Status, body)
 	}
-	return nil
+	return body, nil
 }
 
 // expand FILE...

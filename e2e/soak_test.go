@@ -262,19 +262,16 @@ func (s *soak) wsPlayer(ctx context.Context, r *rand.Rand, stream string) error 
 func (s *soak) hlsPlayer(ctx context.Context, r *rand.Rand, stream string) error {
 	url := "http://" + s.http + "/live/" + stream
 	for ctx.Err() == nil {
-		status, list, err := fetch(url + ".m3u8")
+		list, err := get(http.MethodGet, url+".m3u8", http.StatusOK, nil)
 		if err != nil {
 			return err
-		}
-		if status != http.StatusOK {
-			return fmt.Errorf("playlist: status %d", status)
 		}
 		for line := range strings.Lines(string(list)) {
 			if line = strings.TrimSpace(line); line == "" || line[0] == '#' {
 				continue
 			}
-			if status, _, err := fetch("http://" + s.http + "/live/" + line); err != nil || status != http.StatusOK {
-				return fmt.Errorf("segment %s: status %d, %v", line, status, err)
+			if _, err := get(http.MethodGet, "http://"+s.http+"/live/"+line, http.StatusOK, nil); err != nil {
+				return err
 			}
 		}
 		after(ctx, 500*time.Millisecond)
@@ -350,7 +347,7 @@ func (u usage) exceeds(base usage) error {
 func (s *soak) idle(base usage) (u usage, err error) {
 	err = poll(90*time.Second, func() error {
 		// Collects garbage, too: the profile asks for it.
-		if err := get(http.MethodGet, "http://"+s.admin+"/debug/pprof/heap?gc=1", http.StatusOK, nil); err != nil {
+		if _, err := get(http.MethodGet, "http://"+s.admin+"/debug/pprof/heap?gc=1", http.StatusOK, nil); err != nil {
 			return err
 		}
 		m, err := s.metrics()
@@ -382,9 +379,9 @@ func (s *soak) idle(base usage) (u usage, err error) {
 
 // metrics returns the server's metrics, those of one name added up.
 func (s *soak) metrics() (map[string]float64, error) {
-	status, body, err := fetch("http://" + s.admin + "/metrics")
-	if err != nil || status != http.StatusOK {
-		return nil, fmt.Errorf("metrics: status %d, %v", status, err)
+	body, err := get(http.MethodGet, "http://"+s.admin+"/metrics", http.StatusOK, nil)
+	if err != nil {
+		return nil, err
 	}
 	m := map[string]float64{}
 	for line := range bytes.Lines(body) {
