@@ -1,0 +1,353 @@
+package hls
+
+import (
+	"bytes"
+	"compress/gzip"
+	"log/slog"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"weir/internal/media/m3u8"
+	"weir/internal/media/mpegts"
+	"weir/internal/policy"
+	"weir/internal/stream"
+)
+
+const (
+	// playlistAge is for how long a cache may answer with a playlist, and
+	// segmentAge with a segment. The latter is far below the time after which
+	// names come again, 26.5 hours.
+	playlistAge = time.Second
+	segmentAge  = time.Hour
+
+	// maxHeld bounds a channel's memory: so many of the longest segments that
+	// the app allows. maxSegments bounds their number.
+	maxHeld     = 4
+	maxSegments = 2000
+)
+
+// position is where a channel's numbering has come to.
+type position struct {
+	time          int64  // 1/90000 s; names of segments are times
+	sequence      uint64 // EXT-X-MEDIA-SEQUENCE
+	discontinuity uint64 // EXT-X-DISCONTINUITY-SEQUENCE
+	left          time.Time
+}
+
+// origin returns the position of a channel that nothing is known of. Its numbers
+// are taken from the clock, which runs at least as fast as segments come, so
+// that players and caches that knew the stream before a restart, or by another
+// node, never see a number fall or a name come again.
+func origin(now time.Time) position {
+	s := uint64(now.Unix())
+	return position{time: now.UnixMilli() * mpegts.Clock, sequence: s, discontinuity: s}
+}
+
+// after returns the position that is not before p either.
+func (at position) after(p position) position {
+	at.time = max(at.time, p.time)
+	at.sequence = max(at.sequence, p.sequence)
+	at.discontinuity = max(at.discontinuity, p.discontinuity)
+	return at
+}
+
+// channel is what HLS players see of one stream name: a playlist that slides
+// over segments. It lives on while publishers come and go, from the first
+// request on until nobody can want its segments any more.
+//
+// One goroutine at a time packages into it; players only look at its view.
+type channel struct {
+	key     stream.Key
+	view    atomic.Pointer[view]
+	waiting atomic.Int32 // requests that wait for it
+	asked   atomic.Int64 // when the last request came, by Server.clock
+	polls   atomic.Int64 // requests for the playlist since it last changed
+	players atomic.Int64 // and between its last two changes
+
+	// Owned by the Server, under its mu.
+	job   *job        // nil: nobody packages
+	timer *time.Timer // ends the channel
+
+	mu       sync.Mutex
+	ready    chan struct{} // closed when there is a playlist or will not be one
+	cfg      policy.HLS
+	list     m3u8.Playlist
+	window   []*segment // what list lists
+	retired  []*segment // what may still be asked for, the oldest first
+	held     int        // bytes of window and retired
+	position position
+	refused  bool
+	capped   bool // the log has it that segments were let go early
+}
+
+// segment is a Segment as it is served.
+type segment struct {
+	file   string
+	data   []byte
+	length []string // Content-Length
+	info   m3u8.Segment
+	listed time.Duration // longest playlist that listed it
+	expire time.Time     // when it may go, once it is not listed any more
+}
+
+func newChannel(key stream.Key, at position) *channel {
+	return &channel{key: key, position: at, ready: make(chan struct{})}
+}
+
+// begin makes the channel live: segments will be added under cfg. It returns
+// what the Packager has to go on from.
+func (c *channel) begin(cfg policy.HLS) (from int64, seconds int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.cfg, c.refused = cfg, false
+	c.list.Version, c.list.End = 3, false
+	if c.publish(); len(c.window) == 0 {
+		c.ready = make(chan struct{})
+	}
+	return c.position.time, c.list.TargetDuration
+}
+
+// add makes s the newest segment of the playlist.
+func (c *channel) add(s Segment, seconds int, log *slog.Logger) {
+	name := strconv.FormatInt(s.PTS&(mpegts.Wrap-1), 10) + ".ts"
+	seg := &segment{
+		file:   name,
+		data:   s.Data,
+		length: []string{strconv.Itoa(len(s.Data))},
+		info:   m3u8.Segment{URI: name, Duration: s.Duration, Discontinuity: s.Discontinuity, Time: s.Time},
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.list.TargetDuration = seconds
+	c.window = append(c.window, seg)
+	c.held += len(seg.data)
+	c.trim(time.Now(), log)
+	c.publish()
+	c.players.Store(c.polls.Swap(0))
+}
+
+// trim takes from the playlist what is beyond its length and forgets what
+// nobody can want any more.
+func (c *channel) trim(now time.Time, log *slog.Logger) {
+	total := time.Duration(0)
+	for _, s := range c.window {
+		total += s.info.Duration
+	}
+	// RFC 8216, 6.2.2: three target durations stay in the playlist.
+	least := 3 * time.Duration(c.list.TargetDuration) * time.Second
+	for len(c.window) > c.cfg.Window && total-c.window[0].info.Duration >= least {
+		total -= c.window[0].info.Duration
+		c.retire(now)
+	}
+	for len(c.retired) > 0 && !now.Before(c.retired[0].expire) {
+		c.forget()
+	}
+	full := func() bool {
+		return c.held > maxHeld*int(c.cfg.MaxSegmentSize) || len(c.retired)+len(c.window) > max(maxSegments, 4*c.cfg.Window)
+	}
+	for full() && len(c.window) > 1 {
+		if !c.capped {
+			log.Warn("HLS segments are let go early: the stream takes too much memory", "bytes", c.held)
+		}
+		c.capped = true
+		if len(c.retired) == 0 {
+			c.retire(now)
+		}
+		c.forget()
+	}
+}
+
+// bytes returns how much memory the segments take.
+func (c *channel) bytes() int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return int64(c.held)
+}
+
+// retire takes the oldest segment from the playlist. It can still be fetched for
+// its own duration and that of the longest playlist that listed it (RFC 8216,
+// 6.2.2), which a cache may have handed out a little later.
+func (c *channel) retire(now time.Time) {
+	s := c.window[0]
+	c.window = c.window[1:]
+	s.expire = now.Add(s.info.Duration + s.listed + playlistAge)
+	c.retired = append(c.retired, s)
+	c.position.sequence++
+	if s.info.Discontinuity {
+		c.position.discontinuity++
+	}
+}
+
+// forget lets go of the oldest segment that is not listed.
+func (c *channel) forget() {
+	c.held -= len(c.retired[0].data)
+	c.retired[0] = nil
+	c.retired = c.retired[1:]
+}
+
+// refuse makes the channel refuse players, or not any more, because the stream
+// has a codec that cannot be packaged.
+func (c *channel) refuse(refused bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.refused != refused {
+		c.refused = refused
+		c.publish()
+	}
+}
+
+// end adds the end tag to the playlist. The next Packager goes on from that
+// time. It returns for how long players may still want the playlist.
+func (c *channel) end(from int64) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.position.time = from
+	c.list.End = true
+	c.publish()
+	return c.list.Duration() + 3*time.Duration(c.list.TargetDuration)*time.Second
+}
+
+// hide takes the playlist away. It returns for how long players may still
+// want its segments (RFC 8216, 6.2.2).
+func (c *channel) hide() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	d := c.list.Duration() + playlistAge
+	for len(c.window) > 0 {
+		c.retire(time.Now())
+	}
+	c.publish()
+	return d
+}
+
+// leave returns the position from which another channel of that name goes on.
+func (c *channel) leave(now time.Time) position {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p := c.position
+	p.discontinuity++ // the first segment of another channel is none to us
+	for _, s := range c.window {
+		p.sequence++
+		if s.info.Discontinuity {
+			p.discontinuity++
+		}
+	}
+	p.left = now
+	return p
+}
+
+// publish shows players how things stand. c.mu is held.
+func (c *channel) publish() {
+	c.list.MediaSequence, c.list.DiscontinuitySequence = c.position.sequence, c.position.discontinuity
+	c.list.Segments = make([]m3u8.Segment, len(c.window))
+	v := &view{segments: make(map[string]*segment, len(c.window)+len(c.retired)), refused: c.refused}
+	for i, s := range c.window {
+		c.list.Segments[i] = s.info
+		v.segments[s.file] = s
+	}
+	for _, s := range c.retired {
+		v.segments[s.file] = s
+	}
+	total := c.list.Duration()
+	for _, s := range c.window {
+		s.listed = max(s.listed, total)
+	}
+	if v.list = c.list; len(c.window) > 0 {
+		v.tag = strconv.FormatUint(c.position.sequence, 36) + "-" + strconv.Itoa(len(c.window))
+		if c.list.End {
+			v.tag += "e"
+		}
+		v.inFolder = newRendering(v, "")
+		v.beside = newRendering(v, c.key.Name+"/")
+	}
+	v.contentType = contentType(c.cfg)
+	c.view.Store(v)
+	select {
+	case <-c.ready:
+	default:
+		if v.listed() || v.refused || c.list.End {
+			close(c.ready)
+		}
+	}
+}
+
+// wait returns what is closed when there is a playlist or there will not be one.
+func (c *channel) wait() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ready
+}
+
+// view is a channel at one moment. It never changes.
+type view struct {
+	list        m3u8.Playlist
+	segments    map[string]*segment // by file name
+	refused     bool
+	tag         string // of list, without quotes
+	contentType []string
+
+	inFolder *rendering // for {app}/{stream}/index.m3u8
+	beside   *rendering // for {app}/{stream}.m3u8
+}
+
+// listed says whether there is a playlist to serve.
+func (v *view) listed() bool { return !v.refused && len(v.list.Segments) > 0 }
+
+func contentType(cfg policy.HLS) []string {
+	if cfg.PlainText {
+		return typeText
+	}
+	return typeHLS
+}
+
+// rendering is a playlist as bytes, with the values of its headers.
+type rendering struct {
+	view   *view
+	prefix string // of the segments' URIs
+	plain  body
+
+	once       sync.Once
+	compressed body // made when the first client wants it
+}
+
+// body is what is sent.
+type body struct {
+	data   []byte
+	length []string // Content-Length
+	etag   []string
+}
+
+func newBody(data []byte, tag string) body {
+	return body{data: data, length: []string{strconv.Itoa(len(data))}, etag: []string{`"` + tag + `"`}}
+}
+
+func newRendering(v *view, prefix string) *rendering {
+	r := &rendering{view: v, prefix: prefix}
+	r.plain = r.with("")
+	return r
+}
+
+// with returns the playlist with a query behind every URI.
+func (r *rendering) with(query string) body {
+	list := &r.view.list
+	room := 256 + (128+len(r.prefix)+len(query))*len(list.Segments)
+	return newBody(list.Append(make([]byte, 0, room), r.prefix, query), r.view.tag)
+}
+
+var gzips = sync.Pool{New: func() any { return gzip.NewWriter(nil) }}
+
+// gzip returns the playlist compressed.
+func (r *rendering) gzip() body {
+	r.once.Do(func() {
+		var b bytes.Buffer
+		w := gzips.Get().(*gzip.Writer)
+		defer gzips.Put(w)
+		w.Reset(&b)
+		w.Write(r.plain.data)
+		w.Close()
+		r.compressed = newBody(b.Bytes(), r.view.tag+"-gzip")
+	})
+	return r.compressed
+}

@@ -1,0 +1,417 @@
+package hls
+
+import (
+	"bytes"
+	"log/slog"
+	"time"
+
+	"weir/internal/media/av"
+	"weir/internal/media/mpegts"
+	"weir/internal/policy"
+)
+
+const (
+	// shortest is the least duration, in ms, of a segment that isn't the last
+	// before a discontinuity.
+	shortest = 1000
+	// slack is how much longer than the target duration a segment may be, in
+	// ms: its duration rounded to seconds is still the target duration.
+	slack = 499
+	// hurried is when, in ms, the first segment is cut without a key frame if a
+	// player waits for it.
+	hurried = 10_000
+	// audioLead is how far ahead of video, in ms, audio may be without being
+	// taken for all that still comes.
+	audioLead = 1000
+	// maxStep is the longest step of time, in ms, that is not a discontinuity.
+	maxStep = 3000
+	// usual is how long a frame takes, in ms, as long as nobody knows.
+	usual = 40
+)
+
+// Segment is a finished piece of a stream, a transport stream of its own. It
+// never changes.
+type Segment struct {
+	PTS           int64 // of the first frame, 1/90000 s; more than that of any segment before
+	Data          []byte
+	Duration      time.Duration
+	Time          time.Time // when the first frame was made, by this machine's clock
+	Discontinuity bool      // encoder, tracks or time line are others than in the segment before
+}
+
+// Packager is an av.Writer that cuts a stream into segments.
+//
+// A segment ends before the first key frame at or after the wanted duration. The
+// first segment's length decides the target duration of the playlist, which never
+// changes; where a later key frame is too far away the segment is cut without
+// one. A stream without video is cut by time.
+//
+// At a discontinuity, which is a packet with Break or a codec configuration or
+// parameter set that differs in bytes from the one before, everything waits for a key
+// frame, as it does at the start. A track that comes late joins the segment in
+// the making; the tracks' number changes at a segment's start, marked as a
+// discontinuity.
+//
+// A Packager is used by one goroutine.
+type Packager struct {
+	cfg     policy.HLS
+	log     *slog.Logger
+	emit    func(Segment)
+	hurry   func() bool // does somebody wait for the first segment?
+	from    int64       // no time is below this, 1/90000 s
+	target  int64       // wanted duration of a segment, ms
+	seconds int         // target duration of the playlist; 0: not decided yet
+
+	mux      *mpegts.Muxer // nil before the first frame
+	base     int64         // of mux
+	lastPTS  int64         // of the newest segment
+	video    source
+	audio    source
+	sets     []byte // the parameter sets of the newest key frame that had some
+	tracks   [2]av.Codec
+	warned   bool  // that a frame was left out
+	noKeys   bool  // key frames are not expected any more
+	emitted  bool  // there was a segment
+	fresh    bool  // nothing is written before a key frame
+	waiting  bool  // since is set
+	since    int64 // when fresh began, ms
+	needKey  bool  // video is not written before a key frame
+	broken   bool  // the segment in the making follows a discontinuity
+	open     bool  // the segment in the making has a frame
+	carry    bool  // start is where the segment before ended
+	start    int64 // of the segment in the making, ms
+	end      int64 // of the newest frame in it, ms
+	keyed    bool  // it begins with a key frame
+	pictured bool  // it has video
+	epoch    time.Time
+	settled  bool // epoch doesn't change before the next discontinuity
+}
+
+// source is what is known of one of the stream's tracks.
+type source struct {
+	codec    av.Codec
+	config   []byte
+	timed    bool  // last is set
+	last     int64 // DTS of the newest frame, ms
+	interval int64 // between the two newest frames, ms
+}
+
+// NewPackager returns a Packager that hands segments to emit, which is called
+// by WritePacket and Close. No PTS of theirs is below from, and seconds is
+// the target duration of the playlist if it is decided already, else 0. hurry tells
+// whether a player waits for the first segment; it may be nil.
+func NewPackager(cfg policy.HLS, log *slog.Logger, from int64, seconds int, hurry func() bool, emit func(Segment)) *Packager {
+	return &Packager{
+		cfg: cfg, log: log, emit: emit, hurry: hurry, from: from,
+		target: cfg.Segment.Milliseconds(), seconds: seconds,
+		lastPTS: from, broken: seconds > 0, fresh: true, needKey: true,
+	}
+}
+
+// TargetDuration returns the target duration in seconds, 0 before the first
+// segment.
+func (p *Packager) TargetDuration() int { return p.seconds }
+
+// Refused returns the codec because of which the stream cannot be packaged, or
+// Unknown. It is that of the video: sound of another codec is left out.
+func (p *Packager) Refused() av.Codec {
+	if c := p.video.codec; c != av.Unknown && !mpegts.Supports(c) {
+		return c
+	}
+	return av.Unknown
+}
+
+// End returns a time, 1/90000 s, that another Packager of the same stream may
+// begin from.
+func (p *Packager) End() int64 {
+	if p.mux == nil {
+		return p.from
+	}
+	return max(p.base+p.end*mpegts.Clock, p.lastPTS) + maxStep*mpegts.Clock
+}
+
+// WritePacket takes the next packet. It never fails: what cannot be packaged is
+// left out.
+func (p *Packager) WritePacket(pkt av.Packet) error {
+	if pkt.Break {
+		p.discontinue()
+	}
+	src := &p.video
+	switch pkt.Kind {
+	case av.Audio:
+		src = &p.audio
+	case av.Data:
+		return nil
+	}
+	if pkt.Config {
+		p.configure(src, pkt)
+		return nil
+	}
+	if src.codec != pkt.Codec {
+		p.change(src, pkt.Codec, nil)
+	}
+	if mpegts.Supports(pkt.Codec) && p.Refused() == av.Unknown {
+		p.writeFrame(src, pkt)
+	}
+	return nil
+}
+
+// Close ends the stream: what there is becomes the last segment.
+func (p *Packager) Close() {
+	if p.open {
+		p.cut(p.end)
+	}
+}
+
+// configure takes a codec configuration.
+func (p *Packager) configure(src *source, pkt av.Packet) {
+	if src.codec != pkt.Codec || !bytes.Equal(src.config, pkt.Frame) {
+		p.change(src, pkt.Codec, pkt.Frame)
+	}
+	if p.mux != nil {
+		p.mux.WritePacket(pkt) // a broken one makes its frames fail
+	}
+}
+
+// change notes another codec or configuration of a track.
+func (p *Packager) change(src *source, codec av.Codec, config []byte) {
+	if src.codec != av.Unknown && (src.codec != codec || src.config != nil) {
+		p.discontinue()
+	}
+	if !mpegts.Supports(codec) && src.codec != codec {
+		if src == &p.video {
+			p.log.Warn("no HLS: the video codec is not supported", "codec", codec)
+		} else {
+			p.log.Warn("HLS without sound: the audio codec is not supported", "codec", codec)
+		}
+	}
+	src.codec, src.config = codec, config
+	if src == &p.video {
+		p.sets, p.needKey, p.waiting = nil, true, false
+	}
+}
+
+// discontinue ends the segment in the making; what comes next is of another
+// encoder or time line. A segment that has just begun is thrown away instead, if
+// it follows a discontinuity itself or is the first: a stream that does nothing but
+// change makes no segments.
+func (p *Packager) discontinue() {
+	if p.open {
+		if length := p.end - p.start; length < shortest && (p.broken || !p.emitted) {
+			p.mux.Cut()
+			p.open = false
+		} else {
+			p.cut(p.end)
+		}
+	}
+	if p.mux != nil {
+		p.mux.Break()
+	}
+	p.broken = p.emitted || p.broken
+	p.fresh, p.waiting, p.needKey, p.noKeys = true, false, true, false
+	p.carry, p.settled, p.epoch = false, false, time.Time{}
+	p.sets = nil
+}
+
+func (p *Packager) writeFrame(src *source, pkt av.Packet) {
+	isVideo := src == &p.video
+	src.interval = usual
+	if src.timed {
+		src.interval = min(max(pkt.DTS-src.last, 1), 250)
+	}
+	src.last, src.timed = pkt.DTS, true
+	if !p.admit(isVideo, &pkt) {
+		return
+	}
+	if isVideo && pkt.Key {
+		p.compareSets(&pkt)
+	}
+	if made := time.Now().Add(time.Duration(-pkt.DTS) * time.Millisecond); !p.settled && (p.epoch.IsZero() || made.Before(p.epoch)) {
+		p.epoch = made // by the frame that came with the least delay
+	}
+	if p.open && p.cutBefore(isVideo, &pkt) {
+		p.cut(pkt.DTS)
+	}
+	if p.mux == nil {
+		p.begin(pkt.DTS)
+	}
+	if err := p.mux.WritePacket(pkt); err != nil {
+		if !p.warned {
+			p.log.Warn("frame left out of HLS", "err", err)
+		}
+		p.warned = true
+		return
+	}
+	if !p.open {
+		p.open, p.pictured, p.keyed = true, false, isVideo && pkt.Key
+		if !p.carry {
+			p.start = pkt.DTS
+		}
+		p.end = p.start
+	}
+	p.pictured = p.pictured || isVideo
+	p.end = max(p.end, pkt.DTS+src.interval)
+}
+
+// begin makes the muxer when the first frame comes, whose time is dts.
+func (p *Packager) begin(dts int64) {
+	p.base = max(time.Now().UnixMilli()*mpegts.Clock, p.from) - dts*mpegts.Clock
+	p.mux = mpegts.NewMuxer(p.base)
+	for _, c := range []struct {
+		kind av.Kind
+		src  *source
+	}{{av.Video, &p.video}, {av.Audio, &p.audio}} {
+		if c.src.config != nil {
+			p.mux.WritePacket(av.Packet{Kind: c.kind, Codec: c.src.codec, Config: true, Frame: c.src.config})
+		}
+	}
+}
+
+// admit says whether a frame is written while a key frame is waited for.
+func (p *Packager) admit(isVideo bool, pkt *av.Packet) bool {
+	if !p.waiting {
+		p.waiting, p.since = true, pkt.DTS
+	}
+	if isVideo && pkt.Key {
+		p.fresh, p.needKey = false, false
+	}
+	// Sound waits for the picture too, so that both begin together; but not
+	// for long.
+	patience := 3 * p.target
+	if p.fresh && p.video.codec != av.Unknown && pkt.DTS-p.since < patience {
+		return false
+	}
+	p.fresh = false
+	if !isVideo || !p.needKey {
+		return true
+	}
+	if pkt.DTS-p.since < patience {
+		return false
+	}
+	p.log.Warn("stream without key frames: HLS players may see a broken picture")
+	p.needKey, p.noKeys = false, true
+	return true
+}
+
+// compareSets makes a discontinuity of a key frame that has other parameter
+// sets in it than the one before had, or than the configuration has.
+func (p *Packager) compareSets(pkt *av.Packet) {
+	sets, configured := parameterSets(pkt.Codec, p.video.config, pkt.Frame)
+	if len(sets) == 0 {
+		return
+	}
+	old := p.sets
+	if old == nil {
+		old = configured
+	}
+	if p.open && !bytes.Equal(sets, old) {
+		p.discontinue()
+		p.fresh, p.needKey = false, false // this is the key frame
+	}
+	p.sets = sets
+}
+
+// parameterSets returns the sequence parameter sets in a frame and those in
+// the configuration.
+func parameterSets(codec av.Codec, config, frame []byte) (inFrame, inConfig []byte) {
+	var lengthSize int
+	isSPS := func(u []byte) bool { return av.H264Type(u) == av.H264SPS }
+	switch codec {
+	case av.H264:
+		c, err := av.ParseAVCConfig(config)
+		if err != nil {
+			return nil, nil
+		}
+		lengthSize, inConfig = c.LengthSize, bytes.Join(c.SPS, nil)
+	case av.HEVC:
+		c, err := av.ParseHEVCConfig(config)
+		if err != nil {
+			return nil, nil
+		}
+		lengthSize, inConfig = c.LengthSize, bytes.Join(c.SPS, nil)
+		isSPS = func(u []byte) bool { return av.HEVCType(u) == av.HEVCSPS }
+	default:
+		return nil, nil
+	}
+	for len(frame) > 0 {
+		u, rest, err := av.NextNALU(frame, lengthSize)
+		if err != nil {
+			break
+		}
+		if frame = rest; len(u) > 0 && isSPS(u) {
+			inFrame = append(inFrame, u...)
+		}
+	}
+	return inFrame, inConfig
+}
+
+// limit returns the longest that the segment in the making may become, in ms.
+func (p *Packager) limit() int64 {
+	switch {
+	case p.seconds > 0:
+		return int64(p.seconds)*1000 + slack
+	case p.noKeys:
+		return 3 * p.target
+	case p.hurry != nil && p.hurry():
+		return max(3*p.target, hurried)
+	default:
+		return max(3*p.target, p.cfg.MaxSegment.Milliseconds())
+	}
+}
+
+// cutBefore says whether the segment in the making ends before that frame.
+func (p *Packager) cutBefore(isVideo bool, pkt *av.Packet) bool {
+	length := pkt.DTS - p.start
+	if p.mux.Size()+len(pkt.Frame) > int(p.cfg.MaxSegmentSize) {
+		return true
+	}
+	switch {
+	case isVideo && pkt.Key:
+		// A tenth less than wanted will do: timestamps are rounded, and the next
+		// key frame may be as far away again.
+		if length >= p.target-p.target/10 || !p.keyed && length >= min(shortest, p.target) {
+			return true
+		}
+		fallthrough
+	case isVideo: // if the next frame would be too late, as far as one can know
+		return length+p.video.interval > p.limit()
+	case !p.pictured:
+		return length >= p.target
+	default:
+		return length > p.limit()+audioLead
+	}
+}
+
+// cut ends the segment in the making at a time, in ms.
+func (p *Packager) cut(at int64) {
+	data, pts := p.mux.Cut()
+	p.open = false
+	hole := at-p.end > maxStep
+	if hole {
+		at = p.end
+	}
+	length := min(max(at-p.start, 1), p.limit())
+	if p.seconds == 0 {
+		// Key frames do not come like clockwork: leave some room.
+		wanted := max(p.target, length+min(length/10, 300)) + 500
+		p.seconds = int(max(wanted/1000, (p.target+999)/1000))
+	}
+	length = min(length, p.limit())
+
+	video, audio := p.mux.Tracks()
+	tracks := [2]av.Codec{video, audio}
+	broken := p.broken || p.emitted && tracks != p.tracks
+	p.settled = true
+	s := Segment{
+		PTS:           max(pts, p.lastPTS+1),
+		Data:          data,
+		Duration:      time.Duration(length) * time.Millisecond,
+		Time:          p.epoch.Add(time.Duration(p.start) * time.Millisecond),
+		Discontinuity: broken,
+	}
+	p.lastPTS, p.tracks, p.emitted = s.PTS, tracks, true
+	// A little too much, which is sound ahead of the picture, is counted in the
+	// next segment; a hole in time is not counted at all.
+	p.start, p.carry, p.broken = p.start+length, !hole, hole
+	p.emit(s)
+}

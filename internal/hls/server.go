@@ -1,0 +1,511 @@
+// Package hls cuts streams into segments and serves them over HTTP (RFC 8216).
+//
+// A [Packager] makes segments of packets. The segments of a stream name go into
+// its channel: a sliding playlist with the segments it lists and those it
+// listed until lately, all in memory. Whenever the playlist changes the
+// channel's view is rendered once, and requests are answered from there: ready
+// bytes, ready header values, no lock.
+//
+// A channel begins with the first request for the stream, or with the stream
+// if its app wants that, and packaging ends when nobody asks any more or the
+// stream is over. Its numbers go on when a publisher returns.
+package hls
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"weir/internal/access"
+	"weir/internal/media/av"
+	"weir/internal/policy"
+	"weir/internal/stream"
+)
+
+const (
+	// patience is for how long a request waits for the first segment.
+	patience = 15 * time.Second
+	// memory is for how long the numbers of a channel are kept that is gone.
+	memory = 10 * time.Minute
+)
+
+// Options are a Server's settings. The zero value is ready.
+type Options struct {
+	Log *slog.Logger
+}
+
+// Server serves HLS. Its methods may be called from any goroutine.
+type Server struct {
+	hub     *stream.Hub
+	gate    *access.Gate
+	log     *slog.Logger
+	started time.Time
+	jobs    sync.WaitGroup
+	stats   stats
+
+	mu       sync.RWMutex
+	closed   bool
+	channels map[stream.Key]*channel
+	past     map[stream.Key]position // of channels that are gone
+	pruned   time.Time               // when past was last looked through
+}
+
+// job is one stream being packaged into a channel, by a goroutine that ends
+// when its reader does.
+type job struct {
+	stream *stream.Stream
+	reader *stream.Reader
+	watch  *time.Timer // ends it when nobody asks; nil: runs as long as the stream
+	idle   atomic.Bool // it was ended so
+	done   chan struct{}
+}
+
+// NewServer returns a Server of the hub's streams, to which it attaches itself:
+// it is called before the hub is used. The caller ends it with Close.
+func NewServer(hub *stream.Hub, gate *access.Gate, o Options) *Server {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Server{
+		hub: hub, gate: gate, log: o.Log, started: time.Now(),
+		channels: make(map[stream.Key]*channel), past: make(map[stream.Key]position),
+	}
+	s.stats.refused = make(map[access.Reason]int64)
+	hub.OnPublish(s.follow)
+	return s
+}
+
+// Close ends all packaging and waits for it. Requests that come later find no
+// stream.
+func (s *Server) Close() {
+	s.mu.Lock()
+	s.closed = true
+	for _, c := range s.channels {
+		if c.job != nil {
+			c.job.reader.Close()
+		}
+	}
+	s.mu.Unlock()
+	s.jobs.Wait()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.channels {
+		s.remove(c)
+	}
+}
+
+// follow packages a stream from its start to its end if its app wants that.
+func (s *Server) follow(_ context.Context, st *stream.Stream) {
+	for st.App().HLS.Mode == policy.HLSAlways {
+		c, j := s.attach(st)
+		if c == nil {
+			return
+		}
+		<-j.done // which it is when the stream is over
+		if j.stream == st {
+			return
+		}
+	}
+}
+
+// attach packages st into the channel of its name, unless that is being done or
+// the last publication of that name is still being finished. It returns the
+// channel and what is done there; nil after Close.
+func (s *Server) attach(st *stream.Stream) (*channel, *job) {
+	cfg, now := st.App().HLS, time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, nil
+	}
+	c := s.channels[st.Key()]
+	if c == nil {
+		at := origin(now)
+		if p, ok := s.past[st.Key()]; ok {
+			at = at.after(p)
+		}
+		c = newChannel(st.Key(), at)
+		s.channels[st.Key()] = c
+	}
+	if c.job != nil {
+		return c, c.job
+	}
+	if c.timer != nil {
+		c.timer.Stop()
+		c.timer = nil
+	}
+	j := &job{stream: st, reader: st.NewReader(), done: make(chan struct{})}
+	c.job = j
+	s.touch(c)
+	from, seconds := c.begin(cfg)
+	if cfg.Mode != policy.HLSAlways {
+		j.watch = time.AfterFunc(cfg.Idle, func() { s.checkIdle(c, j, cfg.Idle) })
+	}
+	log := s.log.With("stream", st.Key().String())
+	var p *Packager
+	p = NewPackager(cfg, log, from, seconds, func() bool { return c.waiting.Load() > 0 },
+		func(seg Segment) { c.add(seg, p.TargetDuration(), log) })
+	s.jobs.Go(func() { s.work(c, j, p, log) })
+	return c, j
+}
+
+// work packages until the stream is over or nobody asks any more.
+func (s *Server) work(c *channel, j *job, p *Packager, log *slog.Logger) {
+	log.Info("HLS begins")
+	defer close(j.done)
+	failed := s.pump(c, j, p, log)
+	j.reader.Close()
+	if j.watch != nil {
+		j.watch.Stop()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c.job = nil
+	left := c.end(p.End())
+	if failed || j.idle.Load() || s.closed {
+		s.remove(c)
+		log.Info("HLS ends", "idle", j.idle.Load())
+		return
+	}
+	log.Info("HLS ends with the stream")
+	s.after(c, left, func() { s.after(c, c.hide(), func() { s.remove(c) }) })
+}
+
+// pump moves packets from the job's reader to the Packager. It reports whether
+// that ended in a panic.
+func (s *Server) pump(c *channel, j *job, p *Packager, log *slog.Logger) (failed bool) {
+	defer func() {
+		if v := recover(); v != nil {
+			failed = true
+			s.stats.panics.Add(1)
+			log.Error("panic", "value", fmt.Sprint(v), "stack", string(debug.Stack()))
+		}
+	}()
+	refused := av.Unknown
+	for {
+		pkt, err := j.reader.ReadPacket()
+		if err != nil {
+			break
+		}
+		p.WritePacket(pkt)
+		if r := p.Refused(); r != refused {
+			refused = r
+			c.refuse(r != av.Unknown)
+		}
+	}
+	if !j.idle.Load() {
+		p.Close()
+	}
+	return false
+}
+
+// after runs f, with s.mu held, after a time in which nobody began to package
+// into the channel. s.mu is held.
+func (s *Server) after(c *channel, d time.Duration, f func()) {
+	var t *time.Timer
+	t = time.AfterFunc(d, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if c.timer == t {
+			f()
+		}
+	})
+	c.timer = t
+}
+
+// remove forgets a channel but for its numbers. s.mu is held.
+func (s *Server) remove(c *channel) {
+	if c.timer != nil {
+		c.timer.Stop()
+		c.timer = nil
+	}
+	now := time.Now()
+	delete(s.channels, c.key)
+	s.past[c.key] = c.leave(now)
+	if now.Sub(s.pruned) > memory/10 {
+		s.pruned = now
+		for k, p := range s.past {
+			if now.Sub(p.left) > memory {
+				delete(s.past, k)
+			}
+		}
+	}
+}
+
+// clock counts nanoseconds that no change of the wall clock touches.
+func (s *Server) clock() int64 { return int64(time.Since(s.started)) }
+
+func (s *Server) touch(c *channel) { c.asked.Store(s.clock()) }
+
+// checkIdle ends the job if nobody has asked for so long, and otherwise looks again
+// when that can be.
+func (s *Server) checkIdle(c *channel, j *job, idle time.Duration) {
+	s.mu.Lock() // j.watch is set
+	defer s.mu.Unlock()
+	if c.job != j {
+		return
+	}
+	if c.waiting.Load() > 0 {
+		s.touch(c)
+	}
+	if left := idle - time.Duration(s.clock()-c.asked.Load()); left > 0 {
+		j.watch.Reset(left)
+		return
+	}
+	j.idle.Store(true)
+	j.reader.Close()
+}
+
+// stats is what a Server counts.
+type stats struct {
+	playlists, segments, bytes, panics atomic.Int64
+
+	mu      sync.Mutex
+	refused map[access.Reason]int64
+}
+
+func (s *stats) refuse(reason access.Reason) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.refused[reason]++
+}
+
+// Stats is a Server's account since it began.
+type Stats struct {
+	Channels  int                     // streams that have, or lately had, HLS players
+	Players   int                     // about: requests for a playlist while it stayed the same
+	Held      int64                   // bytes of segments in memory
+	Playlists int64                   // served
+	Segments  int64                   // served
+	BytesOut  int64                   // of playlists and segments
+	Refused   map[access.Reason]int64 // requests that were refused
+	Panics    int64                   // streams whose packaging was ended by a panic
+}
+
+// Stats returns the Server's account.
+func (s *Server) Stats() Stats {
+	st := Stats{
+		Playlists: s.stats.playlists.Load(), Segments: s.stats.segments.Load(),
+		BytesOut: s.stats.bytes.Load(), Panics: s.stats.panics.Load(),
+	}
+	s.stats.mu.Lock()
+	st.Refused = maps.Clone(s.stats.refused)
+	s.stats.mu.Unlock()
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	st.Channels = len(s.channels)
+	for _, c := range s.channels {
+		if c.job != nil {
+			st.Players += int(c.players.Load()) + int(c.waiting.Load())
+		}
+		st.Held += c.bytes()
+	}
+	return st
+}
+
+// Header values that all answers share. net/http does not change them.
+var (
+	typeHLS  = []string{"application/vnd.apple.mpegurl"}
+	typeText = []string{"text/plain"}
+	typeTS   = []string{"video/mp2t"}
+
+	anyone         = []string{"*"}
+	playlistCache  = []string{fmt.Sprintf("max-age=%d", int(playlistAge.Seconds()))}
+	segmentCache   = []string{fmt.Sprintf("max-age=%d, immutable", int(segmentAge.Seconds()))}
+	gzipEncoding   = []string{"gzip"}
+	varyEncoding   = []string{"Accept-Encoding"}
+	allowedMethods = []string{"GET, HEAD, OPTIONS"}
+)
+
+// ServeHTTP answers requests for playlists and segments:
+//
+//	/{app}/{stream}/index.m3u8  /{app}/{stream}/playlist.m3u8  /{app}/{stream}.m3u8
+//	/{app}/{stream}/{time of the first frame, 1/90000 s}.ts
+//
+// Errors are the guide's (contract B.4). A segment that is not there, or not
+// any more, is a plain 404. A request for a playlist that has no segment yet waits
+// for it, and is told to come again if it takes too long.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h := w.Header()
+	h["Access-Control-Allow-Origin"] = anyone
+	switch r.Method {
+	case http.MethodGet, http.MethodHead:
+	case http.MethodOptions:
+		h["Allow"] = allowedMethods
+		h["Access-Control-Allow-Methods"] = allowedMethods
+		h["Access-Control-Allow-Headers"] = anyone
+		h.Set("Access-Control-Max-Age", "86400")
+		w.WriteHeader(http.StatusNoContent)
+		return
+	default:
+		h["Allow"] = allowedMethods
+		http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
+		return
+	}
+	req, err := access.FromHTTP(r)
+	if err == access.ErrNotStream || err == nil && req.Protocol != access.HLS {
+		http.NotFound(w, r)
+		return
+	}
+	var grant *access.Grant
+	if err == nil {
+		grant, err = s.gate.Check(r.Context(), req)
+	}
+	if err == nil {
+		if strings.HasSuffix(req.File, ".ts") {
+			err = s.serveSegment(w, r, grant)
+		} else {
+			err = s.servePlaylist(w, r, grant)
+		}
+	}
+	if err == nil || r.Context().Err() != nil {
+		return
+	}
+	if d := (*access.Denied)(nil); errors.As(err, &d) {
+		s.stats.refuse(d.Reason)
+		s.log.Debug("refused", "request", req, "reason", d.Reason)
+		access.WriteHTTPError(w, r, d)
+		return
+	}
+	// There is no playlist yet, or somebody who was to decide did not.
+	s.log.Debug("not served", "request", req, "err", err)
+	h.Set("Cache-Control", "no-store")
+	h.Set("Retry-After", "1")
+	http.Error(w, "service unavailable", http.StatusServiceUnavailable)
+}
+
+// errNoSegment is the error of a request that waited for long enough.
+var errNoSegment = errors.New("no segment yet")
+
+// find returns the channel of a name, nil if there is none, and whether it is
+// being packaged into.
+func (s *Server) find(key stream.Key) (c *channel, busy bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	c = s.channels[key]
+	return c, c != nil && c.job != nil
+}
+
+func (s *Server) serveSegment(w http.ResponseWriter, r *http.Request, g *access.Grant) error {
+	c, _ := s.find(g.Key())
+	if c == nil && s.hub.Find(g.Key()) == nil {
+		return g.Deny(access.NoStream)
+	}
+	var seg *segment
+	if c != nil {
+		s.touch(c)
+		seg = c.view.Load().segments[g.Request().File]
+	}
+	if seg == nil {
+		w.Header().Set("Cache-Control", "no-cache")
+		http.Error(w, "no such segment", http.StatusNotFound)
+		return nil
+	}
+	h := w.Header()
+	h["Content-Type"] = typeTS
+	h["Cache-Control"] = segmentCache
+	h["Content-Length"] = seg.length
+	if r.Method != http.MethodHead {
+		s.stats.segments.Add(1)
+		n, _ := w.Write(seg.data)
+		s.stats.bytes.Add(int64(n))
+	}
+	return nil
+}
+
+func (s *Server) servePlaylist(w http.ResponseWriter, r *http.Request, g *access.Grant) error {
+	c, busy := s.find(g.Key())
+	if !busy {
+		if st := s.hub.Find(g.Key()); st != nil {
+			if st.App().HLS.Mode == policy.HLSOff {
+				return g.Deny(access.NoStream)
+			}
+			if r.Method == http.MethodHead && c == nil {
+				// It would have a playlist; there is no need to make one for this.
+				w.Header()["Content-Type"] = contentType(st.App().HLS)
+				return nil
+			}
+			c, _ = s.attach(st)
+		}
+	}
+	if c == nil {
+		return g.Deny(access.NoStream)
+	}
+	s.touch(c)
+	v := c.view.Load()
+	if !v.listed() {
+		if v = s.await(r.Context(), c); !v.listed() {
+			if v.refused || v.list.End {
+				return g.Deny(access.NoStream)
+			}
+			return errNoSegment
+		}
+	}
+
+	rendered := v.inFolder
+	if g.Request().File == ".m3u8" {
+		rendered = v.beside
+	}
+	b, compressed := rendered.plain, false
+	if _, ok := g.Request().Params.Lookup("vhost"); ok {
+		// The segments are to be found by that name of the host, too.
+		b = rendered.with("?vhost=" + g.Request().Host)
+	} else if compressed = acceptsGzip(r.Header.Get("Accept-Encoding")); compressed {
+		b = rendered.gzip()
+	}
+	h := w.Header()
+	h["Cache-Control"] = playlistCache
+	h["Vary"] = varyEncoding
+	h["Etag"] = b.etag
+	if known := r.Header.Get("If-None-Match"); known != "" && (known == "*" || strings.Contains(known, b.etag[0])) {
+		w.WriteHeader(http.StatusNotModified)
+		return nil
+	}
+	h["Content-Type"] = v.contentType
+	h["Content-Length"] = b.length
+	if compressed {
+		h["Content-Encoding"] = gzipEncoding
+	}
+	if r.Method != http.MethodHead {
+		s.stats.playlists.Add(1)
+		c.polls.Add(1)
+		n, _ := w.Write(b.data)
+		s.stats.bytes.Add(int64(n))
+	}
+	return nil
+}
+
+// await returns the channel's view when it has a playlist or will not have one,
+// or when it has taken too long.
+func (s *Server) await(ctx context.Context, c *channel) *view {
+	c.waiting.Add(1)
+	defer c.waiting.Add(-1)
+	t := time.NewTimer(patience)
+	defer t.Stop()
+	select {
+	case <-c.wait():
+	case <-t.C:
+	case <-ctx.Done():
+	}
+	return c.view.Load()
+}
+
+// acceptsGzip reads an Accept-Encoding header (RFC 9110, 12.5.3).
+func acceptsGzip(header string) bool {
+	for part := range strings.SplitSeq(header, ",") {
+		coding, weight, _ := strings.Cut(part, ";")
+		if strings.TrimSpace(coding) == "gzip" {
+			q, isQ := strings.CutPrefix(strings.TrimSpace(weight), "q=")
+			return !isQ || strings.Trim(q, "0.") != ""
+		}
+	}
+	return false
+}
