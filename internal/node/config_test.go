@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -182,5 +183,45 @@ policy:
 	}
 	if _, err := Load(filepath.Join(dir, "none.yaml")); err == nil || !strings.Contains(err.Error(), "none.yaml") {
 		t.Errorf("Load of a file that is not there = %v, want its name", err)
+	}
+}
+
+// The example holds every setting with its default.
+func TestExample(t *testing.T) {
+	c, err := Load("../../weir.example.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := DefaultConfig()
+	want.File, want.Listen.RTMPS, want.Listen.HTTPS, want.Log.Format = c.File, "off", "off", "text"
+	if diff := cmp.Diff(want, c, cmpopts.IgnoreUnexported(policy.Set{})); diff != "" {
+		t.Errorf("weir.example.yaml and the defaults (-default +example):\n%s", diff)
+	}
+	text, err := os.ReadFile("../../weir.example.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var missing []string
+	var walk func(reflect.Type)
+	walk = func(typ reflect.Type) {
+		switch typ.Kind() {
+		case reflect.Pointer, reflect.Slice:
+			walk(typ.Elem())
+		case reflect.Struct:
+			for i := range typ.NumField() {
+				name := typ.Field(i).Tag.Get("yaml")
+				if name == "" {
+					continue
+				}
+				if !strings.Contains(string(text), " "+name+":") && !strings.Contains(string(text), "\n"+name+":") {
+					missing = append(missing, name)
+				}
+				walk(typ.Field(i).Type)
+			}
+		}
+	}
+	walk(reflect.TypeFor[Config]())
+	if missing != nil {
+		t.Errorf("weir.example.yaml does not have %q", missing)
 	}
 }

@@ -14,9 +14,9 @@ import (
 
 // listen opens the listener l. Dead peers are noticed by the kernel's probes
 // after half a minute, whatever they were doing.
-func listen(ctx context.Context, l listener, conns *connections, log *slog.Logger) (net.Listener, error) {
+func listen(l listener, conns *connections, log *slog.Logger) (net.Listener, error) {
 	lc := net.ListenConfig{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3}}
-	ln, err := lc.Listen(ctx, "tcp", string(l.addr))
+	ln, err := lc.Listen(context.Background(), "tcp", string(l.addr))
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
 		return nil, fmt.Errorf("listen.%s: %s is in use by another program; stop it, or set listen.%[1]s to another port or to off", l.name, l.addr)

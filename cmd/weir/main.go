@@ -1,0 +1,99 @@
+// Weir is a self-hosted live-streaming server: encoders push with RTMP, and
+// players watch with RTMP, HTTP-FLV and HLS.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+
+	"weir/internal/bench"
+	"weir/internal/node"
+)
+
+// version is that of the next release.
+const version = "0.1.0"
+
+// cli is the command line. Its help is for somebody who sees it first.
+type cli struct {
+	Serve   serve         `cmd:"" default:"withargs" help:"Run the server (the default). Without -c it listens on this machine only and takes any stream of the app live."`
+	Check   check         `cmd:"" help:"Check a configuration file and say everything that is wrong with it."`
+	Bench   bench.Command `cmd:"" help:"Put a server under load, ours or another's, and measure it."`
+	Version showVersion   `cmd:"" help:"Print the version."`
+}
+
+func main() {
+	// The first SIGTERM or interrupt asks to end in order, the second ends.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, message(err))
+		os.Exit(1)
+	}
+}
+
+// run runs the command that args say.
+func run(ctx context.Context, args []string, stdout io.Writer) error {
+	var c cli
+	parser, err := kong.New(&c,
+		kong.Name("weir"),
+		kong.Description("A live-streaming server: push with RTMP, watch with RTMP, HTTP-FLV and HLS."),
+		kong.BindTo(ctx, (*context.Context)(nil)),
+		kong.BindTo(stdout, (*io.Writer)(nil)),
+	)
+	if err != nil {
+		return err
+	}
+	command, err := parser.Parse(args)
+	if err != nil {
+		return fmt.Errorf("%w\nTry: weir --help", err)
+	}
+	return command.Run()
+}
+
+// message is what is shown of err: problems of a file as they are, for editors
+// that jump to them; others say who speaks.
+func message(err error) string {
+	var config *node.ConfigError
+	if errors.As(err, &config) {
+		return config.Error()
+	}
+	return "weir: " + err.Error()
+}
+
+type check struct {
+	Config string `short:"c" required:"" placeholder:"FILE" help:"The configuration file."`
+}
+
+// Run checks the file.
+func (c *check) Run(stdout io.Writer) error {
+	if _, err := node.Load(c.Config); err != nil {
+		return err
+	}
+	fmt.Fprintf(stdout, "%s: ok\n", c.Config)
+	return nil
+}
+
+type showVersion struct{}
+
+// Run prints the version of weir, of its source and of the compiler.
+func (showVersion) Run(stdout io.Writer) error {
+	line := "weir " + version
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				line += " (" + s.Value + ")"
+			}
+		}
+		line += " " + info.GoVersion
+	}
+	fmt.Fprintln(stdout, line)
+	return nil
+}

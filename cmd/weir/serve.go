@@ -1,0 +1,100 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"text/tabwriter"
+
+	"weir/internal/node"
+	"weir/internal/policy"
+)
+
+type serve struct {
+	Config string `short:"c" env:"WEIR_CONFIG" placeholder:"FILE" help:"The configuration file; see weir.example.yaml."`
+}
+
+// Run serves until ctx ends.
+func (s *serve) Run(ctx context.Context, stdout io.Writer) error {
+	cfg := node.DefaultConfig()
+	if s.Config != "" {
+		var err error
+		if cfg, err = node.Load(s.Config); err != nil {
+			return err
+		}
+	}
+	n, err := node.New(cfg, cfg.Log.NewLogger())
+	if err != nil {
+		return err
+	}
+	printURLs(stdout, n.Addr, cfg.Policy)
+	return n.Run(ctx)
+}
+
+// printURLs says where to push and to play, for the first app that there is.
+func printURLs(stdout io.Writer, addr func(listener string) net.Addr, set *policy.Set) {
+	push, app := example(set, policy.Publish)
+	play, playApp := example(set, policy.Play)
+	w := tabwriter.NewWriter(stdout, 0, 0, 1, ' ', 0)
+	defer w.Flush()
+	line := func(label, scheme, listener, host, app, path string) string {
+		a := addr(listener)
+		if a == nil || app == "" {
+			return ""
+		}
+		url := scheme + "://" + hostPort(host, a, scheme) + "/" + app + path
+		fmt.Fprintf(w, "%s\t%s\n", label, url)
+		return url
+	}
+	if url := line("Push", "rtmp", "rtmp", push, app, "/STREAM"); url != "" {
+		fmt.Fprintf(w, " \tffmpeg -re -i video.mp4 -c copy -f flv %s\n", strings.Replace(url, "STREAM", "demo", 1))
+	}
+	line("", "rtmps", "rtmps", push, app, "/STREAM")
+	line("Play", "rtmp", "rtmp", play, playApp, "/STREAM")
+	line("", "rtmps", "rtmps", play, playApp, "/STREAM")
+	line("", "http", "http", play, playApp, "/STREAM.flv")
+	line("", "http", "http", play, playApp, "/STREAM/index.m3u8")
+	line("", "https", "https", play, playApp, "/STREAM.flv")
+	line("", "https", "https", play, playApp, "/STREAM/index.m3u8")
+	if a := addr("http"); a != nil {
+		fmt.Fprintf(w, "Page\thttp://%s/\n", hostPort("", a, "http"))
+	}
+	if a := addr("admin"); a != nil {
+		fmt.Fprintf(w, "Admin\thttp://%s/metrics\n", hostPort("", a, "http"))
+	}
+}
+
+// example returns a domain at which use is allowed, empty where any will do,
+// and an app of its space.
+func example(set *policy.Set, use policy.DomainType) (domain, app string) {
+	for _, s := range set.Spaces {
+		for _, d := range s.Domains {
+			for _, a := range s.Apps {
+				if d.Type.Allows(use) && !a.Disabled {
+					return strings.TrimPrefix(strings.Replace(d.Name, "*.", "www.", 1), "*"), a.Name
+				}
+			}
+		}
+	}
+	return "", ""
+}
+
+// hostPort returns the authority of a URL of the listener at addr: host or,
+// where that is empty, an address by which this machine reaches the listener.
+func hostPort(host string, addr net.Addr, scheme string) string {
+	ip, port, _ := net.SplitHostPort(addr.String())
+	if parsed := net.ParseIP(ip); parsed == nil || parsed.IsUnspecified() {
+		ip = "127.0.0.1"
+	}
+	host = cmp.Or(host, ip)
+	if port == map[string]string{"rtmp": "1935", "rtmps": "443", "http": "80", "https": "443"}[scheme] {
+		if strings.Contains(host, ":") {
+			host = "[" + host + "]"
+		}
+		return host
+	}
+	return net.JoinHostPort(host, port)
+}

@@ -1,0 +1,99 @@
+package node
+
+import (
+	"bytes"
+	_ "embed"
+	"fmt"
+	"html/template"
+	"log/slog"
+	"net"
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"time"
+)
+
+// responseTime is how long an HTTP response may take to be written; streams,
+// which take their connection for themselves, are not held to it.
+const responseTime = 2 * time.Minute
+
+// httpServer returns a server with the limits of HTTP.
+func (n *Node) httpServer(h http.Handler) *http.Server {
+	l := &n.cfg.Limits
+	s := &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: l.HTTPHeaderTime,
+		IdleTimeout:       l.HTTPIdle,
+		MaxHeaderBytes:    int(l.HTTPHeaderSize),
+		ErrorLog:          slog.NewLogLogger(n.log.Handler(), slog.LevelDebug),
+		Protocols:         new(http.Protocols),
+	}
+	s.Protocols.SetHTTP1(true)
+	return s
+}
+
+//go:embed page.html
+var pageSource string
+
+// mediaHandler answers on the media listeners: streams by the ending of their
+// URL, and a page that says how to push and play.
+//
+// It is no ServeMux: that would redirect what it finds an unclean path, and a
+// name stands in the path as it is or not at all.
+func (n *Node) mediaHandler() http.Handler {
+	page := n.page()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer n.rescue(r)
+		if r.ContentLength != 0 { // nobody wants a body, or may take his time with it
+			http.NewResponseController(w).SetReadDeadline(time.Now().Add(n.cfg.Limits.HTTPHeaderTime))
+		}
+		path := r.URL.Path
+		switch {
+		case path == "/":
+			h := w.Header()
+			h.Set("Content-Type", "text/html; charset=utf-8")
+			h.Set("Content-Security-Policy", "default-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'self'")
+			h.Set("X-Content-Type-Options", "nosniff")
+			http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(page))
+		case strings.HasSuffix(path, ".flv"):
+			n.sessions.ServeFLV(w, r)
+		case strings.HasSuffix(path, ".m3u8"), strings.HasSuffix(path, ".ts"):
+			n.hls.ServeHTTP(w, r)
+		default:
+			http.Error(w, "404: streams are /{app}/{stream}.flv and /{app}/{stream}/index.m3u8", http.StatusNotFound)
+		}
+	})
+}
+
+// page renders the page for this node.
+func (n *Node) page() []byte {
+	data := struct{ App, Port string }{App: "live"}
+	for _, s := range n.policy.Load().Spaces {
+		for _, a := range s.Apps {
+			data.App = a.Name
+			break
+		}
+	}
+	if a := n.Addr("rtmp"); a != nil {
+		_, data.Port, _ = net.SplitHostPort(a.String())
+	}
+	var b bytes.Buffer
+	if err := template.Must(template.New("page").Parse(pageSource)).Execute(&b, data); err != nil {
+		panic(err) // the page is part of the program
+	}
+	return b.Bytes()
+}
+
+// rescue is deferred around a request: it makes a panic the end of its
+// connection only, and counts it.
+func (n *Node) rescue(r *http.Request) {
+	v := recover()
+	if v == nil {
+		return
+	}
+	if v != http.ErrAbortHandler {
+		n.panics.Add(1)
+		n.log.Error("panic", "client", r.RemoteAddr, "value", fmt.Sprint(v), "stack", string(debug.Stack()))
+	}
+	panic(http.ErrAbortHandler) // ends the connection, quietly
+}

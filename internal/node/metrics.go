@@ -1,0 +1,88 @@
+package node
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"weir/internal/access"
+	"weir/internal/session"
+	"weir/internal/stream"
+)
+
+// newMetrics returns what /metrics shows of n. No label holds the name of a
+// stream or a client, so their number does not grow.
+func newMetrics(n *Node) *prometheus.Registry {
+	r := prometheus.NewRegistry()
+	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &collector{n})
+	return r
+}
+
+// collector turns the accounts that the parts keep into metrics when they are
+// asked for.
+type collector struct{ n *Node }
+
+func (c *collector) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(c, ch) }
+
+func (c *collector) Collect(ch chan<- prometheus.Metric) {
+	metric := func(t prometheus.ValueType, name, help string, v float64, labels ...string) {
+		var names, values []string
+		for i := 0; i < len(labels); i += 2 {
+			names, values = append(names, labels[i]), append(values, labels[i+1])
+		}
+		ch <- prometheus.MustNewConstMetric(prometheus.NewDesc("weir_"+name, help, names, nil), t, v, values...)
+	}
+	gauge := func(name, help string, v float64, labels ...string) {
+		metric(prometheus.GaugeValue, name, help, v, labels...)
+	}
+	counter := func(name, help string, v int64, labels ...string) {
+		metric(prometheus.CounterValue, name, help, float64(v), labels...)
+	}
+
+	hub := c.n.hub.Stats()
+	gauge("streams", "Streams, those that wait for their publisher to return included.", float64(hub.Streams))
+	gauge("publishers", "Clients that publish.", float64(hub.Publishers))
+	counter("received_bytes_total", "Bytes of media from publishers.", hub.BytesIn)
+	counter("received_packets_total", "Packets of media from publishers.", hub.PacketsIn)
+	counter("sent_bytes_total", "Bytes of media to RTMP and FLV players.", hub.BytesOut)
+	counter("sent_writes_total", "Writes to RTMP and FLV players.", hub.Writes)
+	counter("player_jumps_total", "Jumps of slow players to the newest key frame.", hub.Jumps)
+	counter("player_dropped_bytes_total", "Bytes that slow players did not get because they jumped.", hub.JumpedBytes)
+	counter("player_stuck_total", "Players disconnected because they took nothing.", hub.Stuck)
+	counter("reader_jumps_total", "Jumps of packagers and the like to a newer key frame.", hub.ReaderJumps)
+	gauge("feed_gather_seconds", "How long bytes for players gather before they are written.", hub.Gather.Seconds())
+	joins := make(map[float64]uint64, len(stream.JoinBuckets))
+	for i, bound := range stream.JoinBuckets {
+		joins[bound.Seconds()] = uint64(hub.Join[i])
+	}
+	ch <- prometheus.MustNewConstHistogram(
+		prometheus.NewDesc("weir_player_join_seconds", "Time from a player's request to the end of its first frame.", nil, nil),
+		uint64(hub.Join[len(stream.JoinBuckets)]), hub.JoinSum.Seconds(), joins)
+
+	sessions, hls := c.n.sessions.Stats(), c.n.hls.Stats()
+	players := map[string]int{access.RTMP: 0, access.RTMPS: 0, access.FLV: 0, access.WSFLV: 0, access.HLS: hls.Players}
+	for kind, count := range sessions.Active {
+		if kind.Op == access.Play {
+			players[kind.Protocol] += count
+		}
+	}
+	for protocol, count := range players {
+		gauge("players", "Clients that play; those of HLS, who come and go, are estimated.", float64(count), "protocol", protocol)
+	}
+	for kind, count := range sessions.Started {
+		counter("sessions_total", "Sessions that began.", count, "op", kind.Op.String(), "protocol", kind.Protocol)
+	}
+	refused := sessions.Refused
+	for reason, count := range hls.Refused {
+		refused[session.Refusal{Op: access.Play, Reason: reason}] += count
+	}
+	for refusal, count := range refused {
+		counter("refused_total", "Requests that were refused.", count, "op", refusal.Op.String(), "reason", string(refusal.Reason))
+	}
+	gauge("hls_streams", "Streams that have, or lately had, HLS players.", float64(hls.Channels))
+	gauge("hls_segment_bytes", "Bytes of HLS segments in memory.", float64(hls.Held))
+	counter("hls_playlists_total", "HLS playlists served.", hls.Playlists)
+	counter("hls_segments_total", "HLS segments served.", hls.Segments)
+	counter("hls_sent_bytes_total", "Bytes of HLS playlists and segments served.", hls.BytesOut)
+	counter("rtmp_unfit_total", "RTMP connections that failed before they asked for anything.", sessions.Unfit)
+	counter("panics_recovered_total", "Connections that were ended by a panic.", sessions.Panics+hls.Panics+c.n.panics.Load())
+}

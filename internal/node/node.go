@@ -1,0 +1,247 @@
+// Package node is the composition root: it makes every part of the server from
+// a Config, starts them, and stops them in reverse.
+package node
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"reflect"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"weir/internal/access"
+	"weir/internal/hls"
+	"weir/internal/media/rtmp"
+	"weir/internal/policy"
+	"weir/internal/session"
+	"weir/internal/stream"
+)
+
+// Node is one server.
+type Node struct {
+	cfg     *Config
+	log     *slog.Logger
+	policy  atomic.Pointer[policy.Set]
+	cert    *certificate // nil without TLS
+	watcher *watcher
+	ready   atomic.Bool
+	panics  atomic.Int64 // in HTTP requests
+
+	listeners map[string]net.Listener // by name; those that are on
+
+	hub      *stream.Hub
+	sessions *session.Server
+	hls      *hls.Server
+	metrics  *prometheus.Registry
+}
+
+// New makes a node and opens its listeners. The caller must Run it.
+func New(cfg *Config, log *slog.Logger) (n *Node, err error) {
+	n = &Node{cfg: cfg, log: log, listeners: make(map[string]net.Listener)}
+	n.policy.Store(cfg.Policy)
+	var files []string
+	if cfg.File != "" {
+		files = append(files, cfg.File)
+	}
+	if cfg.TLS.Cert != "" {
+		n.cert = &certificate{files: cfg.TLS}
+		if err := n.cert.load(); err != nil {
+			return nil, err
+		}
+		files = append(files, cfg.TLS.Cert, cfg.TLS.Key)
+	}
+	if err := n.listen(); err != nil {
+		for _, ln := range n.listeners {
+			ln.Close()
+		}
+		return nil, err
+	}
+	n.watcher = newWatcher(files, log)
+
+	l := &cfg.Limits
+	n.hub = stream.NewHub(stream.Options{
+		Log:           log,
+		GatherCeiling: orNever(cfg.GatherCeiling),
+		SlowAfter:     l.SlowTime,
+		SlowBytes:     int(l.SlowSize),
+		StuckAfter:    l.StuckTime,
+		GOPBytes:      int(l.GOPCache),
+		GOPTime:       l.GOPCacheTime,
+		MaxByteRate:   int(l.PublisherRate),
+		MaxPacketRate: l.PublisherPackets,
+	})
+	gate := access.NewGate(n.policy.Load)
+	n.sessions = session.NewServer(n.hub, gate, session.Options{Log: log, RTMP: rtmp.Config{Limits: l.rtmp(), Log: log}})
+	n.hls = hls.NewServer(n.hub, gate, hls.Options{Log: log})
+	n.metrics = newMetrics(n)
+	return n, nil
+}
+
+// orNever is what a hub takes for "never" where we say 0.
+func orNever(d time.Duration) time.Duration {
+	if d == 0 {
+		return -1
+	}
+	return d
+}
+
+// rtmp returns the limits of RTMP connections.
+func (l *Limits) rtmp() rtmp.Limits {
+	r := rtmp.DefaultLimits()
+	r.Handshake, r.Setup = l.Handshake, l.CommandWait
+	r.Command, r.Data, r.Audio, r.Video = int(l.CommandSize), int(l.DataSize), int(l.AudioSize), int(l.VideoSize)
+	r.ChunkSize, r.ChunkStreams, r.Partial = int(l.ChunkSize), l.ChunkStreams, int(l.PartialSize)
+	r.MessageStreams, r.AMFDepth, r.AMFElements = l.MessageStreams, l.AMFDepth, l.AMFValues
+	r.Answers = l.Answers
+	return r
+}
+
+// listen opens all listeners that are on.
+func (n *Node) listen() error {
+	conns := newConnections(n.cfg.Limits.ConnectionsPerIP)
+	for _, l := range n.cfg.Listen.all() {
+		if !l.addr.on() {
+			continue
+		}
+		if l.name == "admin" {
+			conns = nil
+		}
+		ln, err := listen(l, conns, n.log)
+		if err != nil {
+			return err
+		}
+		if l.secure {
+			ln = tls.NewListener(ln, n.cert.config())
+		}
+		n.listeners[l.name] = ln
+	}
+	return nil
+}
+
+// Addr returns where the listener of that name in Listen listens; nil where it
+// is off.
+func (n *Node) Addr(listener string) net.Addr {
+	if ln := n.listeners[listener]; ln != nil {
+		return ln.Addr()
+	}
+	return nil
+}
+
+// Run serves until ctx ends or a listener fails, and then shuts down: it stops
+// accepting, ends publishers and players, and waits for them for at most the
+// grace time.
+func (n *Node) Run(ctx context.Context) error {
+	media := n.httpServer(n.mediaHandler())
+	media.WriteTimeout = responseTime
+	admin := n.httpServer(adminHandler(&n.ready, n.metrics))
+
+	watching, stopWatching := context.WithCancel(ctx)
+	var watch errgroup.Group
+	watch.Go(func() error { n.watcher.run(watching, n.reload); return nil })
+
+	// Each of these ends when its listener is closed.
+	serve, serving := errgroup.WithContext(ctx)
+	for name, ln := range n.listeners {
+		serve.Go(func() error {
+			var err error
+			switch name {
+			case "rtmp", "rtmps":
+				err = n.sessions.ServeRTMP(serving, ln, name == "rtmps")
+			case "http", "https":
+				err = media.Serve(ln)
+			case "admin":
+				err = admin.Serve(ln)
+			}
+			if err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+				return fmt.Errorf("listen.%s: %w", name, err)
+			}
+			return nil
+		})
+	}
+	n.ready.Store(true)
+	n.log.Info("weir serves", n.addrs()...)
+	<-serving.Done()
+
+	n.log.Info("shutting down", "grace", n.cfg.Grace)
+	n.ready.Store(false)
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), n.cfg.Grace)
+	defer cancel()
+	stopWatching()
+	watch.Wait()
+	for name, ln := range n.listeners {
+		if name != "admin" {
+			ln.Close()
+		}
+	}
+	late := n.hub.Close(grace)
+	late = errors.Join(late, n.sessions.Close(grace))
+	n.hls.Close()
+	late = errors.Join(late, media.Shutdown(grace))
+	media.Close()
+	admin.Close()
+	if late != nil {
+		n.log.Warn("not all connections ended within the grace time", "grace", n.cfg.Grace)
+	}
+	err := serve.Wait()
+	n.log.Info("weir has ended")
+	return err
+}
+
+// addrs returns where the node listens, for the log.
+func (n *Node) addrs() []any {
+	var list []any
+	for _, l := range n.cfg.Listen.all() {
+		if a := n.Addr(l.name); a != nil {
+			list = append(list, l.name, a.String())
+		}
+	}
+	return list
+}
+
+// reload reads again what may change while the node runs: the certificate and
+// the policy. What is wrong is refused whole, and the old one stays. A publish
+// keeps the policy that it began with.
+func (n *Node) reload() {
+	if n.cert != nil {
+		if err := n.cert.load(); err != nil {
+			n.log.Error("certificate refused; the one before stays", "err", err)
+		} else {
+			n.log.Info("certificate read")
+		}
+	}
+	if n.cfg.File == "" {
+		return
+	}
+	cfg, err := Load(n.cfg.File)
+	if err != nil {
+		n.log.Error("configuration refused; the policy before stays", "err", err)
+		return
+	}
+	n.policy.Store(cfg.Policy)
+	n.log.Info("policy read", "spaces", len(cfg.Policy.Spaces))
+	if changed := changes(n.cfg, cfg); len(changed) > 0 {
+		n.log.Warn("settings changed that need a restart", "settings", strings.Join(changed, ", "))
+	}
+}
+
+// changes returns the names of the settings, policy aside, that differ.
+func changes(a, b *Config) []string {
+	var names []string
+	va, vb := reflect.ValueOf(a).Elem(), reflect.ValueOf(b).Elem()
+	for i := range va.NumField() {
+		name := va.Type().Field(i).Tag.Get("yaml")
+		if name != "policy" && !reflect.DeepEqual(va.Field(i).Interface(), vb.Field(i).Interface()) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
