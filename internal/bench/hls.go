@@ -1,14 +1,13 @@
 package bench
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"net/url"
-	"strconv"
-	"strings"
 	"time"
+
+	"weir/internal/media/m3u8"
 )
 
 // hlsPlay plays HLS over one connection that it keeps: it asks for the
@@ -23,10 +22,11 @@ type hlsPlay struct {
 	segment bool   // what is in flight is a segment, not a playlist
 	body    []byte // of a playlist, or the first bytes of a segment
 	queue   []string
-	next    int64 // media sequence number that has not been queued yet
-	poll    timer // runs while nothing is in flight
-	loaded  int64 // loop time of the last playlist
-	target  int64 // nanoseconds until the next one
+	begun   bool          // next has been set
+	next    uint64        // media sequence number that has not been queued yet
+	poll    timer         // runs while nothing is in flight
+	loaded  int64         // loop time of the last playlist
+	wait    time.Duration // until the next one
 }
 
 const (
@@ -131,32 +131,14 @@ func (h *hlsPlay) again(p *player, at int64) {
 	p.run.loop.schedule(&h.poll)
 }
 
-// playlist reads the playlist that has come (RFC 8216, 4.3).
+// playlist reads the playlist that has come.
 func (h *hlsPlay) playlist(p *player, now int64) error {
-	if !bytes.HasPrefix(h.body, []byte("#EXTM3U")) {
-		return fmt.Errorf("HLS: not a playlist: %.40q", h.body)
+	list, err := m3u8.Parse(h.body)
+	if err != nil {
+		return fmt.Errorf("HLS: %w", err)
 	}
-	var sequence, target int64
-	var uris []string
-	master, ended := false, false
-	for line := range strings.Lines(string(h.body)) {
-		line = strings.TrimSpace(line)
-		name, value, _ := strings.Cut(line, ":")
-		switch {
-		case name == "#EXT-X-STREAM-INF":
-			master = true
-		case name == "#EXT-X-ENDLIST":
-			ended = true
-		case name == "#EXT-X-MEDIA-SEQUENCE":
-			sequence, _ = strconv.ParseInt(value, 10, 64)
-		case name == "#EXT-X-TARGETDURATION":
-			target, _ = strconv.ParseInt(value, 10, 64)
-		case line != "" && line[0] != '#':
-			uris = append(uris, line)
-		}
-	}
-	if master && len(uris) > 0 {
-		u, err := h.url.Parse(uris[0])
+	if len(list.Variants) > 0 {
+		u, err := h.url.Parse(list.Variants[0].URI)
 		if err != nil {
 			return fmt.Errorf("HLS: %w", err)
 		}
@@ -166,19 +148,23 @@ func (h *hlsPlay) playlist(p *player, now int64) error {
 		h.url = u
 		return nil
 	}
-	end := sequence + int64(len(uris))
-	h.loaded, h.target = now, max(target, 1)*int64(time.Second)
+	first := list.MediaSequence
+	end := first + uint64(len(list.Segments))
+	h.loaded, h.wait = now, time.Duration(max(list.TargetDuration, 1))*time.Second
 	switch {
-	case h.next == 0:
-		h.next = max(end-segmentsBehind, sequence)
-	case h.next < sequence || h.next > end: // too late, or the server began anew
-		h.next = sequence
-	case h.next == end && ended:
+	case !h.begun:
+		h.next = max(end, first+segmentsBehind) - segmentsBehind
+	case h.next < first || h.next > end: // too late, or the server began anew
+		h.next = first
+	case h.next == end && list.End:
 		return io.EOF
 	case h.next == end:
-		h.target /= 2
+		h.wait /= 2
 	}
-	h.queue = append(h.queue, uris[h.next-sequence:]...)
+	h.begun = true
+	for _, s := range list.Segments[h.next-first:] {
+		h.queue = append(h.queue, s.URI)
+	}
 	h.next = end
 	return h.fetch(p, now)
 }
@@ -186,7 +172,7 @@ func (h *hlsPlay) playlist(p *player, now int64) error {
 // fetch asks for the next segment or, when there is none, later for the playlist.
 func (h *hlsPlay) fetch(p *player, now int64) error {
 	if len(h.queue) == 0 {
-		h.again(p, max(h.loaded+h.target, now))
+		h.again(p, max(h.loaded+int64(h.wait), now))
 		return nil
 	}
 	u, err := h.url.Parse(h.queue[0])

@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -74,12 +75,17 @@ func (s *chunkScanner) scan(b []byte, whole func(m *message) error) error {
 			if err != nil {
 				return err
 			}
-			if len(rest) > 0 { // no more than the four bytes of a timestamp that is none
-				if err := s.payload(rest, whole); err != nil {
+			if len(rest) > 0 { // four bytes that were no timestamp, and may go beyond the chunk
+				n := min(s.left, len(rest))
+				if err := s.payload(rest[:n], whole); err != nil {
 					return err
 				}
+				if err := s.scan(rest[n:], whole); err != nil {
+					return err
+				}
+				continue
 			}
-			if s.current == nil || s.left > 0 {
+			if s.left > 0 {
 				continue
 			}
 		}
@@ -126,9 +132,9 @@ func (s *chunkScanner) parse() (want int, stream *chunkStream) {
 	return want, stream
 }
 
-// begin takes the complete header. It returns what in it was payload: senders
-// differ in whether they repeat an extended timestamp.
-func (s *chunkScanner) begin(c *chunkStream) (payload []byte, err error) {
+// begin takes the complete header. It returns what in it belongs behind the
+// header: senders differ in whether they repeat an extended timestamp.
+func (s *chunkScanner) begin(c *chunkStream) (rest []byte, err error) {
 	h := s.header
 	s.header = h[:0]
 	format := h[0] >> 6
@@ -161,7 +167,7 @@ func (s *chunkScanner) begin(c *chunkStream) (payload []byte, err error) {
 		last := fields[len(fields)-4:]
 		ext := binary.BigEndian.Uint32(last)
 		if format == 3 && ext != c.ext {
-			payload = last
+			rest = bytes.Clone(last)
 		}
 		if format < 3 {
 			c.ext = ext
@@ -171,7 +177,7 @@ func (s *chunkScanner) begin(c *chunkStream) (payload []byte, err error) {
 		c.message.head = c.message.head[:0]
 	}
 	s.current, s.left = c, min(s.size, c.length-c.have)
-	return payload, nil
+	return rest, nil
 }
 
 // payload takes bytes of the current chunk.

@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+
+	"weir/internal/media/rtmp"
 )
 
 // A target is where a publisher or player goes.
@@ -39,16 +41,10 @@ func (r *resolver) target(template string, n int) (target, error) {
 	case "http":
 	case "rtmp":
 		port = "1935"
-		path := strings.TrimPrefix(u.EscapedPath(), "/")
-		i := strings.LastIndexByte(path, '/')
-		if i < 0 {
-			return target{}, fmt.Errorf("%s: an RTMP URL is rtmp://host/app/stream", raw)
+		if t.tcURL, t.name, err = rtmp.SplitURL(raw); err != nil {
+			return target{}, err
 		}
-		t.app, t.name = path[:i], path[i+1:]
-		t.tcURL = "rtmp://" + u.Host + "/" + t.app
-		if u.RawQuery != "" {
-			t.name += "?" + u.RawQuery
-		}
+		t.app = strings.TrimPrefix(strings.TrimPrefix(t.tcURL, "rtmp://"), u.Host+"/")
 	default:
 		return target{}, fmt.Errorf("%s: the scheme must be rtmp or http", raw)
 	}
