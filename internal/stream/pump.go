@@ -203,14 +203,11 @@ func (u *pump) write(p *Player, b []byte) int {
 // try is called by RawConn.Write with the descriptor, which is non-blocking.
 func (u *pump) try(fd uintptr) bool {
 	for {
-		n, err := syscall.Write(int(fd), u.buf)
+		n, err := send(fd, u.buf)
 		if err == syscall.EINTR {
 			continue
 		}
-		if n > 0 {
-			u.n = n
-		}
-		u.err = err
+		u.n, u.err = max(n, 0), err
 		return true
 	}
 }
