@@ -37,6 +37,7 @@ type Node struct {
 	panics  atomic.Int64 // in HTTP requests
 
 	listeners map[string]net.Listener // by name; those that are on
+	conns     *connections            // of the media listeners
 
 	hub      *stream.Hub
 	sessions *session.Server
@@ -107,13 +108,14 @@ func (l *Limits) rtmp() rtmp.Limits {
 
 // listen opens all listeners that are on.
 func (n *Node) listen() error {
-	conns := newConnections(n.cfg.Limits.ConnectionsPerIP)
+	n.conns = newConnections(n.cfg.Limits.ConnectionsPerIP)
 	for _, l := range n.cfg.Listen.all() {
 		if !l.addr.on() {
 			continue
 		}
+		conns := n.conns
 		if l.name == "admin" {
-			conns = nil
+			conns = newConnections(0)
 		}
 		ln, err := listen(l, conns, n.log)
 		if err != nil {
@@ -140,6 +142,9 @@ func (n *Node) Addr(listener string) net.Addr {
 // accepting, ends publishers and players, and waits for them for at most the
 // grace time.
 func (n *Node) Run(ctx context.Context) error {
+	if err := relaxSysmon(); err != nil {
+		n.log.Debug("the runtime's monitor keeps its pace", "err", err)
+	}
 	media := n.httpServer(n.mediaHandler())
 	media.WriteTimeout = responseTime
 	admin := n.httpServer(adminHandler(&n.ready, n.metrics))
