@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -35,7 +36,7 @@ func listen(l listener, conns *connections, log *slog.Logger) (net.Listener, err
 // address that has too many.
 type acceptor struct {
 	net.Listener
-	conns *connections // nil: no limit
+	conns *connections
 	log   *slog.Logger
 
 	once   sync.Once
@@ -85,18 +86,17 @@ func transient(err error) bool {
 }
 
 // connections counts the connections of each address, an IPv6 network of 64
-// bits being one, over all listeners that share it.
+// bits being one, over all listeners that share it. It does nothing where the
+// limit is 0.
 type connections struct {
-	limit int
+	limit   int
+	refused atomic.Int64
 
 	mu   sync.Mutex
 	open map[netip.Prefix]int
 }
 
 func newConnections(limit int) *connections {
-	if limit == 0 {
-		return nil
-	}
 	return &connections{limit: limit, open: make(map[netip.Prefix]int)}
 }
 
@@ -104,7 +104,7 @@ func newConnections(limit int) *connections {
 // returns nil.
 func (l *connections) admit(c net.Conn) net.Conn {
 	tcp, ok := c.(*net.TCPConn)
-	if l == nil || !ok {
+	if l.limit == 0 || !ok {
 		return c
 	}
 	addr, err := netip.ParseAddrPort(c.RemoteAddr().String())
@@ -120,6 +120,7 @@ func (l *connections) admit(c net.Conn) net.Conn {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.open[who] >= l.limit {
+		l.refused.Add(1)
 		tcp.SetLinger(0) // costs us no TIME_WAIT
 		tcp.Close()
 		return nil
