@@ -104,7 +104,7 @@ func NewPackager(cfg policy.HLS, log *slog.Logger, from int64, seconds int, hurr
 	return &Packager{
 		cfg: cfg, log: log, emit: emit, hurry: hurry, from: from,
 		target: cfg.Segment.Milliseconds(), seconds: seconds,
-		lastPTS: from, broken: seconds > 0, fresh: true, needKey: true,
+		lastPTS: from - 1, broken: seconds > 0, fresh: true, needKey: true,
 	}
 }
 
