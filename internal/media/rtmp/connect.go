@@ -13,8 +13,6 @@ type Connect struct {
 	VideoFourCcs amf.Object // codec to capabilities, capDecode …
 	AudioFourCcs amf.Object
 	CapsEx       float64 // capModEx …
-
-	Object amf.Object // all of it
 }
 
 // Capabilities of Enhanced RTMP v2: FourCcInfoMask and CapsExMask.
@@ -34,7 +32,6 @@ func parseConnect(o amf.Object) Connect {
 		VideoFourCcs:   amf.Properties(o.Get("videoFourCcInfoMap")),
 		AudioFourCcs:   amf.Properties(o.Get("audioFourCcInfoMap")),
 		CapsEx:         o.Number("capsEx"),
-		Object:         o,
 	}
 	list, _ := o.Get("fourCcList").([]amf.Value)
 	for _, v := range list {

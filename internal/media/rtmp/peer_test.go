@@ -19,7 +19,7 @@ type peer struct {
 	err error        // why it ended; to be read after got has been closed
 }
 
-// dialed is the answer of Accept.
+// accepted is what Accept returned.
 type accepted struct {
 	c   *Conn
 	err error
@@ -28,6 +28,24 @@ type accepted struct {
 // pipe returns the two ends of a connection in memory.
 func pipe(t *testing.T) (ours, theirs net.Conn) {
 	ours, theirs = net.Pipe()
+	t.Cleanup(func() { ours.Close(); theirs.Close() })
+	return ours, theirs
+}
+
+// socket returns the two ends of a TCP connection.
+func socket(t *testing.T) (ours, theirs net.Conn) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	if theirs, err = net.Dial("tcp", ln.Addr().String()); err != nil {
+		t.Fatal(err)
+	}
+	if ours, err = ln.Accept(); err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() { ours.Close(); theirs.Close() })
 	return ours, theirs
 }
