@@ -157,7 +157,7 @@ func (s *Server) attach(nc net.Conn, protocol string, live *stream.Stream, o str
 		defer p.Close(errLeft)
 		p.Close(l.listen(p))
 		<-p.Done()
-		s.finish(ss, p.Err())
+		s.finish(ss, p.Err().Error())
 	}()
 }
 

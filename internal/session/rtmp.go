@@ -155,7 +155,7 @@ func (c *rtmpClient) publish(ctx context.Context, cmd rtmp.Command) (again bool)
 	default:
 		c.part(cmd.StreamID, pub.Reason())
 	}
-	c.finish(c.ss, pub.Reason())
+	c.finish(c.ss, pub.Reason().String())
 	if err != nil {
 		return false
 	}
@@ -253,7 +253,7 @@ func (c *rtmpClient) play(ctx context.Context, cmd rtmp.Command) (again bool) {
 	c.begin(c.ss, Kind{access.Play, c.protocol}, live.Key(), nil, nil, p.Player)
 	p.Close(p.obey())
 	<-p.Done()
-	c.finish(c.ss, p.Err())
+	c.finish(c.ss, p.Err().Error())
 	return false
 }
 

@@ -150,7 +150,7 @@ func (s *Server) begin(ss *session, kind Kind, key stream.Key, pub *stream.Publi
 }
 
 // finish is begin's counterpart.
-func (s *Server) finish(ss *session, reason any) {
+func (s *Server) finish(ss *session, reason string) {
 	s.logOf(ss).Info("session ends", "reason", reason, "bytes", ss.bytes(), "seconds", time.Since(ss.since).Round(time.Millisecond).Seconds())
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -160,7 +160,7 @@ func (s *Server) finish(ss *session, reason any) {
 // logOf returns the log of a session. It is not kept: players are many. The
 // caller is the session's goroutine.
 func (s *Server) logOf(ss *session) *slog.Logger {
-	return s.log.With("session", ss.id, "op", ss.kind.Op, "stream", ss.key)
+	return s.log.With("session", ss.id.String(), "op", ss.kind.Op.String(), "stream", ss.key.String())
 }
 
 // bytes returns how many bytes of media the client has sent or was sent.
