@@ -184,7 +184,7 @@ func (c *Config) check(add func(path, format string, args ...any)) {
 		if l.publish && l.addr.on() && !l.addr.loopback() && !c.AllowOpenPublish {
 			if d := openDomain(c.Policy); d != "" {
 				add("listen."+l.name, "anybody who can reach %s could publish: the domain %q has no authentication; "+
-					"listen on 127.0.0.1, or set allow_open_publish: true", l.addr, d)
+					"give it one below publish, listen on 127.0.0.1, or set allow_open_publish: true", l.addr, d)
 			}
 		}
 	}
@@ -201,7 +201,7 @@ func (c *Config) check(add func(path, format string, args ...any)) {
 func openDomain(set *policy.Set) string {
 	for _, s := range set.Spaces {
 		for _, d := range s.Domains {
-			if d.Type.Allows(policy.Publish) {
+			if d.Type.Allows(policy.Publish) && d.Publish.Open() {
 				return d.Name
 			}
 		}

@@ -61,7 +61,7 @@ func TestConfigErrors(t *testing.T) {
 			"weir.yaml:1:1: tls: needs both cert and key"},
 		{"open publish", "listen:\n  rtmp: :1935\n",
 			`weir.yaml:2:9: listen.rtmp: anybody who can reach :1935 could publish: the domain "*" has no authentication; ` +
-				"listen on 127.0.0.1, or set allow_open_publish: true"},
+				"give it one below publish, listen on 127.0.0.1, or set allow_open_publish: true"},
 		{"space name", "policy:\n  spaces:\n  - name: ../etc\n",
 			`weir.yaml:3:11: policy.spaces[0].name: "../etc" is not a name: 1 to 128 of A-Z a-z 0-9 . _ -, not starting with . or -`},
 		{"number as a name", "policy:\n  spaces:\n  - name: 007\n",
@@ -78,6 +78,17 @@ func TestConfigErrors(t *testing.T) {
 			`weir.yaml:5:13: policy.spaces[0].domains[0].name: "http://x/" is not a host name: live.example.com, *.example.com, * or an IP address, without port, international names in their xn-- form`},
 		{"default space", "policy:\n  default_space: demo\n  spaces: []\n",
 			`weir.yaml:2:18: policy.default_space: there is no space "demo"`},
+		{"network", "policy:\n  spaces:\n  - name: a\n    domains:\n    - name: x.example.com\n      play:\n        ip: {block: [10.0.0.1/24, 010.0.0.1]}\n",
+			`weir.yaml:7:22: policy.spaces[0].domains[0].play.ip.block[0]: must be 10.0.0.0/24 for the range or 10.0.0.1 for the address, not "10.0.0.1/24"` + "\n" +
+				`weir.yaml:7:35: policy.spaces[0].domains[0].play.ip.block[1]: must be an address or a range such as 192.0.2.1, 192.0.2.0/24, 192.0.2.0/255.255.255.0 or 2001:db8::/32, not "010.0.0.1"`},
+		{"method without settings", "policy:\n  spaces:\n  - name: a\n    domains:\n    - name: x.example.com\n      publish:\n        signature:\n",
+			"weir.yaml:7:9: policy.spaces[0].domains[0].publish.signature: must be a section of settings, not nothing; write {} for its defaults"},
+		{"secrets are not quoted", "policy:\n  spaces:\n  - name: a\n    access_keys: canary\n    domains:\n    - name: x.example.com\n      publish:\n        simple: canary\n        signed_url: {type: a, key: canary canary}\n",
+			"weir.yaml:4:18: policy.spaces[0].access_keys: must be a list, not text\n" +
+				"weir.yaml:8:17: policy.spaces[0].domains[0].publish.simple: must be a section of settings, not text\n" +
+				"weir.yaml:9:36: policy.spaces[0].domains[0].publish.signed_url.key: must be of letters, digits, - and _"},
+		{"forbidden until", "policy:\n  spaces:\n  - name: a\n    forbidden: [{app: live, until: tomorrow}]\n",
+			`weir.yaml:4:36: policy.spaces[0].forbidden[0].until: must be a time such as 2026-01-31T20:00:00Z, not "tomorrow"`},
 		{"HLS mode", "policy:\n  spaces:\n  - name: demo\n    apps:\n    - name: live\n      hls: {mode: never}\n",
 			`weir.yaml:6:19: policy.spaces[0].apps[0].hls.mode: must be on_demand, always or off, not "never"`},
 		{"HLS window", "policy:\n  spaces:\n  - name: demo\n    apps:\n    - name: live\n      hls:\n        window: 2\n",
@@ -116,6 +127,7 @@ func TestConfigAccepted(t *testing.T) {
 		"listen: {rtmp: :1935}\nallow_open_publish: true\n",
 		"listen: {http: :8080}\n",
 		"listen: {rtmp: :1935}\npolicy: {spaces: [{name: a, domains: [{name: '*', type: play}]}]}\n",
+		"listen: {rtmp: :1935}\npolicy: {spaces: [{name: a, domains: [{name: '*', publish: {simple: {key: 12345678}}}]}]}\n",
 		`{"grace": "3s", "policy": {"spaces": []}}`,
 	} {
 		if _, err := parseConfig("weir.yaml", []byte(text)); err != nil {

@@ -16,6 +16,8 @@ import (
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
+
+	"weir/internal/policy"
 )
 
 // ConfigError is all that is wrong with a configuration file.
@@ -92,8 +94,11 @@ func (d *decoder) syntax(err error) {
 }
 
 // add notes a problem with the setting at path, at its place in the file or
-// that of the nearest setting around it.
+// that of the nearest setting around it. One problem of a setting is enough.
 func (d *decoder) add(path, format string, args ...any) {
+	if slices.ContainsFunc(d.problems, func(p Problem) bool { return p.Path == path && path != "" }) {
+		return
+	}
 	near := path
 	for d.at[near] == nil {
 		near = near[:max(0, strings.LastIndexAny(near, ".["))]
@@ -113,7 +118,8 @@ func (d *decoder) err(file string) error {
 	return &ConfigError{file, d.problems}
 }
 
-// defaulter is a list element that starts with other values than zero.
+// defaulter is a list element or an optional section that starts with other
+// values than zero.
 type defaulter interface{ SetDefaults() }
 
 var durationType = reflect.TypeFor[time.Duration]()
@@ -134,15 +140,19 @@ func (d *decoder) value(path string, n ast.Node, v reflect.Value) {
 		s, _ := scalar(n)
 		t, err := time.ParseDuration(s)
 		if err != nil {
-			d.add(path, "must be a duration such as 150ms, 20s or 1m30s, not %s", describe(n))
+			d.add(path, "must be a duration such as 150ms, 20s or 1m30s, not %s", describe(n, v.Type()))
 			return
 		}
 		v.SetInt(int64(t))
+	case v.Kind() == reflect.Pointer && null && v.Type().Elem().Kind() == reflect.Struct:
+		// To have the section, with its defaults, is not the same as not to have it.
+		d.add(path, "must be a section of settings, not nothing; write {} for its defaults")
 	case v.Kind() == reflect.Pointer:
-		if !null {
-			v.Set(reflect.New(v.Type().Elem()))
-			d.value(path, n, v.Elem())
+		v.Set(reflect.New(v.Type().Elem()))
+		if x, ok := v.Interface().(defaulter); ok {
+			x.SetDefaults()
 		}
+		d.value(path, n, v.Elem())
 	case v.Kind() == reflect.Struct:
 		if !null {
 			d.mapping(path, n, v)
@@ -157,7 +167,7 @@ func (d *decoder) value(path string, n ast.Node, v reflect.Value) {
 		} else if l, ok := n.(*ast.LiteralNode); ok {
 			v.SetString(l.Value.Value)
 		} else if s, ok := scalar(n); ok {
-			v.SetString(s) // one problem is enough
+			v.SetString(s)
 			d.add(path, "must be text; write it in quotes: %q", s)
 		} else {
 			d.add(path, "must be text, not %s", kind(n))
@@ -166,13 +176,13 @@ func (d *decoder) value(path string, n ast.Node, v reflect.Value) {
 		if b, ok := n.(*ast.BoolNode); ok {
 			v.SetBool(b.Value)
 		} else {
-			d.add(path, "must be true or false, not %s", describe(n))
+			d.add(path, "must be true or false, not %s", describe(n, v.Type()))
 		}
 	case v.Kind() == reflect.Int:
 		s, _ := scalar(n)
 		i, err := strconv.Atoi(s)
 		if err != nil || n.Type() != ast.IntegerType {
-			d.add(path, "must be a whole number, not %s", describe(n))
+			d.add(path, "must be a whole number, not %s", describe(n, v.Type()))
 			return
 		}
 		v.SetInt(int64(i))
@@ -184,7 +194,7 @@ func (d *decoder) value(path string, n ast.Node, v reflect.Value) {
 func (d *decoder) mapping(path string, n ast.Node, v reflect.Value) {
 	m, ok := n.(*ast.MappingNode)
 	if !ok {
-		d.add(path, "must be a section of settings, not %s", describe(n))
+		d.add(path, "must be a section of settings, not %s", describe(n, v.Type()))
 		return
 	}
 	fields := map[string]int{}
@@ -216,7 +226,7 @@ func (d *decoder) mapping(path string, n ast.Node, v reflect.Value) {
 func (d *decoder) sequence(path string, n ast.Node, v reflect.Value) {
 	s, ok := n.(*ast.SequenceNode)
 	if !ok {
-		d.add(path, "must be a list, not %s", describe(n))
+		d.add(path, "must be a list, not %s", describe(n, v.Type().Elem()))
 		return
 	}
 	v.Set(reflect.MakeSlice(v.Type(), len(s.Values), len(s.Values)))
@@ -246,12 +256,30 @@ func scalar(n ast.Node) (string, bool) {
 	return "", false
 }
 
-// describe says what n is: a scalar by its text, others by their kind.
-func describe(n ast.Node) string {
-	if s, ok := scalar(n); ok {
+// describe says what n, which was to be a t, is: a scalar by its text, others
+// by their kind. What may be meant as a secret is not quoted.
+func describe(n ast.Node, t reflect.Type) string {
+	s, ok := scalar(n)
+	switch {
+	case ok && secret(t):
+		return "text"
+	case ok:
 		return fmt.Sprintf("%.64q", s)
 	}
 	return kind(n)
+}
+
+// secret reports whether a t has a secret of its own.
+func secret(t reflect.Type) bool {
+	if t.Kind() != reflect.Struct {
+		return false
+	}
+	for f := range t.Fields() {
+		if f.Type == reflect.TypeFor[policy.Secret]() {
+			return true
+		}
+	}
+	return false
 }
 
 func kind(n ast.Node) string {

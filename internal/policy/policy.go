@@ -106,9 +106,11 @@ func (s *Set) index() {
 
 // Space is one customer's part of the server.
 type Space struct {
-	Name    string   `yaml:"name"`
-	Domains []Domain `yaml:"domains"`
-	Apps    []App    `yaml:"apps"`
+	Name       string      `yaml:"name"`
+	Domains    []Domain    `yaml:"domains"`
+	Apps       []App       `yaml:"apps"`
+	AccessKeys []AccessKey `yaml:"access_keys"`
+	Forbidden  []Forbidden `yaml:"forbidden"`
 }
 
 // App returns the app of that name, or nil. Names differ by case.
@@ -129,6 +131,17 @@ type Domain struct {
 	// NotFound answers HTTP requests for an app or a stream that is not there
 	// with 404; otherwise they get 403, as the guide has it.
 	NotFound bool `yaml:"not_found"`
+
+	Publish Access `yaml:"publish"` // who may publish here
+	Play    Access `yaml:"play"`    // who may play here
+}
+
+// Access returns who may do op, which is Publish or Play, at d.
+func (d *Domain) Access(op DomainType) *Access {
+	if op == Publish {
+		return &d.Publish
+	}
+	return &d.Play
 }
 
 // SetDefaults gives d the settings of a domain that says nothing else.

@@ -20,11 +20,18 @@ func (s *Set) Problems() []Problem {
 		sp, path := &s.Spaces[i], fmt.Sprintf("spaces[%d]", i)
 		c.name(path, sp.Name, spaces)
 		for j := range sp.Domains {
-			c.domain(fmt.Sprintf("%s.domains[%d]", path, j), &sp.Domains[j], domains)
+			c.domain(fmt.Sprintf("%s.domains[%d]", path, j), sp, &sp.Domains[j], domains)
 		}
 		apps := map[string]string{}
 		for j := range sp.Apps {
 			c.app(fmt.Sprintf("%s.apps[%d]", path, j), &sp.Apps[j], apps)
+		}
+		keys := map[string]string{}
+		for j := range sp.AccessKeys {
+			c.accessKey(fmt.Sprintf("%s.access_keys[%d]", path, j), &sp.AccessKeys[j], keys)
+		}
+		for j := range sp.Forbidden {
+			c.forbidden(fmt.Sprintf("%s.forbidden[%d]", path, j), &sp.Forbidden[j])
 		}
 	}
 	if s.DefaultSpace != "" && spaces[s.DefaultSpace] == "" {
@@ -53,7 +60,7 @@ func (c *checker) name(path, name string, seen map[string]string) {
 	}
 }
 
-func (c *checker) domain(path string, d *Domain, seen map[string]string) {
+func (c *checker) domain(path string, sp *Space, d *Domain, seen map[string]string) {
 	name, ok := canonicalPattern(d.Name)
 	switch {
 	case d.Name == "":
@@ -66,9 +73,40 @@ func (c *checker) domain(path string, d *Domain, seen map[string]string) {
 	default:
 		seen[name] = path
 	}
-	if d.Type == 0 || d.Type&^Both != 0 {
-		c.add(path+".type", "must be publish, play or both")
+	c.use(path+".type", d.Type)
+	c.access(path+".publish", sp, &d.Publish)
+	c.access(path+".play", sp, &d.Play)
+	c.playOnly(path+".publish", &d.Publish)
+}
+
+func (c *checker) use(path string, t DomainType) {
+	if t == 0 || t&^Both != 0 {
+		c.add(path, "must be publish, play or both")
 	}
+}
+
+func (c *checker) accessKey(path string, k *AccessKey, seen map[string]string) {
+	switch {
+	case k.ID == "":
+		c.add(path, "id is missing")
+	case !ValidName(k.ID):
+		c.add(path+".id", "%.128q is not an id: %s", k.ID, NameForm)
+	case seen[k.ID] != "":
+		c.add(path+".id", "%q is already the id of %s", k.ID, seen[k.ID])
+	default:
+		seen[k.ID] = path
+	}
+	c.secret(path, "secret", k.Secret, maxSecret, printable, "visible ASCII")
+}
+
+func (c *checker) forbidden(path string, f *Forbidden) {
+	if !ValidName(f.App) {
+		c.add(path+".app", "%.128q is not a name: %s", f.App, NameForm)
+	}
+	if f.Stream != "" && !ValidStreamName(f.Stream) {
+		c.add(path+".stream", "%.128q is not the name of a stream", f.Stream)
+	}
+	c.use(path+".type", f.Type)
 }
 
 func (c *checker) app(path string, a *App, seen map[string]string) {
