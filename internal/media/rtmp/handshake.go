@@ -41,13 +41,13 @@ var (
 	serverVersion = [4]byte{4, 5, 0, 1}
 )
 
-// acceptHandshake does the server's part. It reads no further than C2.
+// acceptHandshake does the server's part. The error is io.EOF if the client sends
+// nothing.
 func acceptHandshake(in *input, w io.Writer) error {
-	b, err := in.take(1)
-	if err != nil {
+	if err := in.fill(1); err != nil {
 		return err
 	}
-	if b[0] != rtmpVersion {
+	if b, _ := in.take(1); b[0] != rtmpVersion {
 		return fmt.Errorf("version %d", b[0])
 	}
 	c1 := make([]byte, handshakeSize)
