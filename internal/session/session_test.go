@@ -311,6 +311,7 @@ func TestPlay(t *testing.T) {
 			p.gop()
 			expect(t, r, p.sent[before:])
 
+			until(t, func() bool { return len(n.Sessions()) == 2 })
 			var kinds []Kind
 			for _, i := range n.Sessions() {
 				kinds = append(kinds, i.Kind)
@@ -684,6 +685,7 @@ func TestKickPlayer(t *testing.T) {
 			t.Fatal(err)
 		}
 		expect(t, r, p.sent)
+		until(t, func() bool { return len(n.Sessions()) == 2 })
 		for _, i := range n.Sessions() {
 			if i.Kind.Op == access.Play && !n.Kick(i.ID) {
 				t.Errorf("%s: Kick(%v) = false", w.protocol, i.ID)
