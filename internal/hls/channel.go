@@ -210,16 +210,19 @@ func (c *channel) end(from int64) time.Duration {
 }
 
 // hide takes the playlist away. It returns for how long players may still
-// want its segments (RFC 8216, 6.2.2).
-func (c *channel) hide() time.Duration {
+// want its segments.
+func (c *channel) hide() (left time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	d := c.list.Duration() + playlistAge
+	now := time.Now()
 	for len(c.window) > 0 {
-		c.retire(time.Now())
+		c.retire(now)
+	}
+	for _, s := range c.retired {
+		left = max(left, s.expire.Sub(now))
 	}
 	c.publish()
-	return d
+	return left
 }
 
 // leave returns the position from which another channel of that name goes on.

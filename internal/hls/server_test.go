@@ -1,0 +1,699 @@
+package hls
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"path"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	judge "github.com/Eyevinn/hls-m3u8/m3u8"
+	"github.com/google/go-cmp/cmp"
+
+	"weir/internal/access"
+	"weir/internal/media/av"
+	"weir/internal/media/m3u8"
+	"weir/internal/policy"
+	"weir/internal/stream"
+)
+
+// node is a hub with a Server, in a bubble of virtual time.
+type node struct {
+	t   *testing.T
+	hub *stream.Hub
+	srv *Server
+	app policy.App
+	pub sync.WaitGroup // publishers
+}
+
+// inBubble runs f with a node whose app "live" is changed by change.
+func inBubble(t *testing.T, change func(*policy.App), f func(n *node)) {
+	synctest.Test(t, func(t *testing.T) {
+		set := policy.Default()
+		app := &set.Spaces[0].Apps[0]
+		if change != nil {
+			change(app)
+		}
+		hub := stream.NewHub(stream.Options{})
+		n := &node{t: t, hub: hub, app: *app}
+		n.srv = NewServer(hub, access.NewGate(func() *policy.Set { return set }), Options{})
+		f(n)
+		if err := hub.Close(context.Background()); err != nil {
+			t.Errorf("hub: %v", err)
+		}
+		n.srv.Close()
+		n.pub.Wait()
+		if s := n.srv.Stats(); s.Channels != 0 || s.Held != 0 || s.Panics != 0 {
+			t.Errorf("after Close: %+v", s)
+		}
+	})
+}
+
+// publish starts to publish a stream in real time: what e encodes, after
+// configs. It ends with the returned function.
+func (n *node) publish(name string, e *encoder, configs ...av.Packet) (stop func(stream.EndReason)) {
+	n.t.Helper()
+	pub, err := n.hub.Publish(stream.Key{Space: "default", App: "live", Name: name}, &n.app)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	for _, p := range configs {
+		pub.WritePacket(p)
+	}
+	ended := make(chan struct{})
+	n.pub.Go(func() { // ends when the publication does
+		defer close(ended)
+		for {
+			for _, p := range e.run(20) {
+				if pub.WritePacket(p) != nil {
+					return
+				}
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+	})
+	return func(r stream.EndReason) {
+		pub.End(r)
+		<-ended
+		synctest.Wait()
+	}
+}
+
+// do answers a request as the Server does. Headers are "Name: value".
+func (n *node) do(method, target string, headers ...string) *httptest.ResponseRecorder {
+	r := httptest.NewRequest(method, target, nil)
+	for _, h := range headers {
+		name, value, _ := strings.Cut(h, ": ")
+		r.Header.Set(name, value)
+	}
+	w := httptest.NewRecorder()
+	n.srv.ServeHTTP(w, r)
+	return w
+}
+
+func (n *node) get(target string, headers ...string) *httptest.ResponseRecorder {
+	return n.do(http.MethodGet, target, headers...)
+}
+
+// playlist gets and reads a playlist.
+func (n *node) playlist(target string) *m3u8.Playlist {
+	n.t.Helper()
+	w := n.get(target)
+	p, err := m3u8.Parse(w.Body.Bytes())
+	if w.Code != http.StatusOK || err != nil {
+		n.t.Fatalf("GET %s: %d, %v\n%s", target, w.Code, err, w.Body)
+	}
+	return p
+}
+
+// A player that comes is answered when the GOP that is on is complete, and no
+// later.
+func TestFirstPlaylist(t *testing.T) {
+	inBubble(t, nil, func(n *node) {
+		n.publish("s1", both(2000), configs...)
+		time.Sleep(5 * time.Second)
+		asked := time.Now()
+		w := n.get("/live/s1/index.m3u8")
+		if waited := time.Since(asked); waited > time.Second+40*time.Millisecond {
+			t.Errorf("waited %v for the key frame at 6 s", waited)
+		}
+		want := regexp.MustCompile(`^#EXTM3U
+#EXT-X-VERSION:3
+#EXT-X-TARGETDURATION:2
+#EXT-X-MEDIA-SEQUENCE:946684805
+#EXT-X-DISCONTINUITY-SEQUENCE:946684805
+#EXT-X-PROGRAM-DATE-TIME:2000-01-01T00:00:04\.000Z
+#EXTINF:2\.000,
+(\d+)\.ts
+$`)
+		if !want.Match(w.Body.Bytes()) {
+			t.Errorf("playlist\n%s, want\n%s", w.Body, want)
+		}
+		header := http.Header{
+			"Access-Control-Allow-Origin": {"*"},
+			"Cache-Control":               {"max-age=1"},
+			"Content-Length":              {fmt.Sprint(w.Body.Len())},
+			"Content-Type":                {"application/vnd.apple.mpegurl"},
+			"Etag":                        w.Header()["Etag"],
+			"Vary":                        {"Accept-Encoding"},
+		}
+		if d := cmp.Diff(header, w.Header()); d != "" {
+			t.Errorf("headers (-want +got):\n%s", d)
+		}
+		if _, _, err := judge.DecodeFrom(w.Body, true); err != nil {
+			t.Errorf("judge: %v", err)
+		}
+	})
+}
+
+// The three forms of the URL list the same segments, and H104: no name of a
+// stream is taken for a form.
+func TestForms(t *testing.T) {
+	inBubble(t, nil, func(n *node) {
+		for _, name := range []string{"s1", "index", "playlist", "a.m3u8", "stream.m3u8.m3u8", "1.ts", "index.m3u8"} {
+			e := both(2000)
+			n.publish(name, e, configs...)
+			time.Sleep(2100 * time.Millisecond)
+			segments := ""
+			for _, form := range []string{"/live/%s/index.m3u8", "/live/%s/playlist.m3u8", "/live/%s.m3u8"} {
+				base := fmt.Sprintf(form, name)
+				list := n.playlist(base)
+				got := ""
+				for _, s := range list.Segments {
+					u, err := (&url.URL{Path: base}).Parse(s.URI)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if path.Dir(u.Path) != "/live/"+name {
+						t.Errorf("%s: segment %s is %s", base, s.URI, u.Path)
+					}
+					got += " " + u.Path
+					w := n.get(u.Path)
+					if w.Code != http.StatusOK || len(w.Body.Bytes())%188 != 0 || w.Body.Bytes()[0] != 0x47 {
+						t.Errorf("GET %s: %d", u.Path, w.Code)
+					}
+					header := http.Header{
+						"Access-Control-Allow-Origin": {"*"},
+						"Cache-Control":               {"max-age=3600, immutable"},
+						"Content-Length":              {fmt.Sprint(w.Body.Len())},
+						"Content-Type":                {"video/mp2t"},
+					}
+					if d := cmp.Diff(header, w.Header()); d != "" {
+						t.Errorf("headers of a segment (-want +got):\n%s", d)
+					}
+				}
+				if segments == "" {
+					segments = got
+				}
+				if got != segments || got == "" {
+					t.Errorf("%s lists%s, want%s", base, got, segments)
+				}
+			}
+		}
+	})
+}
+
+// A segment is named by the PTS of its first frame as it stands in the segment.
+func TestSegmentNames(t *testing.T) {
+	inBubble(t, nil, func(n *node) {
+		n.publish("s1", both(2000), configs...)
+		time.Sleep(time.Second)
+		n.get("/live/s1.m3u8")
+		time.Sleep(6 * time.Second)
+		last := int64(0)
+		for i, s := range n.playlist("/live/s1.m3u8").Segments {
+			pts := pesTimes(n.get("/live/" + s.URI).Body.Bytes())[0].pts
+			if want := fmt.Sprintf("s1/%d.ts", pts); s.URI != want {
+				t.Errorf("segment %d is %s, want %s", i, s.URI, want)
+			}
+			if i > 0 && pts-last != 180_000 {
+				t.Errorf("segment %d at %d after %d, want 180000 between", i, pts, last)
+			}
+			last = pts
+		}
+	})
+}
+
+func TestErrors(t *testing.T) {
+	const xml = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<Error>\n<Code>%s</Code>\n</Error>\n"
+	inBubble(t, nil, func(n *node) {
+		n.publish("s1", both(2000), configs...)
+		time.Sleep(3 * time.Second)
+		n.get("/live/s1/index.m3u8")
+		for _, c := range []struct {
+			method, target string
+			code           int
+			body           string
+		}{
+			{"GET", "/live/none/index.m3u8", 403, fmt.Sprintf(xml, "NonExistStreamName")},
+			{"GET", "/live/none.m3u8", 403, fmt.Sprintf(xml, "NonExistStreamName")},
+			{"GET", "/live/none/1.ts", 403, fmt.Sprintf(xml, "NonExistStreamName")},
+			{"GET", "/none/s1/index.m3u8", 403, fmt.Sprintf(xml, "NonExistApplication")},
+			{"GET", "/a/live/s1/index.m3u8", 403, fmt.Sprintf(xml, "NonExistApplication")},
+			{"GET", "/live/..%2Fs1/index.m3u8", 403, fmt.Sprintf(xml, "NonExistStreamName")},
+			{"GET", "/live/s%31/index.m3u8", 403, fmt.Sprintf(xml, "NonExistStreamName")},
+			{"GET", "/live/s1/1.ts", 404, "no such segment\n"},
+			{"GET", "/live/s1/x.ts", 404, "no such segment\n"},
+			{"GET", "/live/s1/.ts", 404, "no such segment\n"},
+			{"GET", "/live/s1.flv", 404, "404 page not found\n"},
+			{"GET", "/live/s1", 404, "404 page not found\n"},
+			{"HEAD", "/live/none.m3u8", 403, ""},
+			{"POST", "/live/s1/index.m3u8", 405, "method not allowed\n"},
+			{"TRACE", "/live/s1/index.m3u8", 405, "method not allowed\n"},
+			{"OPTIONS", "/live/s1/index.m3u8", 204, ""},
+		} {
+			w := n.do(c.method, c.target)
+			if w.Code != c.code || w.Body.String() != c.body {
+				t.Errorf("%s %s: %d\n%s, want %d\n%s", c.method, c.target, w.Code, w.Body, c.code, c.body)
+			}
+			h := w.Header()
+			if h.Get("Access-Control-Allow-Origin") != "*" {
+				t.Errorf("%s %s: no CORS", c.method, c.target)
+			}
+			if c.code == 403 && h.Get("Content-Type") != "text/plain" {
+				t.Errorf("%s %s: Content-Type %s", c.method, c.target, h.Get("Content-Type"))
+			}
+			if (c.code == 405 || c.code == 204) && h.Get("Allow") != "GET, HEAD, OPTIONS" {
+				t.Errorf("%s %s: Allow %s", c.method, c.target, h.Get("Allow"))
+			}
+		}
+		if got := n.srv.Stats().Refused[access.NoStream]; got != 4 {
+			t.Errorf("%d requests for no stream are counted, want 4", got)
+		}
+	})
+}
+
+// H64: HEAD says what GET would, and makes nobody work.
+func TestHead(t *testing.T) {
+	inBubble(t, nil, func(n *node) {
+		n.publish("s1", both(2000), configs...)
+		time.Sleep(3 * time.Second)
+		w := n.do("HEAD", "/live/s1/index.m3u8")
+		if w.Code != 200 || w.Header().Get("Content-Type") != typeHLS[0] || n.srv.Stats().Channels != 0 {
+			t.Errorf("HEAD before any player: %d %v", w.Code, w.Header())
+		}
+		for _, target := range []string{"/live/s1/index.m3u8", "/live/s1/" + n.playlist("/live/s1/index.m3u8").Segments[0].URI} {
+			get, head := n.get(target), n.do("HEAD", target)
+			if d := cmp.Diff(get.Header(), head.Header()); d != "" || head.Body.Len() != 0 || head.Code != 200 {
+				t.Errorf("HEAD %s: %d, %d bytes (-GET +HEAD):\n%s", target, head.Code, head.Body.Len(), d)
+			}
+		}
+	})
+}
+
+func TestConditional(t *testing.T) {
+	inBubble(t, nil, func(n *node) {
+		n.publish("s1", both(2000), configs...)
+		time.Sleep(2100 * time.Millisecond)
+		plain := n.get("/live/s1.m3u8")
+		packed := n.get("/live/s1.m3u8", "Accept-Encoding: deflate, gzip;q=0.8, br")
+		r, err := gzip.NewReader(packed.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if b, err := io.ReadAll(r); err != nil || !bytes.Equal(b, plain.Body.Bytes()) || packed.Header().Get("Content-Encoding") != "gzip" {
+			t.Errorf("compressed: %v, %v\n%s", err, packed.Header(), b)
+		}
+		tag, packedTag := plain.Header().Get("ETag"), packed.Header().Get("ETag")
+		if tag == packedTag || len(tag) < 3 {
+			t.Errorf("tags %s and %s", tag, packedTag)
+		}
+		for _, c := range []struct {
+			headers []string
+			code    int
+		}{
+			{[]string{"If-None-Match: " + tag}, 304},
+			{[]string{"If-None-Match: W/" + tag}, 304},
+			{[]string{`If-None-Match: "other", ` + tag}, 304},
+			{[]string{"If-None-Match: *"}, 304},
+			{[]string{`If-None-Match: "other"`}, 200},
+			{[]string{"If-None-Match: " + packedTag}, 200},
+			{[]string{"If-None-Match: " + packedTag, "Accept-Encoding: gzip"}, 304},
+			{[]string{"If-None-Match: " + packedTag, "Accept-Encoding: gzip;q=0"}, 200},
+			{[]string{"If-None-Match: " + packedTag, "Accept-Encoding: gzip; q=0.0"}, 200},
+		} {
+			w := n.get("/live/s1.m3u8", c.headers...)
+			if w.Code != c.code || w.Code == 304 && (w.Body.Len() != 0 || w.Header().Get("ETag") == "" || w.Header().Get("Cache-Control") == "") {
+				t.Errorf("%q: %d, want %d; %v", c.headers, w.Code, c.code, w.Header())
+			}
+		}
+		time.Sleep(2 * time.Second)
+		if w := n.get("/live/s1.m3u8", "If-None-Match: "+tag); w.Code != 200 {
+			t.Errorf("after another segment: %d, want 200", w.Code)
+		}
+	})
+}
+
+func TestPlainText(t *testing.T) {
+	inBubble(t, func(a *policy.App) { a.HLS.PlainText = true }, func(n *node) {
+		n.publish("s1", both(2000), configs...)
+		time.Sleep(time.Second)
+		if got := n.get("/live/s1.m3u8").Header().Get("Content-Type"); got != "text/plain" {
+			t.Errorf("Content-Type %s", got)
+		}
+	})
+}
+
+// A client that names its host in the URL finds the segments by it.
+func TestVhost(t *testing.T) {
+	inBubble(t, nil, func(n *node) {
+		n.publish("s1", both(2000), configs...)
+		time.Sleep(time.Second)
+		for _, s := range n.playlist("/live/s1.m3u8?a=1&vhost=Play.Example.com").Segments {
+			if !strings.HasSuffix(s.URI, ".ts?vhost=play.example.com") {
+				t.Errorf("segment %s", s.URI)
+			}
+			if w := n.get("/live/" + s.URI); w.Code != 200 {
+				t.Errorf("GET %s: %d", s.URI, w.Code)
+			}
+		}
+	})
+}
+
+// Requests wait for the first segment, but not for ever, and not for a player
+// that went away.
+func TestWaiting(t *testing.T) {
+	inBubble(t, nil, func(n *node) {
+		// Nothing comes but a configuration.
+		pub, err := n.hub.Publish(stream.Key{Space: "default", App: "live", Name: "s1"}, &n.app)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pub.WritePacket(configs[0])
+		start := time.Now()
+		w := n.get("/live/s1/index.m3u8")
+		if w.Code != 503 || w.Header().Get("Retry-After") != "1" || w.Header().Get("Cache-Control") != "no-store" || time.Since(start) != patience {
+			t.Errorf("%d %v after %v", w.Code, w.Header(), time.Since(start))
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		start = time.Now()
+		n.srv.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/live/s1/index.m3u8", nil).WithContext(ctx))
+		if d := time.Since(start); d != time.Second {
+			t.Errorf("a player that left after 1 s was served for %v", d)
+		}
+		n.pub.Go(func() {
+			time.Sleep(time.Second)
+			pub.End(stream.EndKicked)
+		})
+		if w := n.get("/live/s1/index.m3u8"); w.Code != 403 {
+			t.Errorf("the stream ended: %d, want 403", w.Code)
+		}
+	})
+}
+
+// A GOP of a minute does not keep the first player waiting.
+func TestLongGOP(t *testing.T) {
+	inBubble(t, nil, func(n *node) {
+		n.publish("s1", both(60_000), configs...)
+		time.Sleep(3 * time.Second)
+		start := time.Now()
+		list := n.playlist("/live/s1/index.m3u8")
+		if d := time.Since(start); d > 7*time.Second || list.TargetDuration != 10 {
+			t.Errorf("waited %v, target duration %d", d, list.TargetDuration)
+		}
+	})
+}
+
+func TestRefused(t *testing.T) {
+	inBubble(t, nil, func(n *node) {
+		n.publish("s1", &encoder{sound: true}, av.Packet{Kind: av.Video, Codec: av.AV1, Config: true, Frame: []byte{0x81, 0, 0, 0}}, configs[1])
+		time.Sleep(time.Second)
+		for range 2 {
+			start := time.Now()
+			if w := n.get("/live/s1.m3u8"); w.Code != 403 || time.Since(start) > 0 {
+				t.Errorf("AV1: %d after %v, want 403 at once", w.Code, time.Since(start))
+			}
+		}
+	})
+	inBubble(t, func(a *policy.App) { a.HLS.Mode = policy.HLSOff }, func(n *node) {
+		n.publish("s1", both(2000), configs...)
+		time.Sleep(time.Second)
+		if w := n.get("/live/s1.m3u8"); w.Code != 403 {
+			t.Errorf("HLS off: %d, want 403", w.Code)
+		}
+	})
+}
+
+// Packaging on demand ends when nobody asks; who comes later sees numbers that
+// went on.
+func TestIdle(t *testing.T) {
+	inBubble(t, nil, func(n *node) {
+		n.publish("s1", both(2000), configs...)
+		time.Sleep(3 * time.Second)
+		var last *m3u8.Playlist
+		for range 20 {
+			last = n.playlist("/live/s1.m3u8")
+			time.Sleep(2 * time.Second)
+		}
+		if s := n.srv.Stats(); s.Players != 1 || s.Channels != 1 || s.Held == 0 {
+			t.Errorf("with one player: %+v", s)
+		}
+		time.Sleep(n.app.HLS.Idle + time.Second)
+		if s := n.srv.Stats(); s.Channels != 0 || s.Held != 0 {
+			t.Errorf("idle: %+v", s)
+		}
+		again := n.playlist("/live/s1.m3u8")
+		if again.MediaSequence < last.MediaSequence+uint64(len(last.Segments)) || again.DiscontinuitySequence <= last.DiscontinuitySequence {
+			t.Errorf("sequences %d, %d after %d, %d", again.MediaSequence, again.DiscontinuitySequence, last.MediaSequence, last.DiscontinuitySequence)
+		}
+		if again.Segments[0].URI <= last.Segments[len(last.Segments)-1].URI {
+			t.Errorf("segment %s after %s", again.Segments[0].URI, last.Segments[len(last.Segments)-1].URI)
+		}
+	})
+}
+
+func TestAlways(t *testing.T) {
+	inBubble(t, func(a *policy.App) { a.HLS.Mode = policy.HLSAlways }, func(n *node) {
+		stop := n.publish("s1", both(2000), configs...)
+		time.Sleep(time.Minute)
+		start := time.Now()
+		list := n.playlist("/live/s1.m3u8")
+		if len(list.Segments) != n.app.HLS.Window || time.Since(start) > 0 {
+			t.Errorf("%d segments after %v, want %d at once", len(list.Segments), time.Since(start), n.app.HLS.Window)
+		}
+		stop(stream.EndClosed)
+		time.Sleep(n.app.Hold)
+		synctest.Wait()
+		if !n.playlist("/live/s1.m3u8").End {
+			t.Error("no ENDLIST after the hold")
+		}
+		// It comes back while the old playlist is still shown.
+		n.publish("s1", both(2000), configs...)
+		synctest.Wait()
+		if n.playlist("/live/s1.m3u8").End {
+			t.Error("ENDLIST while the stream lives")
+		}
+		time.Sleep(3 * time.Second)
+		list = n.playlist("/live/s1.m3u8")
+		if !list.Segments[len(list.Segments)-1].Discontinuity {
+			t.Errorf("no discontinuity after the return: %+v", list.Segments)
+		}
+	})
+}
+
+// The end of a stream: ENDLIST after the hold, then a time in which players can
+// finish, then nothing.
+func TestEnd(t *testing.T) {
+	inBubble(t, nil, func(n *node) {
+		stop := n.publish("s1", both(2000), configs...)
+		time.Sleep(3 * time.Second)
+		n.get("/live/s1.m3u8")
+		time.Sleep(20 * time.Second)
+		stop(stream.EndClosed)
+		if n.playlist("/live/s1.m3u8").End {
+			t.Error("ENDLIST in the hold")
+		}
+		time.Sleep(n.app.Hold)
+		synctest.Wait()
+		list := n.playlist("/live/s1.m3u8")
+		if !list.End {
+			t.Fatal("no ENDLIST after the hold")
+		}
+		time.Sleep(list.Duration())
+		if w := n.get("/live/s1.m3u8"); w.Code != 200 {
+			t.Errorf("the playlist after its duration: %d, want 200", w.Code)
+		}
+		time.Sleep(6 * time.Second)
+		if w := n.get("/live/s1.m3u8"); w.Code != 403 {
+			t.Errorf("the playlist later: %d, want 403", w.Code)
+		}
+		for _, s := range list.Segments {
+			if w := n.get("/live/" + s.URI); w.Code != 200 {
+				t.Errorf("segment %s after the playlist: %d, want 200", s.URI, w.Code)
+			}
+		}
+		time.Sleep(list.Duration() + 4*time.Second)
+		if s := n.srv.Stats(); s.Channels != 0 {
+			t.Errorf("at last: %+v", s)
+		}
+	})
+}
+
+// I9, F01, F04, F13, F14: a poller that keeps the history of every playlist, over
+// all that can happen to a stream.
+func TestHistory(t *testing.T) {
+	inBubble(t, func(a *policy.App) { a.HLS.Window = 4 }, func(n *node) {
+		ctx, cancel := context.WithCancel(context.Background())
+		h := &history{n: n, segments: map[string]*record{}}
+		polling := make(chan struct{})
+		go func() { // ends with ctx
+			defer close(polling)
+			for ctx.Err() == nil {
+				h.poll("/live/s1/index.m3u8")
+				time.Sleep(400 * time.Millisecond)
+			}
+		}()
+		other := []av.Packet{videoConfig(avcConfig2), audioConfig(aacConfig48k)}
+		e := both(2000)
+		stop := n.publish("s1", e, configs...)
+		time.Sleep(31 * time.Second)
+		stop(stream.EndReset)
+		time.Sleep(2 * time.Second) // held
+		stop = n.publish("s1", both(2000), other...)
+		time.Sleep(15 * time.Second)
+		stop(stream.EndClosed)
+		time.Sleep(7 * time.Second) // over, the playlist is still shown
+		e = both(3000)
+		stop = n.publish("s1", e, other...)
+		time.Sleep(15 * time.Second)
+		stop(stream.EndClosed)
+		time.Sleep(time.Minute) // over and forgotten
+		e = both(2000)
+		e.at = 3_600_000
+		stop = n.publish("s1", e, configs...)
+		time.Sleep(30 * time.Second)
+		stop(stream.EndClosed)
+		cancel()
+		<-polling
+		if h.lists < 200 || len(h.segments) < 40 || h.discontinuities < 2 {
+			t.Errorf("saw %d playlists, %d segments, %d discontinuities", h.lists, len(h.segments), h.discontinuities)
+		}
+	})
+}
+
+// history is all that one poller saw of a stream.
+type history struct {
+	n               *node
+	lists           int
+	last            *m3u8.Playlist
+	segments        map[string]*record // by URI
+	discontinuities int
+}
+
+type record struct {
+	info     m3u8.Segment
+	sequence uint64
+	data     []byte
+	listed   time.Time     // last seen in a playlist
+	longest  time.Duration // playlist that listed it
+}
+
+func (h *history) poll(target string) {
+	t := h.n.t
+	w := h.n.get(target)
+	now := time.Now()
+	for uri, r := range h.segments {
+		// The server may have taken it away right after we saw it.
+		if now.Before(r.listed.Add(r.info.Duration + r.longest)) {
+			s := h.n.get(path.Dir(target) + "/" + uri)
+			if s.Code != 200 || !bytes.Equal(s.Body.Bytes(), r.data) {
+				t.Errorf("%v: segment %s, last listed %v ago: %d", now, uri, now.Sub(r.listed), s.Code)
+			}
+		}
+	}
+	if w.Code != 200 {
+		return
+	}
+	p, err := m3u8.Parse(w.Body.Bytes())
+	if err != nil {
+		t.Fatalf("%v\n%s", err, w.Body)
+	}
+	h.lists++
+	if l := h.last; l != nil {
+		if p.MediaSequence < l.MediaSequence || p.DiscontinuitySequence < l.DiscontinuitySequence {
+			t.Errorf("sequences %d, %d after %d, %d", p.MediaSequence, p.DiscontinuitySequence, l.MediaSequence, l.DiscontinuitySequence)
+		}
+		if p.TargetDuration != l.TargetDuration && p.MediaSequence < l.MediaSequence+uint64(len(l.Segments)) {
+			t.Errorf("target duration %d after %d", p.TargetDuration, l.TargetDuration)
+		}
+	}
+	total := p.Duration()
+	discontinuity := p.DiscontinuitySequence
+	for i, s := range p.Segments {
+		if n := (s.Duration + 500*time.Millisecond) / time.Second; int(n) > p.TargetDuration {
+			t.Errorf("segment of %v, target duration %d", s.Duration, p.TargetDuration)
+		}
+		if s.Discontinuity {
+			discontinuity++
+		}
+		r := h.segments[s.URI]
+		if r == nil {
+			seg := h.n.get(path.Dir(target) + "/" + s.URI)
+			if seg.Code != 200 {
+				t.Errorf("segment %s just listed: %d", s.URI, seg.Code)
+			}
+			r = &record{info: s, sequence: p.MediaSequence + uint64(i), data: seg.Body.Bytes()}
+			h.segments[s.URI] = r
+			if s.Discontinuity {
+				h.discontinuities++
+			}
+		}
+		if d := cmp.Diff(r.info, s); d != "" || r.sequence != p.MediaSequence+uint64(i) {
+			t.Errorf("segment %s was number %d, is %d:\n%s", s.URI, r.sequence, p.MediaSequence+uint64(i), d)
+		}
+		r.listed, r.longest = now, max(r.longest, total)
+	}
+	h.last = p
+}
+
+// H65: what a client puts into the query costs nothing that stays, and H82: a
+// publisher whose clock is mad does not flood the playlist.
+func TestFloods(t *testing.T) {
+	inBubble(t, nil, func(n *node) {
+		e := both(2000)
+		n.publish("s1", e, configs...)
+		time.Sleep(3 * time.Second)
+		for i := range 10_000 {
+			n.get(fmt.Sprintf("/live/s1.m3u8?session=%d", i))
+		}
+		if s := n.srv.Stats(); s.Channels != 1 {
+			t.Errorf("%+v", s)
+		}
+	})
+	inBubble(t, nil, func(n *node) {
+		pub, err := n.hub.Publish(stream.Key{Space: "default", App: "live", Name: "s1"}, &n.app)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.pub.Go(func() { // ends with the publication
+			for i := int64(0); ; i++ {
+				p := video(i*7919%100_000, true, 20)
+				if i < 1 {
+					p = configs[0]
+				}
+				if pub.WritePacket(p) != nil {
+					return
+				}
+				time.Sleep(2 * time.Millisecond)
+			}
+		})
+		first := n.playlist("/live/s1.m3u8")
+		for range 50 {
+			time.Sleep(time.Second)
+			n.get("/live/s1.m3u8")
+		}
+		last := n.playlist("/live/s1.m3u8")
+		if made := last.MediaSequence - first.MediaSequence; made > 100 {
+			t.Errorf("%d segments in 50 s", made)
+		}
+		pub.End(stream.EndKicked)
+	})
+}
+
+// Segments are let go early when they take too much memory.
+func TestMemory(t *testing.T) {
+	inBubble(t, func(a *policy.App) { a.HLS.MaxSegmentSize = 1 << 20 }, func(n *node) {
+		e := both(2000)
+		e.size = 60_000 // 1.5 MB/s
+		n.publish("s1", e, configs...)
+		time.Sleep(time.Second)
+		for range 30 {
+			list := n.playlist("/live/s1.m3u8")
+			if s := n.srv.Stats(); s.Held > maxHeld<<20 || len(list.Segments) == 0 {
+				t.Errorf("%d segments, %d bytes held", len(list.Segments), s.Held)
+			}
+			time.Sleep(time.Second)
+		}
+	})
+}
