@@ -13,9 +13,10 @@ import (
 
 const flvMethods = "GET, HEAD, OPTIONS"
 
-// ServeFLV answers a request for /{app}/{stream}.flv: HTTP-FLV (guide l.442-447), or
-// WebSocket-FLV if the client asks for the upgrade. With the parameter onlyAudio
-// or onlyVideo a player gets nothing else. Errors are the guide's (contract B.4).
+// ServeFLV answers a request for /{app}/{stream}.flv: HTTP-FLV (guide
+// l.442-447), or WebSocket-FLV if the client asks for the upgrade. With the
+// parameter onlyAudio or onlyVideo a player gets nothing else. Errors are the
+// guide's (contract B.4).
 //
 // The server of r must speak HTTP/1: a player's connection is taken over, and
 // ServeFLV returns when it has begun.

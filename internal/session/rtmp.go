@@ -16,9 +16,9 @@ import (
 )
 
 // ServeRTMP serves the connections that ln accepts, each in its own goroutine,
-// until ctx is done or ln fails; an error of ln is taken as final. It closes ln,
-// but not the connections: those end by themselves or with Close. Secure says that ln
-// speaks TLS.
+// until ctx is done or ln fails; an error of ln is taken as final. It closes
+// ln, but not the connections: those end by themselves or with Close. Secure
+// says that ln speaks TLS.
 func (s *Server) ServeRTMP(ctx context.Context, ln net.Listener, secure bool) error {
 	stop := context.AfterFunc(ctx, func() { ln.Close() })
 	defer stop()
@@ -122,8 +122,8 @@ func status(err error) rtmp.Status {
 	return rtmp.Status{Code: 5, Description: text}
 }
 
-// publish serves a publisher to the end of its publication, and reports whether the
-// connection goes on.
+// publish serves a publisher to the end of its publication, and reports
+// whether the connection goes on.
 func (c *rtmpClient) publish(ctx context.Context, cmd rtmp.Command) (again bool) {
 	var pub *stream.Publication
 	r, grant, err := c.admit(ctx, access.Publish, cmd)
@@ -186,7 +186,7 @@ func ended(pub *stream.Publication) bool {
 	}
 }
 
-// await gives the client the time in which it has to come up with its next command.
+// await limits the time in which the client has to come up with its next command.
 func (c *rtmpClient) await() bool {
 	return c.nc.SetReadDeadline(time.Now().Add(c.opt.RTMP.Limits.Setup)) == nil
 }
@@ -201,9 +201,9 @@ var goodbyes = map[stream.EndReason][2]string{
 	stream.EndShutdown: {"NetConnection.Connect.AppShutdown", "The server is shutting down."},
 }
 
-// part tells a publisher why the hub has ended it, and ends the connection so that it
-// can read that: a close with bytes unread would take back what was sent. It
-// takes no longer than a second.
+// part tells a publisher why the hub has ended it, and ends the connection so
+// that it can read that: a close with bytes unread would take back what was
+// sent. It takes no longer than a second.
 func (c *rtmpClient) part(streamID uint32, reason stream.EndReason) {
 	why, ok := goodbyes[reason]
 	if !ok {

@@ -5,8 +5,9 @@
 // plays, and players over HTTP-FLV and WebSocket-FLV (ServeFLV). Whoever wants
 // something passes the access.Gate first. A publisher then is an av.Copy from
 // its connection into its publication, in the connection's goroutine. A
-// player's connection is handed to the stream, which writes to it; what is left here is
-// a goroutine that waits for the client to say something or to go away.
+// player's connection is handed to the stream, which writes to it; what is
+// left here is a goroutine that waits for the client to say something or to go
+// away.
 //
 // A panic ends the connection whose bytes caused it, and nothing else.
 package session
@@ -140,7 +141,8 @@ func (s *Server) forget(ss *session) {
 
 // begin makes a session one that publishes or plays; one of pub and player is
 // nil, and conn goes with pub.
-func (s *Server) begin(ss *session, kind Kind, key stream.Key, pub *stream.Publication, conn *rtmp.Conn, player *stream.Player) {
+func (s *Server) begin(ss *session, kind Kind, key stream.Key,
+	pub *stream.Publication, conn *rtmp.Conn, player *stream.Player) {
 	s.mu.Lock()
 	ss.id, ss.kind, ss.key, ss.since = ID(rand.Uint64()), kind, key, time.Now()
 	ss.pub, ss.conn, ss.player = pub, conn, player
@@ -151,7 +153,8 @@ func (s *Server) begin(ss *session, kind Kind, key stream.Key, pub *stream.Publi
 
 // finish is begin's counterpart.
 func (s *Server) finish(ss *session, reason string) {
-	s.logOf(ss).Info("session ends", "reason", reason, "bytes", ss.bytes(), "seconds", time.Since(ss.since).Round(time.Millisecond).Seconds())
+	seconds := time.Since(ss.since).Round(time.Millisecond).Seconds()
+	s.logOf(ss).Info("session ends", "reason", reason, "bytes", ss.bytes(), "seconds", seconds)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	ss.kind, ss.pub, ss.conn, ss.player = Kind{}, nil, nil, nil

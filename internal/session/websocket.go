@@ -100,8 +100,8 @@ func (k socket) listen(p *stream.Player) error {
 	}
 }
 
-// part says goodbye with a code, waits for the client to close the connection, a second
-// at most, and returns err.
+// part says goodbye with a code, waits for the client to close the connection,
+// a second at most, and returns err.
 func (k socket) part(p *stream.Player, code ws.StatusCode, err error) error {
 	p.Pause(true)
 	if p.Inject(closeFrame(code, "")) == nil && k.nc.SetReadDeadline(time.Now().Add(time.Second)) == nil {
