@@ -431,6 +431,8 @@ func TestIdle(t *testing.T) {
 	inBubble(t, nil, func(n *node) {
 		n.publish("s1", both(2000), configs...)
 		time.Sleep(3 * time.Second)
+		n.get("/live/s1.m3u8")
+		time.Sleep(time.Second)
 		var last *m3u8.Playlist
 		for range 20 {
 			last = n.playlist("/live/s1.m3u8")
@@ -504,7 +506,7 @@ func TestEnd(t *testing.T) {
 		if w := n.get("/live/s1.m3u8"); w.Code != 200 {
 			t.Errorf("the playlist after its duration: %d, want 200", w.Code)
 		}
-		time.Sleep(6 * time.Second)
+		time.Sleep(6*time.Second + time.Millisecond)
 		if w := n.get("/live/s1.m3u8"); w.Code != 403 {
 			t.Errorf("the playlist later: %d, want 403", w.Code)
 		}
@@ -513,7 +515,7 @@ func TestEnd(t *testing.T) {
 				t.Errorf("segment %s after the playlist: %d, want 200", s.URI, w.Code)
 			}
 		}
-		time.Sleep(list.Duration() + 4*time.Second)
+		time.Sleep(list.Duration() + 10*time.Second)
 		if s := n.srv.Stats(); s.Channels != 0 {
 			t.Errorf("at last: %+v", s)
 		}
