@@ -119,7 +119,7 @@ func FromHTTP(req *http.Request) (Request, error) {
 	dir, file := cutLast(strings.TrimPrefix(req.URL.EscapedPath(), "/"))
 	if name, ok := strings.CutSuffix(file, ".flv"); ok {
 		r.Protocol, r.App, r.Stream = FLV, dir, name
-		if req.Header.Get("Upgrade") != "" {
+		if strings.EqualFold(req.Header.Get("Upgrade"), "websocket") {
 			r.Protocol = WSFLV
 		}
 	} else if name, ok := strings.CutSuffix(file, ".m3u8"); ok {

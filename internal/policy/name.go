@@ -39,37 +39,44 @@ func alphanumeric(c byte) bool {
 // names are letters, digits, "-" and "_"; international ones are written in
 // their xn-- form.
 func CanonicalHost(s string) (string, bool) {
-	if ap, err := netip.ParseAddrPort(s); err == nil {
-		return canonicalAddr(ap.Addr()), true
+	if strings.Count(s, ":") > 1 {
+		return canonicalIPv6(s)
 	}
-	if inner, ok := strings.CutPrefix(s, "["); ok {
-		inner, ok = strings.CutSuffix(strings.TrimSuffix(inner, ":"), "]")
-		a, err := netip.ParseAddr(inner)
-		if !ok || err != nil || !a.Is6() {
-			return "", false
+	s, port, _ := strings.Cut(s, ":")
+	if strings.Trim(port, "0123456789") != "" {
+		return "", false
+	}
+	s = strings.TrimSuffix(s, ".")
+	if strings.Trim(s, "0123456789.") == "" {
+		if a, err := netip.ParseAddr(s); err == nil {
+			return a.String(), true
 		}
-		return canonicalAddr(a), true
 	}
-	if a, err := netip.ParseAddr(s); err == nil {
-		return canonicalAddr(a), true
+	if !validHost(s) {
+		return "", false
 	}
-	if i := strings.LastIndexByte(s, ':'); i >= 0 {
-		if strings.Trim(s[i+1:], "0123456789") != "" {
-			return "", false
-		}
-		s = s[:i]
-	}
-	s = strings.ToLower(strings.TrimSuffix(s, "."))
-	if a, err := netip.ParseAddr(s); err == nil && a.Is4() {
-		return a.String(), true
-	}
-	return s, validHost(s)
+	return strings.ToLower(s), true
 }
 
-func canonicalAddr(a netip.Addr) string { return a.Unmap().WithZone("").String() }
+// canonicalIPv6 is CanonicalHost for what has more than one colon.
+func canonicalIPv6(s string) (string, bool) {
+	if inner, rest, ok := strings.Cut(s, "]"); ok {
+		port := strings.TrimPrefix(rest, ":")
+		inner, ok = strings.CutPrefix(inner, "[")
+		if !ok || rest != "" && port == rest || strings.Trim(port, "0123456789") != "" {
+			return "", false
+		}
+		s = inner
+	}
+	a, err := netip.ParseAddr(s)
+	if err != nil || !a.Is6() {
+		return "", false
+	}
+	return a.Unmap().WithZone("").String(), true
+}
 
-// validHost checks a name in lower case as RFC 1123, 2.1 has it, underscores
-// allowed because they are in use.
+// validHost checks a name as RFC 1123, 2.1 has it, underscores allowed because
+// they are in use.
 func validHost(s string) bool {
 	if s == "" || len(s) > 253 {
 		return false

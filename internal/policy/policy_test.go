@@ -44,6 +44,10 @@ func TestDomain(t *testing.T) {
 		{"10.0.0.2", "", ""},
 		{"010.0.0.1", "", ""},
 		{"中文.example", "", ""},
+		{"[10.0.0.1]", "", ""},
+		{"[2001:db8::1]x", "", ""},
+		{"[2001:db8::1]:x", "", ""},
+		{"2001:db8::1", "b", "2001:DB8::1"},
 		{"a..example.com", "", ""},
 		{".example.com", "", ""},
 		{"-a.example.com", "", ""},
@@ -140,7 +144,7 @@ func FuzzValidName(f *testing.F) {
 }
 
 func FuzzCanonicalHost(f *testing.F) {
-	for _, s := range []string{"Example.COM.:80", "[::1]:1935", "::ffff:1.2.3.4", "1.2.3.4.", "fe80::1%eth0", "a@b", "[a]", "*.x"} {
+	for _, s := range []string{"Example.COM.:80", "[::1]:1935", "::ffff:1.2.3.4", "1.2.3.4.", "fe80::1%eth0", "a@b", "[a]", "*.x", "\u212A.example"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
@@ -151,11 +155,16 @@ func FuzzCanonicalHost(f *testing.F) {
 		if again, ok := CanonicalHost(host); !ok || again != host {
 			t.Errorf("CanonicalHost(%q) = %q, whose own is %q, %t", s, host, again, ok)
 		}
+		if !ascii(s) { // U+212A is K, whose lower case is an ASCII letter
+			t.Errorf("CanonicalHost(%q) = %q", s, host)
+		}
 		if strings.ContainsAny(host, "/@?#*[]% ") || host != strings.ToLower(host) {
 			t.Errorf("CanonicalHost(%q) = %q", s, host)
 		}
 	})
 }
+
+func ascii(s string) bool { return strings.IndexFunc(s, func(r rune) bool { return r > 127 }) < 0 }
 
 func TestSize(t *testing.T) {
 	for text, want := range map[string]Size{"0": 0, "512": 512, "1B": 1, "64KiB": 64 << 10, "2MiB": 2 << 20, "16 MiB": 16 << 20, "1GiB": 1 << 30, "3kB": 3000, "5MB": 5e6, "2GB": 2e9} {
