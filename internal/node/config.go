@@ -253,11 +253,14 @@ func (l *Limits) check(add func(path, format string, args ...any)) {
 		case policy.Size:
 			between(add, name, x, 1<<10, 1<<30)
 		case int:
-			least := 1
-			if name == "connections_per_ip" {
+			least, most := 1, 1_000_000
+			switch name {
+			case "connections_per_ip":
 				least = 0
+			case "amf_depth": // the decoder's stack grows with it
+				most = 64
 			}
-			between(add, name, x, least, 1_000_000)
+			between(add, name, x, least, most)
 		}
 	}
 	for name, size := range map[string]policy.Size{

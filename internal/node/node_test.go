@@ -460,42 +460,43 @@ func TestConnectionsPerIP(t *testing.T) {
 	c := testConfig()
 	c.Limits.ConnectionsPerIP = 2
 	n, _, _ := start(t, c)
+	// dial returns nil where the connection is refused, which may be seen only
+	// when it is used.
 	dial := func(listener string) net.Conn {
 		t.Helper()
 		nc, err := net.Dial("tcp", n.Addr(listener).String())
+		if errors.Is(err, syscall.ECONNRESET) {
+			return nil
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
+		t.Cleanup(func() { nc.Close() })
 		return nc
 	}
 	open := func(nc net.Conn) bool {
+		if nc == nil {
+			return false
+		}
 		if _, err := io.WriteString(nc, "HEAD / HTTP/1.1\r\nHost: h\r\n\r\n"); err != nil {
 			return false
 		}
 		_, err := nc.Read(make([]byte, 1))
 		return err == nil
 	}
-	a, b := dial("http"), dial("rtmp")
-	defer b.Close()
-	if !open(a) {
+	first := dial("http")
+	dial("rtmp")
+	if !open(first) {
 		t.Error("the first connection is refused")
 	}
-	third := dial("http")
-	defer third.Close()
-	if open(third) {
+	if open(dial("http")) {
 		t.Error("the third connection is accepted")
 	}
 	if _, metrics := get(t, n.url("admin", "/metrics")); !strings.Contains(metrics, "\nweir_connections_refused_total 1\n") {
 		t.Error("the refused connection is not counted")
 	}
-	a.Close()
-	for { // the server sees a's end when it does
-		again := dial("http")
-		ok := open(again)
-		again.Close()
-		if ok {
-			break
-		}
+	first.Close()
+	for !open(dial("http")) { // the server sees first's end when it does
 	}
 }
 
@@ -543,4 +544,28 @@ func TestPage(t *testing.T) {
 	if status, body := get(t, n.url("http", "/")); status != 200 || !strings.Contains(body, `const port = "";`) {
 		t.Errorf("the page without RTMP = %d %s", status, body)
 	}
+}
+
+// I1: a panic in a request ends its connection, is counted and is logged.
+func TestRescue(t *testing.T) {
+	l := newLogs()
+	n := &Node{log: slog.New(l)}
+	for _, tt := range []struct {
+		value any
+		want  int64
+	}{{"boom", 1}, {http.ErrAbortHandler, 1}, {errors.New("boom"), 2}} {
+		func() {
+			defer func() {
+				if v := recover(); v != http.ErrAbortHandler {
+					t.Errorf("a panic with %v goes on as %v", tt.value, v)
+				}
+			}()
+			defer n.rescue(&http.Request{RemoteAddr: "192.0.2.1:1"})
+			panic(tt.value)
+		}()
+		if got := n.panics.Load(); got != tt.want {
+			t.Errorf("after a panic with %v: %d counted, want %d", tt.value, got, tt.want)
+		}
+	}
+	l.wait(t, "panic client=192.0.2.1:1 value=boom")
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/fsnotify/fsnotify"
 )
 
-// settle is how long files must rest before they are read: whoever changes
-// them may do so in several steps.
+// settle is how long after the first sign of a change the files are read:
+// whoever changes them may do so in several steps.
 const settle = 100 * time.Millisecond
 
 // A watcher tells when the content of files has changed.
@@ -55,8 +55,7 @@ func (w *watcher) run(ctx context.Context, changed func()) {
 		defer w.notify.Close()
 		events, errs = w.notify.Events, w.notify.Errors
 	}
-	rest := time.NewTimer(settle)
-	defer rest.Stop()
+	rest := time.After(settle)
 	for {
 		select {
 		case <-ctx.Done():
@@ -64,17 +63,21 @@ func (w *watcher) run(ctx context.Context, changed func()) {
 		case <-hup:
 			w.seen = w.contents()
 			changed()
-		case <-events:
-			rest.Reset(settle)
-		case err := <-errs: // events were lost
-			w.log.Warn("watching files", "err", err)
-			rest.Reset(settle)
-		case <-rest.C:
+			continue
+		case <-rest:
+			rest = nil
 			w.follow()
 			if now := w.contents(); !slices.EqualFunc(now, w.seen, bytes.Equal) {
 				w.seen = now
 				changed()
 			}
+			continue
+		case <-events: // maybe about other files of the folder, and often
+		case err := <-errs: // events were lost
+			w.log.Warn("watching files", "err", err)
+		}
+		if rest == nil {
+			rest = time.After(settle)
 		}
 	}
 }
