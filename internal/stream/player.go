@@ -17,7 +17,8 @@ import (
 // PlayerOptions say how a player is served.
 type PlayerOptions struct {
 	// Conn is the player's connection. From Play on nobody else writes to it or
-	// closes it; reading is left to the caller. A *net.TCPConn costs least.
+	// closes it; reading is left to the caller. One that is a socket, as its
+	// SyscallConn method says, costs least.
 	Conn   net.Conn
 	Format Format
 	// Preface is sent first, Goodbye last, when the stream is over.
@@ -77,10 +78,7 @@ func (s *Stream) Play(o PlayerOptions) (*Player, error) {
 	h.stats.Players.Add(1)
 	p := &Player{s: s, conn: o.Conn, goodbye: o.Goodbye, pending: o.Preface, want: o.Format, done: make(chan struct{}), joined: time.Now()}
 	p.orders.want = o.Format
-	switch c := o.Conn.(type) {
-	case *net.TCPConn:
-		p.raw, _ = c.SyscallConn()
-	case *net.UnixConn:
+	if c, ok := o.Conn.(syscall.Conn); ok {
 		p.raw, _ = c.SyscallConn()
 	}
 	go p.run() // ends when a pump takes over or the player is over
@@ -316,11 +314,12 @@ func (f *feed) ready() bool { return f.key >= 0 }
 // feed lacks the video that it wants reads up to limit, if that is not -1.
 func (p *Player) place() (head []byte, limit int64, err error) {
 	s := p.s
+	limit = -1
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f := p.feed.Load()
 	if s.ended && f == nil {
-		return nil, 0, ErrOver
+		return nil, limit, ErrOver
 	}
 	switch {
 	case f == nil || !p.begun:

@@ -17,6 +17,7 @@ type pump struct {
 	over    bool // it has no players and takes none
 
 	// Of the goroutine.
+	yield yielder
 	cache [2]view
 	buf   []byte // for fn, which RawConn.Write calls: what to write,
 	n     int    // how much was written,
@@ -28,8 +29,9 @@ const (
 	// pumpFill is how many players a pump has before another processor gets one
 	// too: fewer are written faster than another thread wakes up.
 	pumpFill = 64
-	// pumpBatch is after how many players a pump lets others run.
-	pumpBatch = 64
+	// pumpBatch is after how many players, about a millisecond, a pump lets
+	// others run: who comes to play does not wait for the whole pass.
+	pumpBatch = 128
 )
 
 // pump returns the pump that takes the next player. f.mu is held.
@@ -73,6 +75,7 @@ func (u *pump) wake() {
 }
 
 func (u *pump) run() {
+	defer u.yield.close()
 	for range u.signal {
 		if u.pass() {
 			return
@@ -94,7 +97,7 @@ func (u *pump) pass() bool {
 	for i := 0; i < len(u.players); {
 		if i%pumpBatch == pumpBatch-1 {
 			u.mu.Unlock()
-			runtime.Gosched()
+			u.yield.let()
 			u.mu.Lock()
 		}
 		p := u.players[i]

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"weir/internal/media/av"
+	"weir/internal/media/flv"
 	"weir/internal/policy"
 )
 
@@ -138,7 +139,9 @@ func (s *Stream) write(pub *Publication, p av.Packet, now time.Time) (dts int64,
 	p.DTS = s.time.place(p.Kind, p.DTS, p.Config, now)
 	switch p.Kind {
 	case av.Data:
-		s.meta = &p
+		if flv.IsMetadata(p) {
+			s.meta = &p
+		}
 	case av.Video:
 		if !s.admit(&s.video, &p, now) {
 			return p.DTS, true
