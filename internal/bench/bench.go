@@ -281,6 +281,10 @@ func (r *run) measure(ctx context.Context) (*Report, error) {
 		return nil, err
 	}
 	own, since, delivered := ownCPU(), r.loop.now(), r.delivered
+	machine, err := readMachine()
+	if err != nil {
+		return nil, err
+	}
 	for _, p := range r.publishers {
 		p.mark = p.bytes
 	}
@@ -302,6 +306,15 @@ func (r *run) measure(ctx context.Context) (*Report, error) {
 	report := r.report(time.Duration(r.loop.now()-since), r.delivered-delivered, ownCPU()-own)
 	if len(c.PID) > 0 {
 		report.Server = r.server(idle, alone, begin, end, report)
+		now, err := readMachine()
+		if err != nil {
+			return nil, err
+		}
+		others := now.busy - machine.busy - (end.CPU - begin.CPU)
+		report.Machine = &Machine{
+			OthersPercent: max(others.Seconds()/report.Seconds*100-report.Tool.CPUPercent, 0),
+			StolenPercent: (now.stolen - machine.stolen).Seconds() / report.Seconds * 100,
+		}
 	}
 	return report, nil
 }

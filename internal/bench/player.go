@@ -184,13 +184,17 @@ func httpGet(host, path string) []byte {
 func (f *flvPlay) hello() []byte { return f.request }
 
 func (f *flvPlay) receive(p *player, b []byte, now int64) error {
-	return f.http.scan(b, func(b []byte) error {
+	err := f.http.scan(b, func(b []byte) error {
 		return f.tags.scan(b, func(typ byte, head []byte) {
 			if typ == flv.TypeVideo {
 				p.video(head, now)
 			}
 		})
 	})
+	if err == nil && f.http.done {
+		err = io.EOF
+	}
+	return err
 }
 
 func (f *flvPlay) drains() bool { return true }

@@ -63,6 +63,39 @@ func parseStat(s string) (usage, error) {
 	}, nil
 }
 
+// machineTime is how long the machine's cores have worked, all together, and
+// how long its host has kept them from it.
+type machineTime struct{ busy, stolen time.Duration }
+
+// readMachine reads the first line of /proc/stat (proc_stat(5)).
+func readMachine() (t machineTime, err error) {
+	b, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return t, err
+	}
+	line, _, _ := strings.Cut(string(b), "\n")
+	// cpu user nice system idle iowait irq softirq steal
+	f := strings.Fields(line)
+	if len(f) < 9 || f[0] != "cpu" {
+		return t, fmt.Errorf("unknown form of /proc/stat: %.100q", line)
+	}
+	for i, s := range f[1:9] {
+		v, err := strconv.ParseInt(s, 10, 64)
+		if err != nil {
+			return t, fmt.Errorf("unknown form of /proc/stat: %.100q", line)
+		}
+		d := time.Duration(v) * time.Second / userHz
+		switch i {
+		case 3, 4: // idle, iowait
+		case 7:
+			t.stolen = d
+		default:
+			t.busy += d
+		}
+	}
+	return t, nil
+}
+
 // ownCPU returns the user and system time of this process.
 func ownCPU() time.Duration {
 	var r unix.Rusage

@@ -21,6 +21,7 @@ type Report struct {
 	Missed     int64          `json:"missed_frames"`        // between the first and last one that each sampled player got
 	Server     *Server        `json:"server,omitempty"`
 	Tool       Tool           `json:"tool"`
+	Machine    *Machine       `json:"machine,omitempty"`
 	Problems   map[string]int `json:"problems,omitempty"` // what ended publishers and players, and how many
 }
 
@@ -79,6 +80,13 @@ type Server struct {
 type Tool struct {
 	CPUPercent float64       `json:"cpu_percent"`
 	Pacing     *Distribution `json:"pacing_ms,omitempty"` // how late the publishers' frames were
+}
+
+// Machine says how quiet the machine was: what others than the server and the
+// tool did there during the measurement. Figures from a busy one mean little.
+type Machine struct {
+	OthersPercent float64 `json:"others_percent"` // of one core
+	StolenPercent float64 `json:"stolen_percent"` // taken by the host of a virtual machine
 }
 
 func (h *histogram) distribution() *Distribution {
@@ -213,6 +221,9 @@ func (r *Report) Print(out io.Writer) error {
 	}
 	line("tool", "%.1f %% of a core", r.Tool.CPUPercent)
 	spread("pacing", r.Tool.Pacing)
+	if m := r.Machine; m != nil {
+		line("others", "%.1f %% of a core; stolen %.1f %%", m.OthersPercent, m.StolenPercent)
+	}
 	for _, p := range slices.SortedFunc(maps.Keys(r.Problems), func(a, b string) int { return cmp.Compare(r.Problems[b], r.Problems[a]) }) {
 		line("problem", "%d x %s", r.Problems[p], p)
 	}

@@ -63,12 +63,13 @@ var (
 func (s *chunkScanner) scan(b []byte, whole func(m *message) error) error {
 	for len(b) > 0 {
 		if s.current == nil {
-			want, stream := s.parse()
+			want, _ := s.parse()
 			if n := min(want-len(s.header), len(b)); n > 0 {
 				s.header = append(s.header, b[:n]...)
 				b = b[n:]
 			}
-			if want, stream = s.parse(); len(s.header) < want {
+			want, stream := s.parse()
+			if len(s.header) < want {
 				continue
 			}
 			rest, err := s.begin(stream)

@@ -140,7 +140,6 @@ func (h *httpScanner) chunk(b []byte) ([]byte, error) {
 // A tagScanner finds the tags (Video File Format 10.1, E.4.1) of an FLV stream
 // that comes in pieces. The zero value is ready.
 type tagScanner struct {
-	begun bool
 	skip  int    // bytes to pass over
 	kept  []byte // gathered up to want
 	want  int
