@@ -296,13 +296,16 @@ func (s *Stream) finish() bool {
 }
 
 // header returns what a player or reader needs before its first frame, at time
-// dts: metadata and codec configurations.
+// dts: metadata and codec configurations. The metadata is at time 0, as at the
+// start of a file; at another one FFmpeg takes it for a subtitle.
 func (s *Stream) header(dts int64) []av.Packet {
 	var h []av.Packet
 	for _, p := range []*av.Packet{s.meta, s.video.config, s.audio.config} {
 		if p != nil {
 			c := *p
-			c.DTS = dts
+			if c.DTS = dts; c.Kind == av.Data {
+				c.DTS = 0
+			}
 			h = append(h, c)
 		}
 	}

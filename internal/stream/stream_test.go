@@ -16,6 +16,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"weir/internal/media/amf"
 	"weir/internal/media/av"
 	"weir/internal/media/flv"
 	"weir/internal/policy"
@@ -388,6 +389,20 @@ func (p *flvPlayer) read(t *testing.T, n int) (got []string) {
 		got = append(got, name(pkt))
 	}
 	return got
+}
+
+// FFmpeg takes metadata at another time than 0 for a subtitle.
+func TestMetadataOfAPlayerIsAtTimeZero(t *testing.T) {
+	h := newHub(t, Options{})
+	p := publish(t, h, app())
+	meta := flv.AppendMetadata(nil, amf.Object{{Name: "width", Value: 640.0}})
+	write(t, p, av.Packet{Kind: av.Data, DTS: 5000, Tag: meta}, config(av.Video, "VC"), video(5000, true, "K"))
+	one := play(t, p.Stream(), Format{Wire: FLV})
+	if pkt, err := one.r.ReadPacket(); err != nil || pkt.DTS != 0 || !bytes.Equal(pkt.Tag, meta) {
+		t.Errorf("first packet % x at %d, %v, want the metadata at 0", pkt.Tag, pkt.DTS, err)
+	}
+	equal(t, "then", one.read(t, 2), []string{"VC@5000", "K@5000"})
+	p.End(EndClosed)
 }
 
 func TestPlayer(t *testing.T) {
