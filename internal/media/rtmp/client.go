@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/url"
 	"strings"
@@ -126,7 +127,7 @@ func (c *Conn) setup(f func() error) error {
 		return err
 	}
 	if err := f(); err != nil {
-		return noEOF(err)
+		return err
 	}
 	return c.nc.SetDeadline(time.Time{})
 }
@@ -136,11 +137,11 @@ func (c *Conn) call(name string, object any, args ...any) (Command, error) {
 	if err := c.notify(0, name, object, args...); err != nil {
 		return Command{}, err
 	}
-	tx := c.calls
+	tx := c.sent
 	for {
 		cmd, err := c.readCommand()
 		if err != nil {
-			return Command{}, err
+			return Command{}, noEOF(err)
 		}
 		switch {
 		case cmd.Name == "close":
@@ -156,8 +157,8 @@ func (c *Conn) call(name string, object any, args ...any) (Command, error) {
 
 // notify sends a command whose answer nobody waits for.
 func (c *Conn) notify(streamID uint32, name string, object any, args ...any) error {
-	c.calls++
-	return c.send(c.appendCommand(nil, ChunkCommand, streamID, append([]any{name, c.calls, object}, args...)...))
+	c.sent++
+	return c.send(c.appendCommand(nil, ChunkCommand, streamID, append([]any{name, c.sent, object}, args...)...))
 }
 
 var errClosed = errors.New("closed by the server")
@@ -209,8 +210,8 @@ func (c *Conn) open(start, name string, args ...any) error {
 		return fmt.Errorf("create stream: %w", err)
 	}
 	id, ok := created.arg(0).(float64)
-	if !ok || id < 0 || id > 1<<32-1 {
-		return errCommand
+	if !ok || !(id >= 0 && id <= math.MaxUint32) {
+		return fmt.Errorf("create stream: answered with %v", created.Args)
 	}
 	c.streamID = uint32(id)
 	if err := c.notify(c.streamID, name, nil, args...); err != nil {
@@ -226,7 +227,7 @@ func (c *Conn) open(start, name string, args ...any) error {
 	for {
 		m, err := c.next()
 		if err != nil {
-			return err
+			return noEOF(err)
 		}
 		switch m.typ {
 		case TypeAudio, TypeVideo, TypeData, typeAggregate:
@@ -242,7 +243,7 @@ func (c *Conn) open(start, name string, args ...any) error {
 			switch o := amf.Properties(cmd.arg(0)); {
 			case cmd.Name == "close":
 				return errClosed
-			case cmd.Name == "_error" && cmd.Transaction == c.calls:
+			case cmd.Name == "_error" && cmd.Transaction == c.sent:
 				return cmd.refusal()
 			case cmd.Name != "onStatus":
 			case o.String("level") == "error":

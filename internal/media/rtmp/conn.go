@@ -25,17 +25,18 @@ type Conn struct {
 
 	in      input
 	chunks  chunkReader
-	window  uint32 // acknowledge after so many bytes; 0: never
-	acked   uint64 // bytes acknowledged
-	ackRead uint   // in.reads at that time
-	answers *rate.Limiter
+	window  uint32        // acknowledge after so many bytes; 0: never
+	acked   uint64        // bytes acknowledged
+	ackRead uint          // in.reads at that time
+	pings   *rate.Limiter // what is answered of them; nil: none came
+	calls   *rate.Limiter // of commands
 
 	connect  Connect
 	client   bool    // our role
 	created  uint64  // server: bit n-1 is message stream n
 	streamID uint32  // of the stream published or played
 	refused  bool    // server: the client has been told to go
-	calls    float64 // client: the last transaction
+	sent     float64 // client: the last transaction
 	early    message // client: media that came before the answer to play
 
 	parser    flv.Parser
@@ -197,7 +198,7 @@ func (c *Conn) userControl(b []byte) error {
 		if len(b) < 6 {
 			return errControl
 		}
-		if c.mayAnswer() {
+		if c.allow(&c.pings) {
 			// That it fails will show in the next read.
 			_ = c.send(appendEvent(nil, eventPingResponse, binary.BigEndian.Uint32(b[2:])))
 		}
@@ -209,13 +210,13 @@ func (c *Conn) userControl(b []byte) error {
 	return nil
 }
 
-// mayAnswer reports whether the other end has not asked for too much lately.
-func (c *Conn) mayAnswer() bool {
-	if c.answers == nil {
+// allow reports whether the other end has not asked for too much lately.
+func (c *Conn) allow(l **rate.Limiter) bool {
+	if *l == nil {
 		n := c.cfg.Limits.Answers
-		c.answers = rate.NewLimiter(rate.Limit(n), 2*n)
+		*l = rate.NewLimiter(rate.Limit(n), 2*n)
 	}
-	return c.answers.Allow()
+	return (*l).Allow()
 }
 
 // appendControl appends a control message of one number.

@@ -93,16 +93,15 @@ func isAbout(b []byte) bool {
 
 // nextMedia returns the next message, those inside aggregates one by one.
 func (c *Conn) nextMedia() (message, error) {
-	if m := c.early; m.typ != 0 {
-		c.early = message{}
-		return m, nil
-	}
 	for {
 		m, ok, err := c.aggregate.next()
 		if ok || err != nil {
 			return m, err
 		}
-		if m, err = c.next(); err != nil || m.typ != typeAggregate {
+		if m, c.early = c.early, (message{}); m.typ == 0 {
+			m, err = c.next()
+		}
+		if err != nil || m.typ != typeAggregate {
 			return m, err
 		}
 		c.aggregate = aggregate{rest: m.body, timestamp: m.timestamp, streamID: m.streamID}

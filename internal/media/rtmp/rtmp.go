@@ -70,7 +70,7 @@ type Limits struct {
 	MessageStreams int // that createStream makes, 64 at most; 16
 	AMFDepth       int // 16
 	AMFElements    int // 1024
-	Answers        int // commands and pings that are answered in a second, twice as many at once; 100
+	Answers        int // commands, and pings, in a second; twice as many at once; 100
 }
 
 // DefaultLimits returns the defaults.

@@ -54,11 +54,12 @@ func Accept(nc net.Conn, cfg Config) (*Conn, error) {
 	b = AppendMessage(b, defaultChunkSize, ChunkControl, typeSetPeerBandwidth, 0, 0, append(binary.BigEndian.AppendUint32(nil, window), dynamic))
 	b = appendControl(b, typeSetChunkSize, uint32(c.cfg.ChunkSize))
 	server := amf.Object{{Name: "fmsVer", Value: "FMS/3,0,1,123"}, {Name: "capabilities", Value: 31}}
-	if c.connect.enhanced() {
-		server = append(server, capabilities()...)
-	}
 	status := info("status", "NetConnection.Connect.Success", "Connection succeeded.")
 	status = append(status, amf.Property{Name: "objectEncoding", Value: 0})
+	if c.connect.enhanced() { // the specification says only "an object", and clients look in either
+		server = append(server, capabilities()...)
+		status = append(status, capabilities()...)
+	}
 	b = c.appendCommand(b, ChunkCommand, 0, "_result", cmd.Transaction, server, status)
 	if err := c.send(b); err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
@@ -113,7 +114,7 @@ func (c *Conn) readCommand() (Command, error) {
 // serve answers a command, unless it is one of those that ReadCommand
 // returns. Of these it only takes note.
 func (c *Conn) serve(cmd Command) (done bool, err error) {
-	if !c.mayAnswer() {
+	if !c.allow(&c.calls) {
 		return true, errFlood
 	}
 	var answer any
