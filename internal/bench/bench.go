@@ -44,7 +44,7 @@ type Command struct {
 
 	Sample       int           `default:"64" help:"Players that read everything at once, to measure latency. The others drain."`
 	ReadInterval time.Duration `default:"0s" help:"Interval at which the other players drain; 0: 50 ms, and more from 2000 players on."`
-	SlowFraction float64       `help:"Part of the players that read slowly, 0 to 1."`
+	SlowFraction float64       `help:"Part of the RTMP and FLV players that read slowly, 0 to 1."`
 	SlowRate     Bits          `default:"100k" help:"Bits a second that a slow player reads."`
 	Stall        time.Duration `default:"3s" help:"A player that gets nothing for so long counts as stalled."`
 	Timeout      time.Duration `default:"15s" help:"Time in which publishers must start, and players join after the last of them connected."`
@@ -143,6 +143,7 @@ type run struct {
 	join       histogram
 	extraJoin  histogram
 	latency    histogram
+	segments   histogram // the age of segments of HLS
 	problems   map[string]int
 	threads    int // most that the server had
 }
@@ -164,12 +165,7 @@ func newRun(ctx context.Context, c *Command) (*run, error) {
 	}
 	r := &run{cmd: c, slowRate: int64(c.SlowRate), problems: make(map[string]int), resolve: resolver{ctx, make(map[string]netip.AddrPort)}}
 	var err error
-	if c.File != "" {
-		r.source, err = fromFile(c.File)
-	} else {
-		r.source, err = synthetic(int64(c.Bitrate), int64(c.Audio), c.FPS, c.GOP)
-	}
-	if err != nil {
+	if r.source, err = c.source(); err != nil {
 		return nil, err
 	}
 	if c.Publish != "" {
@@ -233,8 +229,13 @@ func (r *run) choose() {
 			mark(players[from+random.IntN(to-from)])
 		}
 	}
-	spread(r.players, int(r.cmd.SlowFraction*float64(len(r.players))+0.5), func(p *player) { p.slow = true })
-	var good []*player
+	var drained, good []*player
+	for _, p := range r.players {
+		if p.proto.drains() {
+			drained = append(drained, p)
+		}
+	}
+	spread(drained, int(r.cmd.SlowFraction*float64(len(drained))+0.5), func(p *player) { p.slow = true })
 	for _, p := range r.players {
 		if !p.slow {
 			good = append(good, p)

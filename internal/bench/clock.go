@@ -37,14 +37,15 @@ func putClock(b []byte, wall int64, number uint64) {
 	putSevens(b[clockTimeSize:clockSize], number)
 }
 
-// findClock reads the first clock in b and returns what is behind it.
-func findClock(b []byte) (wall int64, number uint64, rest []byte, ok bool) {
+// findClock reads the first clock in b, if there is one that has been set.
+func findClock(b []byte) (wall int64, number uint64, ok bool) {
 	i := bytes.Index(b, clockUUID)
 	if i < 0 || len(b)-i < len(clockUUID)+clockSize {
-		return 0, 0, nil, false
+		return 0, 0, false
 	}
 	b = b[i+len(clockUUID):]
-	return int64(sevens(b[:clockTimeSize])), sevens(b[clockTimeSize:clockSize]), b[clockSize:], true
+	wall = int64(sevens(b[:clockTimeSize]))
+	return wall, sevens(b[clockTimeSize:clockSize]), wall > 0
 }
 
 func putSevens(b []byte, v uint64) {

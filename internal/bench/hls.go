@@ -111,8 +111,8 @@ func (h *hlsPlay) receive(p *player, b []byte, now int64) error {
 		return h.playlist(p, now)
 	}
 	p.join(now)
-	if sent, _, _, ok := findClock(h.body); ok && p.sampled && p.run.measuring {
-		p.run.latency.add(p.run.loop.wall(now) - sent)
+	if sent, _, ok := findClock(h.body); ok && p.sampled && p.run.measuring {
+		p.run.segments.add(p.run.loop.wall(now) - sent)
 	}
 	return h.fetch(p, now)
 }

@@ -159,7 +159,7 @@ func (p *player) video(head []byte, now int64) {
 	if !p.sampled || !p.run.measuring {
 		return
 	}
-	if sent, number, _, ok := findClock(head); ok {
+	if sent, number, ok := findClock(head); ok {
 		p.run.latency.add(p.run.loop.wall(now) - sent)
 		if p.number > 0 && number > p.number+1 {
 			p.run.missed += int64(number - p.number - 1)

@@ -18,6 +18,7 @@ type Report struct {
 	Players    *Players       `json:"players,omitempty"`
 	Join       *Distribution  `json:"join_ms,omitempty"`    // connect to first whole key frame (HLS: segment)
 	Latency    *Distribution  `json:"latency_ms,omitempty"` // of video frames, writing of the clock to arrival of the last byte
+	Segments   *Distribution  `json:"segment_ms,omitempty"` // HLS: age of a segment's first frame when all of the segment is there
 	Missed     int64          `json:"missed_frames"`        // between the first and last one that each sampled player got
 	Server     *Server        `json:"server,omitempty"`
 	Tool       Tool           `json:"tool"`
@@ -104,7 +105,7 @@ func (h *histogram) distribution() *Distribution {
 func (r *run) report(d time.Duration, delivered int64, own time.Duration) *Report {
 	s := d.Seconds()
 	report := &Report{
-		Seconds: s, Latency: r.latency.distribution(), Join: r.join.distribution(), Missed: r.missed,
+		Seconds: s, Latency: r.latency.distribution(), Segments: r.segments.distribution(), Join: r.join.distribution(), Missed: r.missed,
 		Tool:     Tool{CPUPercent: own.Seconds() / s * 100, Pacing: r.pacing.distribution()},
 		Problems: r.problems,
 	}
@@ -205,6 +206,7 @@ func (r *Report) Print(out io.Writer) error {
 	}
 	spread("join", r.Join)
 	spread("latency", r.Latency)
+	spread("segments", r.Segments)
 	if r.Missed > 0 {
 		line("missed", "%d frames", r.Missed)
 	}

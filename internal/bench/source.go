@@ -134,6 +134,37 @@ func appendUnit(dst, nalu []byte) []byte {
 	return append(binary.BigEndian.AppendUint32(dst, uint32(len(nalu))), nalu...)
 }
 
+// WriteFLV writes what one publisher sends in the time d as an FLV file, in
+// which no clock is set: for servers that are given their media as a file.
+func (c *Command) WriteFLV(w io.Writer, d time.Duration) error {
+	s, err := c.source()
+	if err != nil {
+		return err
+	}
+	b := flv.AppendHeader(nil, c.Audio > 0, true)
+	for _, f := range s.head {
+		b = flv.AppendTag(b, f.typ, 0, f.body)
+	}
+	cursor := newCursor(s)
+	for {
+		f, at, from := cursor.peek()
+		if at >= d {
+			_, err := w.Write(b)
+			return err
+		}
+		b = flv.AppendTag(b, f.typ, uint32(at.Milliseconds()), f.body)
+		cursor.advance(from)
+	}
+}
+
+// source returns what the publishers are to send.
+func (c *Command) source() (*source, error) {
+	if c.File != "" {
+		return fromFile(c.File)
+	}
+	return synthetic(int64(c.Bitrate), int64(c.Audio), c.FPS, c.GOP)
+}
+
 // fromFile returns the tags of an FLV file as a source that plays them in a
 // loop. H.264 and HEVC frames get a clock.
 func fromFile(path string) (*source, error) {

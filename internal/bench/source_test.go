@@ -106,7 +106,7 @@ func TestClocksOfSource(t *testing.T) {
 	for _, f := range s.tracks[0].frames {
 		body := bytes.Clone(f.body)
 		putClock(body[f.clock:f.clock+clockSize], 12345678901234567, 42)
-		if wall, number, _, ok := findClock(body[:headSize]); wall != 12345678901234567 || number != 42 || !ok {
+		if wall, number, ok := findClock(body[:headSize]); wall != 12345678901234567 || number != 42 || !ok {
 			t.Fatalf("findClock of the frame at %v = %d, %d, %v", f.at, wall, number, ok)
 		}
 	}
@@ -155,11 +155,23 @@ func TestFromFLV(t *testing.T) {
 	}
 	for _, f := range s.tracks[0].frames {
 		putClock(f.body[f.clock:f.clock+clockSize], 99, 7)
-		if wall, number, _, ok := findClock(f.body); wall != 99 || number != 7 || !ok {
+		if wall, number, ok := findClock(f.body); wall != 99 || number != 7 || !ok {
 			t.Errorf("findClock = %d, %d, %v, want 99, 7, true", wall, number, ok)
 		}
 	}
 	if _, err := fromFLV(bytes.NewReader(flv.AppendHeader(nil, true, true))); err == nil {
 		t.Error("fromFLV of a file without frames succeeded")
+	}
+}
+
+func TestWriteFLV(t *testing.T) {
+	c := command(t, "--publish=rtmp://h/a/s", "--gop=1s")
+	var file bytes.Buffer
+	if err := c.WriteFLV(&file, 3*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	s, err := fromFLV(&file)
+	if err != nil || len(s.head) != 3 || len(s.tracks) != 2 || len(s.tracks[0].frames) != 75 || s.tracks[0].length != 3*time.Second {
+		t.Errorf("fromFLV of what WriteFLV wrote = %d tags of head, %d tracks, %v", len(s.head), len(s.tracks), err)
 	}
 }
