@@ -5,49 +5,99 @@
 // the many forms in which clients send them. Gate.Check judges the Request by
 // the policy of the moment and returns a Grant, which is what the parts that
 // touch media accept, or the Denied that the client is to be told.
+//
+// The order of the checks is part of the contract (B.29): domain, app, name,
+// lists, authentication. So nobody learns of a stream whose app he may not
+// use, or whose streams he may not see. Each method of authentication has a
+// file of its own; a judgement takes a request through all of them.
 package access
 
 import (
 	"context"
+	"crypto/rand"
+	"sync"
+	"sync/atomic"
+	"time"
 
 	"weir/internal/policy"
 	"weir/internal/stream"
 )
 
-// Gate judges requests. Its methods may be called from any goroutine.
+// Gate judges requests. Its methods may be called from any goroutine; its
+// fields are set before that.
 type Gate struct {
-	policy func() *policy.Set
+	// Node is how servers of customers are told this node's name.
+	Node string
+
+	// Lenient lets clients fail as often as they like; otherwise the answers
+	// to an address that has failed often become slow, and then stop for a while.
+	Lenient bool
+
+	policy   func() *policy.Set
+	compiled atomic.Pointer[compiled]
+	compile  sync.Mutex // held by the one who stores compiled
+	token    tokenKey
+	nonces   nonces
+	limiter  limiter
 }
 
 // NewGate returns a Gate that judges each request by the Set that policy
 // returns at that time.
-func NewGate(policy func() *policy.Set) *Gate { return &Gate{policy} }
+func NewGate(policy func() *policy.Set) *Gate {
+	g := &Gate{policy: policy}
+	rand.Read(g.token[:])
+	return g
+}
 
-// Check returns the right to do what r asks for, or a *Denied. It may wait for
-// others to answer; it then ends with ctx, whose error it returns.
-//
-// The order of the checks is part of the contract (B.29): domain, app, name. So
-// nobody learns of a stream whose app he may not use.
+// Check returns the right to do what r asks for, or a *Denied. It may wait: for
+// the server of a customer, for some seconds, and longer and longer before it
+// denies clients that fail all the time. It then ends with ctx, whose error it
+// returns.
 func (g *Gate) Check(ctx context.Context, r Request) (*Grant, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	set, use := g.policy(), r.Op.use()
-	space, domain := set.Domain(r.Host)
-	if r.Host == "" {
-		space, domain = set.DefaultDomain(use)
+	j := judgement{gate: g, set: g.policy(), request: &r, now: time.Now()}
+	if o := j.judge(ctx); o != nil {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		return nil, j.deny(o)
 	}
-	if domain == nil || !domain.Type.Allows(use) {
-		return nil, deny(r.Op, NoDomain, nil)
+	return j.grant(), nil
+}
+
+// Recheck says whether the holder of grant still may what it was granted: nil,
+// or the *Denied that it would get now. That a URL was valid until some time
+// only means that it had to be used by then; and the server of a customer is
+// not asked again.
+func (g *Gate) Recheck(grant *Grant) error {
+	j := judgement{gate: g, set: g.policy(), request: &grant.request, now: grant.since, held: grant}
+	if o := j.judge(context.Background()); o != nil {
+		return j.deny(o)
 	}
-	app := space.App(r.App)
-	if app == nil || app.Disabled {
-		return nil, deny(r.Op, NoApp, domain)
+	return nil
+}
+
+// Explain takes r through the checks like Check, as far as that has no effect:
+// no server is asked, and neither nonces nor failures are remembered. It
+// returns what each check found; the last Step says why r is denied, or that it
+// is not.
+func (g *Gate) Explain(r Request) []Step {
+	var steps []Step
+	j := judgement{gate: g, set: g.policy(), request: &r, now: time.Now(), steps: &steps}
+	if o := j.judge(context.Background()); o != nil {
+		d := j.deny(o)
+		return append(steps, Step{"denied", false, d.Message})
 	}
-	if !policy.ValidStreamName(r.Stream) {
-		return nil, deny(r.Op, BadName, domain)
-	}
-	return &Grant{request: r, space: space, domain: domain, app: app}, nil
+	return append(steps, Step{"granted", true, map[Op]string{Publish: PublishSuccess, Play: PlaySuccess}[r.Op]})
+}
+
+// Step is one check of a request.
+type Step struct {
+	Name   string // of the check
+	Passed bool
+	Text   string // what was found
 }
 
 // Grant is the right of one client to do what it asked for. It keeps the
@@ -57,6 +107,8 @@ type Grant struct {
 	space   *policy.Space
 	domain  *policy.Domain
 	app     *policy.App
+	since   time.Time
+	passed  []credential // what authenticated the client
 }
 
 // Key names the stream that the grant is for.
@@ -75,6 +127,10 @@ func (g *Grant) App() *policy.App { return g.app }
 
 // Request is what was granted.
 func (g *Grant) Request() Request { return g.request }
+
+// Private reports whether what the client gets is for it alone, and not for a
+// cache that would give it to others.
+func (g *Grant) Private() bool { return g.domain.Access(g.request.Op.use()).Restricts() }
 
 // Deny is the answer to the holder of g when what was granted cannot be done
 // after all: StreamExists or NoStream, which only the hub knows.

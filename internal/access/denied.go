@@ -28,12 +28,16 @@ const (
 	AuthFailed   Reason = "auth_failed"
 	AuthMissing  Reason = "auth_missing"
 	AuthExpired  Reason = "auth_expired"
+
+	AuthUnavailable Reason = "auth_unavailable"  // the server that decides cannot be asked
+	TooManyFailures Reason = "too_many_failures" // of the address
 )
 
 // Denied is the refusal of a request, in the words of each protocol.
 type Denied struct {
 	Op     Op
 	Reason Reason
+	Why    string // more of it, for logs; not for the client
 
 	// RTMP: the numbers and the description of the guide's tables (l.246-266,
 	// l.305-314), and the code of the onStatus that goes with them.
@@ -48,7 +52,11 @@ type Denied struct {
 }
 
 func (d *Denied) Error() string {
-	return fmt.Sprintf("%s denied: %s (%d/%d)", d.Op, d.Message, d.Code, d.SubCode)
+	s := fmt.Sprintf("%s denied: %s (%d/%d)", d.Op, d.Message, d.Code, d.SubCode)
+	if d.Why != "" {
+		s += ": " + d.Why
+	}
+	return s
 }
 
 // answer is a row of the guide's tables.
@@ -68,9 +76,11 @@ var answers = map[Reason]answer{
 	AuthMissing:  {5, 1, "Accesskey Or Signature Not Exist", "Accesskey Or Signature Not Exist", "AuthencationFailed", "Non Exist Signature or Accesskey"},
 	AuthExpired:  {5, 2, "URL Expired", "URL Expired", "AuthencationFailed", "URL Expired"},
 
-	// The guide has no row for these two (B.25, B.26).
-	BadName: {5, 0, "Illegal Stream Name", "", "AuthencationFailed", "Illegal Stream Name"},
-	TooLong: {5, 0, "Too Many Parameters", "Too Many Parameters", "AuthencationFailed", "Too Many Parameters"},
+	// The guide has no row for these (B.25, B.26).
+	BadName:         {5, 0, "Illegal Stream Name", "", "AuthencationFailed", "Illegal Stream Name"},
+	TooLong:         {5, 0, "Too Many Parameters", "Too Many Parameters", "AuthencationFailed", "Too Many Parameters"},
+	AuthUnavailable: {5, 0, "Authentication Failed", "Authentication Failed", "AuthencationFailed", "Authentication Failed"},
+	TooManyFailures: {5, 0, "Authentication Failed", "Authentication Failed", "AuthencationFailed", "Too Many Failures"},
 }
 
 // deny returns the refusal of op for that reason. The domain, where it is

@@ -48,11 +48,30 @@ type Request struct {
 	File   string // HLS: index.m3u8, playlist.m3u8 or a segment in {app}/{stream}/, or ".m3u8" for {app}/{stream}.m3u8
 	Params Params
 
+	// Path is that of an HTTP URL, as sent; empty for RTMP, where it would be
+	// /{app}/{stream}. What a URL of type C has before it is in PathHash and
+	// PathTime, whatever the protocol.
+	Path, PathHash, PathTime string
+
 	Addr netip.AddrPort // of the client; IPv4 is never in its IPv6-mapped form
 
 	TcURL, PageURL, SwfURL, FlashVer string // RTMP, as sent
 	Referer, UserAgent               string // HTTP, as sent
 }
+
+// path is the path of the URL by which r has come, or could have come.
+func (r *Request) path() string {
+	if r.Path != "" {
+		return r.Path
+	}
+	return "/" + r.App + "/" + r.Stream
+}
+
+// overHTTP reports whether r has come by HTTP.
+func (r *Request) overHTTP() bool { return r.Protocol != RTMP && r.Protocol != RTMPS }
+
+// isSegment reports whether r is for a segment of HLS, and not for a playlist.
+func (r *Request) isSegment() bool { return r.Protocol == HLS && !strings.HasSuffix(r.File, ".m3u8") }
 
 // LogValue is what a log says of r: no parameters, for they hold secrets, and
 // no more of a name than tells it from others.
@@ -79,6 +98,9 @@ func clip(s string) string {
 // over the same in app, and that over tcURL's. The caller adds the fields that
 // are no names: Addr, FlashVer and the like, and the Protocol if it is not RTMP.
 //
+// A path signed by type C begins with two more parts, wherever the client
+// divides it.
+//
 // The host is tcURL's unless a parameter vhost names another. The app is app's
 // or, where that is empty, the first part of tcURL's path; a trailing slash and
 // the instance "_definst_" are no part of it. "live...vhost...example.com" is
@@ -94,16 +116,21 @@ func FromRTMP(op Op, app, tcURL, name string) (Request, error) {
 		app, appQuery = cutQuery(strings.TrimLeft(path, "/"))
 		app, _, _ = strings.Cut(app, "/")
 	}
-	app = strings.TrimSuffix(app, "/_definst_")
-
 	r := Request{Op: op, Protocol: RTMP, App: app, Stream: name, TcURL: tcURL}
+	// Clients cut the path into app and name where they like.
+	if hash, time, rest, ok := cutSignedPath(app + "/" + name); ok {
+		r.PathHash, r.PathTime = hash, time
+		r.App, r.Stream = cutLast(rest)
+	}
+	r.App = strings.TrimSuffix(r.App, "/_definst_")
 	return r.withParams(host, nameQuery, appQuery, tcQuery)
 }
 
 // FromHTTP makes a Request to play of req's URL: /{app}/{stream}.flv,
 // /{app}/{stream}.m3u8, or index.m3u8, playlist.m3u8 and *.ts in
 // /{app}/{stream}/. The number of parts of the path tells the forms apart, so a
-// stream may be called index. Names are taken as they stand in the URL: a
+// stream may be called index; in front of either may stand the two parts of a
+// URL signed by type C. Names are taken as they stand in the URL: a
 // percent sign is in no name, so no two spellings mean the same stream.
 //
 // The error is ErrNotStream or a *Denied.
@@ -116,7 +143,12 @@ func FromHTTP(req *http.Request) (Request, error) {
 	if addr, err := netip.ParseAddrPort(req.RemoteAddr); err == nil {
 		r.Addr = Unmap(addr)
 	}
-	dir, file := cutLast(strings.TrimPrefix(req.URL.EscapedPath(), "/"))
+	path := strings.TrimPrefix(req.URL.EscapedPath(), "/")
+	if hash, time, rest, ok := cutSignedPath(path); ok {
+		r.PathHash, r.PathTime, path = hash, time, rest
+	}
+	r.Path = "/" + path
+	dir, file := cutLast(path)
 	if name, ok := strings.CutSuffix(file, ".flv"); ok {
 		r.Protocol, r.App, r.Stream = FLV, dir, name
 		if strings.EqualFold(req.Header.Get("Upgrade"), "websocket") {

@@ -44,6 +44,11 @@ func (a *Access) Open() bool {
 	return len(a.IP.Allow) == 0
 }
 
+// Restricts reports whether there is anybody whom a may keep out.
+func (a *Access) Restricts() bool {
+	return a.Authenticates() || len(a.IP.Allow)+len(a.IP.Block) > 0 || a.Referer.set() || a.UserAgent.set()
+}
+
 // Simple is the authentication by the parameters t and k (contract A.1, A.2).
 type Simple struct {
 	Key         Secret        `yaml:"key"`
@@ -177,16 +182,6 @@ type AccessKey struct {
 	ID       string `yaml:"id"`
 	Secret   Secret `yaml:"secret"`
 	Disabled bool   `yaml:"disabled"` // as if there were no such key
-}
-
-// AccessKey returns the key of that id, if it is in use, or nil.
-func (s *Space) AccessKey(id string) *AccessKey {
-	for i := range s.AccessKeys {
-		if k := &s.AccessKeys[i]; k.ID == id && !k.Disabled {
-			return k
-		}
-	}
-	return nil
 }
 
 // Forbidden keeps a stream, or all of an app, off the air.
