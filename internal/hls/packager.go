@@ -62,29 +62,34 @@ type Packager struct {
 	target  int64       // wanted duration of a segment, ms
 	seconds int         // target duration of the playlist; 0: not decided yet
 
-	mux      *mpegts.Muxer // nil before the first frame
-	base     int64         // of mux
-	lastPTS  int64         // of the newest segment
-	video    source
-	audio    source
-	sets     []byte // the parameter sets of the newest key frame that had some
-	tracks   [2]av.Codec
-	warned   bool  // that a frame was left out
-	noKeys   bool  // key frames are not expected any more
-	emitted  bool  // there was a segment
-	fresh    bool  // nothing is written before a key frame
-	waiting  bool  // since is set
-	since    int64 // when fresh began, ms
-	needKey  bool  // video is not written before a key frame
-	broken   bool  // the segment in the making follows a discontinuity
-	open     bool  // the segment in the making has a frame
-	carry    bool  // start is where the segment before ended
-	start    int64 // of the segment in the making, ms
-	end      int64 // of the newest frame in it, ms
+	mux          *mpegts.Muxer // nil before the first frame
+	base         int64         // of mux
+	video, audio source
+	sets         []byte    // parameter sets of the newest key frame that had some
+	epoch        time.Time // when the stream's time was 0; zero: not known
+	settled      bool      // epoch doesn't change before the next discontinuity
+	warned       bool      // the log has it that a frame was left out
+
+	// Waiting for a key frame; see admit.
+	fresh   bool  // nothing is written before one
+	needKey bool  // video is not written before one
+	noKeys  bool  // none is expected any more
+	timed   bool  // since is set
+	since   int64 // when the wait began, ms
+
+	// The segment in the making.
+	open     bool  // it has a frame
+	broken   bool  // it follows a discontinuity
+	carry    bool  // start is set: it is where the segment before ended
+	start    int64 // ms
+	end      int64 // of its newest frame, ms
 	keyed    bool  // it begins with a key frame
 	pictured bool  // it has video
-	epoch    time.Time
-	settled  bool // epoch doesn't change before the next discontinuity
+
+	// The segments before it.
+	emitted bool // there are some
+	lastPTS int64
+	tracks  [2]av.Codec // of the newest
 }
 
 // source is what is known of one of the stream's tracks.
@@ -187,7 +192,7 @@ func (p *Packager) change(src *source, codec av.Codec, config []byte) {
 	}
 	src.codec, src.config = codec, config
 	if src == &p.video {
-		p.sets, p.needKey, p.waiting = nil, true, false
+		p.sets, p.needKey, p.timed = nil, true, false
 	}
 }
 
@@ -208,7 +213,7 @@ func (p *Packager) discontinue() {
 		p.mux.Break()
 	}
 	p.broken = p.emitted || p.broken
-	p.fresh, p.waiting, p.needKey, p.noKeys = true, false, true, false
+	p.fresh, p.timed, p.needKey, p.noKeys = true, false, true, false
 	p.carry, p.settled, p.epoch = false, false, time.Time{}
 	p.sets = nil
 }
@@ -269,8 +274,8 @@ func (p *Packager) begin(dts int64) {
 
 // admit says whether a frame is written while a key frame is waited for.
 func (p *Packager) admit(isVideo bool, pkt *av.Packet) bool {
-	if !p.waiting {
-		p.waiting, p.since = true, pkt.DTS
+	if !p.timed {
+		p.timed, p.since = true, pkt.DTS
 	}
 	if isVideo && pkt.Key {
 		p.fresh, p.needKey = false, false
@@ -400,14 +405,13 @@ func (p *Packager) cut(at int64) {
 
 	video, audio := p.mux.Tracks()
 	tracks := [2]av.Codec{video, audio}
-	broken := p.broken || p.emitted && tracks != p.tracks
 	p.settled = true
 	s := Segment{
 		PTS:           max(pts, p.lastPTS+1),
 		Data:          data,
 		Duration:      time.Duration(length) * time.Millisecond,
 		Time:          p.epoch.Add(time.Duration(p.start) * time.Millisecond),
-		Discontinuity: broken,
+		Discontinuity: p.broken || p.emitted && tracks != p.tracks,
 	}
 	p.lastPTS, p.tracks, p.emitted = s.PTS, tracks, true
 	// A little too much, which is sound ahead of the picture, is counted in the

@@ -62,16 +62,15 @@ func audio(dts int64) av.Packet {
 	return av.Packet{Kind: av.Audio, Codec: av.AAC, DTS: dts, Frame: bytes.Repeat([]byte{0x21}, 100)}
 }
 
-// source plays an encoder: frames of 25 per second with a key frame every gop
+// encoder plays an encoder: 25 frames per second with a key frame every gop
 // ms, sound every 20 ms, from its time on.
 type encoder struct {
-	at       int64 // ms
-	gop      int64
-	size     int
-	picture  bool
-	sound    bool
-	lastKey  int64
-	keyDelay int64 // the next key frame is so much late
+	at      int64 // ms
+	gop     int64 // ms
+	size    int   // of a video frame
+	picture bool
+	sound   bool
+	lastKey int64
 }
 
 // run returns the packets of the next ms milliseconds.
@@ -399,8 +398,7 @@ func TestPackager(t *testing.T) {
 func TestPackagerHurry(t *testing.T) {
 	var got []Segment
 	waits := true
-	var p *Packager
-	p = NewPackager(config(nil), quiet(), 0, 0, func() bool { return waits }, func(s Segment) { got, waits = append(got, s), false })
+	p := NewPackager(config(nil), quiet(), 0, 0, func() bool { return waits }, func(s Segment) { got, waits = append(got, s), false })
 	for _, pkt := range append(configs, both(60_000).run(21_000)...) {
 		p.WritePacket(pkt)
 	}

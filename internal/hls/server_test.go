@@ -327,7 +327,7 @@ func TestConditional(t *testing.T) {
 				t.Errorf("%q: %d, want %d; %v", c.headers, w.Code, c.code, w.Header())
 			}
 		}
-		time.Sleep(2 * time.Second)
+		time.Sleep(2100 * time.Millisecond)
 		if w := n.get("/live/s1.m3u8", "If-None-Match: "+tag); w.Code != 200 {
 			t.Errorf("after another segment: %d, want 200", w.Code)
 		}
@@ -696,6 +696,19 @@ func TestMemory(t *testing.T) {
 				t.Errorf("%d segments, %d bytes held", len(list.Segments), s.Held)
 			}
 			time.Sleep(time.Second)
+		}
+	})
+}
+
+// A panic while a stream is packaged is no more than the end of that.
+func TestPanic(t *testing.T) {
+	inBubble(t, nil, func(n *node) {
+		j := &job{reader: new(stream.Reader)} // of no stream
+		if failed := n.srv.pump(newChannel(stream.Key{}, position{}), j, NewPackager(n.app.HLS, quiet(), 0, 0, nil, nil), quiet()); !failed {
+			t.Error("no panic")
+		}
+		if got := n.srv.stats.panics.Swap(0); got != 1 {
+			t.Errorf("%d panics are counted, want 1", got)
 		}
 	})
 }
