@@ -2,15 +2,17 @@ package node
 
 import (
 	"bytes"
-	_ "embed"
 	"fmt"
 	"html/template"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
 	"runtime/debug"
 	"strings"
 	"time"
+
+	"weir/web"
 )
 
 // responseTime is how long an HTTP response may take to be written; streams,
@@ -32,9 +34,6 @@ func (n *Node) httpServer(h http.Handler) *http.Server {
 	return s
 }
 
-//go:embed page.html
-var pageSource string
-
 // mediaHandler answers on the media listeners: streams by the ending of their
 // URL, and a page that says how to push and play.
 //
@@ -42,6 +41,10 @@ var pageSource string
 // name stands in the path as it is or not at all.
 func (n *Node) mediaHandler() http.Handler {
 	page := n.page()
+	files, err := fs.Sub(web.Files, "dist")
+	if err != nil {
+		panic(err) // the folder is part of the program
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer n.rescue(r)
 		if r.ContentLength != 0 { // nobody wants a body, or may take his time with it
@@ -52,9 +55,12 @@ func (n *Node) mediaHandler() http.Handler {
 		case path == "/":
 			h := w.Header()
 			h.Set("Content-Type", "text/html; charset=utf-8")
-			h.Set("Content-Security-Policy", "default-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'self'")
+			h.Set("Content-Security-Policy", "default-src 'self'; connect-src 'self' ws: wss:; media-src 'self' blob:; worker-src blob:; style-src 'unsafe-inline'; script-src 'self' 'unsafe-inline'; base-uri 'none'; frame-ancestors 'self'")
 			h.Set("X-Content-Type-Options", "nosniff")
 			http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(page))
+		case path == "/player/hls.js" || path == "/player/mpegts.js":
+			w.Header().Set("Cache-Control", "max-age=3600")
+			http.ServeFileFS(w, r, files, strings.TrimPrefix(path, "/player/"))
 		case strings.HasSuffix(path, ".flv"):
 			n.sessions.ServeFLV(w, r)
 		case strings.HasSuffix(path, ".m3u8"), strings.HasSuffix(path, ".ts"):
@@ -78,7 +84,7 @@ func (n *Node) page() []byte {
 		_, data.Port, _ = net.SplitHostPort(a.String())
 	}
 	var b bytes.Buffer
-	if err := template.Must(template.New("page").Parse(pageSource)).Execute(&b, data); err != nil {
+	if err := template.Must(template.New("page").Parse(web.Page)).Execute(&b, data); err != nil {
 		panic(err) // the page is part of the program
 	}
 	return b.Bytes()
