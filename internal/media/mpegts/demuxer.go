@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 
 	"github.com/bluenviron/mediacommon/v2/pkg/codecs/h265"
 
@@ -326,11 +327,11 @@ func (d *Demuxer) readAccessUnit(t *demuxTrack, data []byte, pts, dts int64) {
 	var vps, sps, pps [][]byte
 	units := 0
 	for u := range byteStreamUnits(data) {
-		if units++; units > av.MaxNALUs || len(u) < 2 {
-			if len(u) < 2 {
-				continue
-			}
+		if units++; units > av.MaxNALUs {
 			return
+		}
+		if len(u) < 2 {
+			continue // shorter than any header and data
 		}
 		typ := av.H264Type(u)
 		if t.codec == av.HEVC {
@@ -433,7 +434,7 @@ func unescape(u []byte, n int) []byte {
 }
 
 // byteStreamUnits yields the NAL units between start codes, as views of b.
-func byteStreamUnits(b []byte) func(yield func([]byte) bool) {
+func byteStreamUnits(b []byte) iter.Seq[[]byte] {
 	return func(yield func([]byte) bool) {
 		at := bytes.Index(b, startCode[1:])
 		for at >= 0 {
