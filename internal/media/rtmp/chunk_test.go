@@ -277,6 +277,24 @@ func TestMessageLimits(t *testing.T) {
 	}
 }
 
+// H08, H12: the smallest and the largest chunks.
+func TestChunkSizes(t *testing.T) {
+	body := fillBytes(8<<20, 3)
+	for _, tt := range []struct {
+		set  uint32
+		size int
+	}{{1, 1}, {2, 2}, {127, 127}, {0xFFFFFE, 0xFFFFFE}, {0xFFFFFF, 0xFFFFFF}, {0x1000000, 0xFFFFFF}, {1<<31 - 1, 0xFFFFFF}} {
+		r := testReader(bytes.NewReader(AppendMessage(appendControl(nil, typeSetChunkSize, tt.set), tt.size, 6, TypeVideo, 0, 1, body)))
+		got, err := readAll(r)
+		if err != io.EOF || len(got) != 2 || !bytes.Equal(got[1].body, body) {
+			t.Errorf("chunk size %d: %d messages, %v", tt.set, len(got), err)
+		}
+		if r.size != tt.size {
+			t.Errorf("chunk size %d became %d, want %d", tt.set, r.size, tt.size)
+		}
+	}
+}
+
 // H14: 64 unfinished messages and no more; control messages still pass.
 func TestUnfinishedMessages(t *testing.T) {
 	var b []byte

@@ -135,7 +135,8 @@ func (a *aggregate) next() (message, bool, error) {
 	if n > len(body) {
 		return message{}, false, errAggregate
 	}
-	m := message{typ: h[0], timestamp: uint24(h[4:]) | uint32(h[7])<<24, streamID: a.streamID, body: body[:n:n]}
+	// A copy, so that one small packet does not keep all of the aggregate.
+	m := message{h[0], uint24(h[4:]) | uint32(h[7])<<24, a.streamID, bytes.Clone(body[:n])}
 	switch m.typ {
 	case TypeAudio, TypeVideo, TypeData:
 	default:

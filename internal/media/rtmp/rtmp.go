@@ -22,6 +22,7 @@ package rtmp
 import (
 	"crypto/tls"
 	"log/slog"
+	"math"
 	"time"
 )
 
@@ -119,10 +120,11 @@ func (l *Limits) message(typ byte) int {
 	return l.Data
 }
 
-// Config is the options of a Conn; the zero value is good.
+// Config is the options of a Conn; a zero field, or one out of range, stands
+// for its default.
 type Config struct {
 	Limits        Limits
-	ChunkSize     int          // of what we send; 60000
+	ChunkSize     int          // of what we send, 1 to 0xFFFFFF; 60000
 	WindowAckSize int          // bytes after which the other end acknowledges; 2500000
 	Digest        bool         // client: handshake with a digest, as Flash Player 9 does
 	TLS           *tls.Config  // client, rtmps; nil: the system's
@@ -131,10 +133,10 @@ type Config struct {
 
 func (c Config) withDefaults() Config {
 	c.Limits = c.Limits.withDefaults()
-	if c.ChunkSize == 0 {
+	if c.ChunkSize <= 0 || c.ChunkSize > maxChunkSize {
 		c.ChunkSize = 60000
 	}
-	if c.WindowAckSize == 0 {
+	if c.WindowAckSize <= 0 || c.WindowAckSize > math.MaxUint32 {
 		c.WindowAckSize = 2500000
 	}
 	if c.Log == nil {

@@ -1,9 +1,11 @@
 package rtmp
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"io"
+	"net"
 	"os"
 	"slices"
 	"strings"
@@ -750,4 +752,45 @@ func TestWriteTimeout(t *testing.T) {
 			t.Errorf("ReadCommand: %v after %v, want a timeout after 10 s", err, time.Since(begin))
 		}
 	})
+}
+
+// Every limit is a setting.
+func TestLimits(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		lim   Limits
+		bytes []byte
+		want  string
+	}{
+		{"command", Limits{Command: 200}, cmdMsg(0, strings.Repeat("x", 200)), "message of type 20 and 203 bytes"},
+		{"data", Limits{Data: 10}, msg(TypeData, 0, 1, make([]byte, 11)), "message of type 18 and 11 bytes"},
+		{"audio", Limits{Audio: 10}, msg(TypeAudio, 0, 1, make([]byte, 11)), "message of type 8 and 11 bytes"},
+		{"video", Limits{Video: 10}, msg(TypeVideo, 0, 1, make([]byte, 11)), "message of type 9 and 11 bytes"},
+		{"aggregate", Limits{Video: 10}, msg(typeAggregate, 0, 1, make([]byte, 11)), "message of type 22 and 11 bytes"},
+		{"chunk size", Limits{ChunkSize: 256}, slices.Concat(appendControl(nil, typeSetChunkSize, 257), begun(6, 600, 256), begun(7, 600, 256), msg(TypeAudio, 0, 1, nil), []byte{0xC8}), "chunk stream 8 begins"},
+		{"chunk streams", Limits{ChunkStreams: 1}, slices.Concat(begun(6, 200, 128), begun(7, 200, 128)), errChunkStream.Error()},
+		{"partial bytes", Limits{Partial: 1000}, begun(6, 1001, 128), errPartial.Error()},
+		{"AMF depth", Limits{AMFDepth: 2}, cmdMsg(0, "x", 0, nested(3)), "nested too deep"},
+		{"AMF elements", Limits{AMFElements: 5}, cmdMsg(0, "x", 0, nil, nil, nil, nil), "too many elements"},
+		{"answers", Limits{Answers: 2}, bytes.Repeat(cmdMsg(0, "x"), 4), errFlood.Error()},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ours, theirs := net.Pipe()
+				defer theirs.Close()
+				c := newConn(ours, Config{Limits: tt.lim})
+				done := make(chan struct{})
+				go func() {
+					defer close(done)
+					theirs.Write(slices.Concat(tt.bytes, cmdMsg(0, "x")))
+				}()
+				_, err := c.ReadCommand()
+				if err == nil || !strings.Contains(err.Error(), tt.want) {
+					t.Errorf("ReadCommand: %v, want %q", err, tt.want)
+				}
+				ours.Close()
+				<-done
+			})
+		})
+	}
 }
