@@ -6,6 +6,8 @@ import (
 	"net"
 	"testing"
 
+	"go.uber.org/goleak"
+
 	"weir/internal/media/amf"
 )
 
@@ -193,3 +195,6 @@ func publishing(t *testing.T, cfg Config) (*Conn, *peer) {
 	p.command()
 	return c, p
 }
+
+// Every goroutine ends with its connection.
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
