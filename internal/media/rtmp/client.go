@@ -16,7 +16,7 @@ import (
 	"weir/internal/media/av"
 )
 
-// Error is a server's refusal.
+// Error is a server's refusal, in its own words, long ones cut.
 type Error struct {
 	Code        string // such as NetStream.Publish.BadName
 	Description string
@@ -166,7 +166,7 @@ var errClosed = errors.New("closed by the server")
 // refusal makes the information object of a command an error.
 func (cmd *Command) refusal() *Error {
 	o := amf.Properties(cmd.arg(0))
-	e := &Error{o.String("code"), o.String("description")}
+	e := &Error{cut(o.String("code")), cut(o.String("description"))}
 	if e.Code == "" {
 		e.Code = "call failed"
 	}
@@ -211,7 +211,7 @@ func (c *Conn) open(start, name string, args ...any) error {
 	}
 	id, ok := created.arg(0).(float64)
 	if !ok || !(id >= 0 && id <= math.MaxUint32) {
-		return fmt.Errorf("create stream: answered with %v", created.Args)
+		return errors.New("create stream: no stream in the answer")
 	}
 	c.streamID = uint32(id)
 	if err := c.notify(c.streamID, name, nil, args...); err != nil {
@@ -231,7 +231,7 @@ func (c *Conn) open(start, name string, args ...any) error {
 		}
 		switch m.typ {
 		case TypeAudio, TypeVideo, TypeData, typeAggregate:
-			if name == "play" && !isAbout(m.body) {
+			if name == "play" && !isNotice(m.body) {
 				c.early = m
 				return nil
 			}

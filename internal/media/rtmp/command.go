@@ -82,6 +82,12 @@ func (cmd *Command) arg(i int) any {
 	return nil
 }
 
+// cut shortens what the other end sent to what fits into a log line.
+func cut(s string) string {
+	const most = 200
+	return s[:min(len(s), most)]
+}
+
 // appendCommand appends a command message of the given values.
 func (c *Conn) appendCommand(dst []byte, csid, streamID uint32, vals ...any) []byte {
 	return AppendMessage(dst, c.cfg.ChunkSize, csid, TypeCommand, 0, streamID, amf.Append(nil, vals...))

@@ -34,7 +34,8 @@ type Conn struct {
 	connect  Connect
 	client   bool    // our role
 	created  uint64  // server: bit n-1 is message stream n
-	streamID uint32  // of the stream published or played
+	streamID uint32  // of the newest stream published or played
+	active   bool    // server: it has not ended
 	refused  bool    // server: the client has been told to go
 	sent     float64 // client: the last transaction
 	early    message // client: media that came before the answer to play
@@ -193,7 +194,7 @@ func (c *Conn) userControl(b []byte) error {
 	if len(b) < 2 {
 		return errControl
 	}
-	switch event := binary.BigEndian.Uint16(b); event {
+	switch binary.BigEndian.Uint16(b) {
 	case eventPingRequest:
 		if len(b) < 6 {
 			return errControl

@@ -35,7 +35,7 @@ func (c *Conn) ReadPacket() (av.Packet, error) {
 			}
 			fallthrough
 		case TypeData:
-			if isAbout(m.body) {
+			if isNotice(m.body) {
 				continue
 			}
 			p, err := c.parser.Packet(TypeData, c.clock.data(m.timestamp), m.body)
@@ -64,15 +64,12 @@ func (c *Conn) duringMedia(cmd Command) error {
 	if done || err != nil {
 		return err
 	}
-	switch cmd.Name {
-	case "publish", "play":
-		return c.answer(cmd, "_error", nil, info("error", "NetStream.Failed", "The connection publishes already."))
-	case "deleteStream", "closeStream":
-		if cmd.StreamID != c.streamID {
-			return nil
-		}
-	case "FCUnpublish":
-	default:
+	switch {
+	case cmd.Name == "publish":
+		return c.send(c.AppendStatus(nil, cmd.StreamID, "error", "NetStream.Publish.Denied", "The connection publishes already."))
+	case cmd.Name == "play":
+		return c.send(c.AppendStatus(nil, cmd.StreamID, "error", "NetStream.Play.Failed", "The connection publishes already."))
+	case c.active:
 		return nil
 	}
 	// Most clients are gone by now.
@@ -80,9 +77,9 @@ func (c *Conn) duringMedia(cmd Command) error {
 	return io.EOF
 }
 
-// isAbout reports whether a data message is about the RTMP stream and no
-// part of it.
-func isAbout(b []byte) bool {
+// isNotice reports whether a data message tells about the RTMP stream, and is no
+// part of what is streamed.
+func isNotice(b []byte) bool {
 	for _, name := range [...]string{"|RtmpSampleAccess", "onStatus", "@clearDataFrame"} {
 		if bytes.HasPrefix(b, amf.Append(nil, name)) {
 			return true

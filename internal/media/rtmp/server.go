@@ -41,7 +41,7 @@ func Accept(nc net.Conn, cfg Config) (*Conn, error) {
 	}
 	cmd, err := c.readCommand()
 	if err == nil && cmd.Name != "connect" {
-		err = fmt.Errorf("unexpected command %q", cmd.Name)
+		err = fmt.Errorf("unexpected command %q", cut(cmd.Name))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", noEOF(err))
@@ -147,7 +147,7 @@ func (c *Conn) serve(cmd Command) (done bool, err error) {
 	case "releaseStream", "FCPublish", "FCSubscribe", "FCUnsubscribe", "_checkbw":
 		answer = amf.Undefined{}
 	default:
-		c.cfg.Log.Debug("unknown RTMP command", "name", cmd.Name)
+		c.cfg.Log.Debug("unknown RTMP command", "name", cut(cmd.Name))
 		return true, c.answer(cmd, "_error", nil, info("error", "NetConnection.Call.Failed", "Method not found."))
 	}
 	return true, c.answer(cmd, "_result", nil, answer)
@@ -164,9 +164,10 @@ func (c *Conn) answer(cmd Command, name string, vals ...any) error {
 // end notes that a stream is over. If it was the one published or played, the
 // client has to come to another as it had to come to this one.
 func (c *Conn) end(streamID uint32) error {
-	if streamID != c.streamID {
+	if !c.active || streamID != c.streamID {
 		return nil
 	}
+	c.active = false
 	return c.nc.SetReadDeadline(time.Now().Add(c.cfg.Limits.Setup))
 }
 
@@ -210,7 +211,7 @@ func (c *Conn) AcceptPlay(cmd Command, s Status) error {
 
 // begin sends the answers to an accepted command and lifts the deadline.
 func (c *Conn) begin(cmd Command, answers []byte) error {
-	c.streamID = cmd.StreamID
+	c.streamID, c.active = cmd.StreamID, true
 	if err := c.nc.SetDeadline(time.Time{}); err != nil {
 		return fmt.Errorf("%s: %w", cmd.Name, err)
 	}
