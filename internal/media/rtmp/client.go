@@ -1,8 +1,11 @@
 package rtmp
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -36,7 +39,7 @@ func SplitURL(rawurl string) (tcURL, name string, err error) {
 	path, query, found := strings.Cut(rawurl, "?")
 	i := strings.LastIndexByte(path, '/')
 	if u, err := url.Parse(path); err != nil || strings.Count(u.Path, "/") < 2 {
-		return "", "", fmt.Errorf("%q is not rtmp://host/app/stream", rawurl)
+		return "", "", errors.New("URL is not rtmp://host/app/stream")
 	}
 	if name = path[i+1:]; found {
 		name += "?" + query
@@ -50,36 +53,35 @@ func SplitURL(rawurl string) (tcURL, name string, err error) {
 // Limits.Handshake and Limits.Setup. Redirections are errors.
 func Dial(ctx context.Context, rawurl string, cfg Config) (*Conn, error) {
 	u, err := url.Parse(rawurl)
-	if err != nil {
-		return nil, fmt.Errorf("dial: %w", err)
-	}
-	ports := map[string]string{"rtmp": "1935", "rtmps": "443"}
-	port, ok := ports[u.Scheme]
-	if !ok || u.Hostname() == "" {
-		return nil, fmt.Errorf("dial: %q is no rtmp or rtmps URL", u.Redacted())
-	}
-	if u.Port() != "" {
-		port = u.Port()
+	if err != nil || u.Hostname() == "" {
+		return nil, errors.New("dial: not a URL with a host") // which may hold secrets
 	}
 	var d interface {
 		DialContext(ctx context.Context, network, addr string) (net.Conn, error)
-	} = &net.Dialer{Timeout: cfg.withDefaults().Limits.Handshake}
-	if u.Scheme == "rtmps" {
-		d = &tls.Dialer{NetDialer: d.(*net.Dialer), Config: cfg.TLS}
 	}
-	nc, err := d.DialContext(ctx, "tcp", net.JoinHostPort(u.Hostname(), port))
+	var port string
+	plain := &net.Dialer{Timeout: cfg.withDefaults().Limits.Handshake}
+	switch u.Scheme {
+	case "rtmp":
+		d, port = plain, "1935"
+	case "rtmps":
+		d, port = &tls.Dialer{NetDialer: plain, Config: cfg.TLS}, "443"
+	default:
+		return nil, fmt.Errorf("dial: scheme %q is neither rtmp nor rtmps", u.Scheme)
+	}
+	nc, err := d.DialContext(ctx, "tcp", net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), port)))
 	if err != nil {
 		return nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { nc.Close() })
-	defer stop()
 	c := newConn(nc, cfg)
 	c.client = true
-	if err := c.dial(u, rawurl); err != nil {
+	err = c.dial(u, rawurl)
+	if !stop() {
+		err = ctx.Err()
+	}
+	if err != nil {
 		nc.Close()
-		if ctx.Err() != nil {
-			err = ctx.Err()
-		}
 		return nil, fmt.Errorf("dial %s: %w", u.Host, err)
 	}
 	return c, nil
@@ -166,6 +168,9 @@ var errClosed = errors.New("closed by the server")
 // refusal makes the information object of a command an error.
 func (cmd *Command) refusal() *Error {
 	o := amf.Properties(cmd.arg(0))
+	if o == nil {
+		o = cmd.object
+	}
 	e := &Error{cut(o.String("code")), cut(o.String("description"))}
 	if e.Code == "" {
 		e.Code = "call failed"
@@ -174,7 +179,8 @@ func (cmd *Command) refusal() *Error {
 }
 
 // Publish begins to publish a stream; name may have a query. A refusal is an
-// *Error. WritePacket comes next.
+// *Error. WritePacket comes next; another goroutine reads, with ReadPacket, what
+// the server says meanwhile.
 func (c *Conn) Publish(name string) error {
 	bare, _, _ := strings.Cut(name, "?")
 	err := c.setup(func() error {
@@ -218,8 +224,10 @@ func (c *Conn) open(start, name string, args ...any) error {
 		return err
 	}
 	if name == "play" {
-		const bufferLength = 3 // event; 1000 ms
-		b := append([]byte{0, bufferLength}, byte(c.streamID>>24), byte(c.streamID>>16), byte(c.streamID>>8), byte(c.streamID), 0, 0, 3, 232)
+		const milliseconds = 1000
+		b := binary.BigEndian.AppendUint16(nil, eventSetBufferLength)
+		b = binary.BigEndian.AppendUint32(b, c.streamID)
+		b = binary.BigEndian.AppendUint32(b, milliseconds)
 		if err := c.send(AppendMessage(nil, defaultChunkSize, ChunkControl, typeUserControl, 0, 0, b)); err != nil {
 			return err
 		}
@@ -284,7 +292,9 @@ func (c *Conn) WritePacket(p av.Packet) error {
 	case av.Video:
 		typ, csid = TypeVideo, ChunkVideo
 	case av.Data:
-		body = append(amf.Append(nil, "@setDataFrame"), body...)
+		if bytes.HasPrefix(body, amf.Append(nil, "onMetaData")) {
+			body = append(amf.Append(nil, "@setDataFrame"), body...)
+		}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

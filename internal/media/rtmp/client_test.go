@@ -235,9 +235,10 @@ func TestDialURL(t *testing.T) {
 			t.Errorf("Dial(%q) succeeded", u)
 		}
 	}
-	_, err := Dial(t.Context(), "ftp://user:secret@a/live", Config{})
-	if err == nil || strings.Contains(err.Error(), "secret") {
-		t.Errorf("Dial: %v", err)
+	for _, u := range []string{"ftp://user:secret@a/live?k=secret", "rtmp://a\x00/live?k=secret", "rtmp:///live?k=secret"} {
+		if _, err := Dial(t.Context(), u, Config{}); err == nil || strings.Contains(err.Error(), "secret") {
+			t.Errorf("Dial: %v", err)
+		}
 	}
 }
 

@@ -156,10 +156,11 @@ func (c *Conn) acknowledge() {
 
 // Events of user control messages (7.1.7).
 const (
-	eventStreamBegin  = 0
-	eventStreamEOF    = 1
-	eventPingRequest  = 6
-	eventPingResponse = 7
+	eventStreamBegin     = 0
+	eventStreamEOF       = 1
+	eventSetBufferLength = 3
+	eventPingRequest     = 6
+	eventPingResponse    = 7
 )
 
 var errControl = errors.New("bad control message")
