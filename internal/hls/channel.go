@@ -40,10 +40,20 @@ type position struct {
 // are taken from the clock, which runs at least as fast as segments come, so
 // that players and caches that knew the stream before a restart, or by another
 // node, never see a number fall or a name come again.
+//
+// The discontinuity sequence counts hours, and those of recent years only:
+// hls.js keeps a time for each in an array and walks over all of it, which with
+// a number of ten digits takes the browser minutes.
 func origin(now time.Time) position {
-	s := uint64(now.Unix())
-	return position{time: now.UnixMilli() * mpegts.Clock, sequence: s, discontinuity: s}
+	return position{
+		time:          now.UnixMilli() * mpegts.Clock,
+		sequence:      uint64(now.Unix()),
+		discontinuity: uint64(max(0, now.Sub(epoch)/time.Hour)),
+	}
 }
+
+// epoch is where origin's hours begin.
+var epoch = time.Date(2025, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // after returns the position that is not before p either.
 func (at position) after(p position) position {

@@ -131,7 +131,6 @@ func TestFirstPlaylist(t *testing.T) {
 #EXT-X-VERSION:3
 #EXT-X-TARGETDURATION:2
 #EXT-X-MEDIA-SEQUENCE:946684805
-#EXT-X-DISCONTINUITY-SEQUENCE:946684805
 #EXT-X-PROGRAM-DATE-TIME:2000-01-01T00:00:04\.000Z
 #EXTINF:2\.000,
 (\d+)\.ts
@@ -711,4 +710,12 @@ func TestPanic(t *testing.T) {
 			t.Errorf("%d panics are counted, want 1", got)
 		}
 	})
+}
+
+// hls.js is minutes busy with a discontinuity sequence like a time of day.
+func TestNumbersStartSmallEnoughForPlayers(t *testing.T) {
+	at := origin(time.Date(2045, 1, 1, 0, 0, 0, 0, time.UTC))
+	if at.discontinuity == 0 || at.discontinuity > 1<<18 || at.sequence > 1<<32 {
+		t.Errorf("in 2045 a channel starts with media sequence %d, discontinuity sequence %d", at.sequence, at.discontinuity)
+	}
 }
