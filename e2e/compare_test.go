@@ -28,7 +28,7 @@ func readFrames(file, kind string, decode bool) ([]frame, error) {
 	args := []string{"-nostdin", "-v", "error", "-xerror", "-copyts", "-i", file, "-map", "0:" + kind + ":0"}
 	switch {
 	case decode:
-		args = append(args, "-fps_mode", "passthrough")
+		args = append(args, "-fps_mode", "passthrough", "-enc_time_base", "-1")
 	case kind == "a" && strings.HasSuffix(file, ".ts"):
 		args = append(args, "-c", "copy", "-bsf", "aac_adtstoasc")
 	default:

@@ -82,9 +82,12 @@ func TestScripts(t *testing.T) {
 			"keypair":    cmdKeypair,
 		},
 		Condition: func(cond string) (bool, error) {
-			if cond == "film" {
+			switch cond {
+			case "film":
 				_, err := os.Stat(film)
 				return err == nil, nil
+			case "netns":
+				return exec.Command("unshare", "--net", "--map-root-user", "ip", "link", "set", "lo", "up").Run() == nil, nil
 			}
 			return false, fmt.Errorf("unknown condition %q", cond)
 		},

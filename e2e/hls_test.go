@@ -93,11 +93,22 @@ func (w *watch) poll() (done bool, err error) {
 		return false, fmt.Errorf("not a media playlist:\n%s", body)
 	}
 	list := p.(*m3u8.MediaPlaylist)
+	// The parser replaces it by what it thinks right.
+	if _, err := fmt.Sscanf(tagValue(body, "#EXT-X-TARGETDURATION:"), "%d", &list.TargetDuration); err != nil {
+		return false, fmt.Errorf("target duration: %w\n%s", err, body)
+	}
 	if err := w.check(list); err != nil {
 		return false, fmt.Errorf("%w\n%s", err, body)
 	}
 	w.last = list
 	return len(w.seen) >= w.limit || list.Closed, nil
+}
+
+// tagValue returns what follows the first of that tag in its line.
+func tagValue(playlist []byte, tag string) string {
+	_, rest, _ := strings.Cut(string(playlist), tag)
+	value, _, _ := strings.Cut(rest, "\n")
+	return value
 }
 
 func (w *watch) check(list *m3u8.MediaPlaylist) error {

@@ -50,6 +50,7 @@ policy:
 type server struct {
 	cmd    *exec.Cmd
 	log    string        // file that gets its output
+	told   bool          // to end: a second SIGTERM would be a harder word
 	exited chan struct{} // closed after err is set
 	err    error
 }
@@ -129,7 +130,7 @@ func (s *server) ready(admin string) error {
 
 // stop asks the server to end and checks that it did so in time and in peace.
 func (s *server) stop() error {
-	if err := s.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+	if err := s.signal(syscall.SIGTERM); err != nil {
 		return err
 	}
 	select {
@@ -149,6 +150,16 @@ func (s *server) stop() error {
 	return nil
 }
 
+func (s *server) signal(sig syscall.Signal) error {
+	if sig == syscall.SIGTERM {
+		if s.told {
+			return nil
+		}
+		s.told = true
+	}
+	return s.cmd.Process.Signal(sig)
+}
+
 func (s *server) kill() {
 	s.cmd.Process.Kill()
 	<-s.exited
@@ -162,7 +173,7 @@ func cmdSignal(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 || signals[args[0]] == 0 {
 		ts.Fatalf("usage: signal HUP|TERM")
 	}
-	ts.Check(current(ts).cmd.Process.Signal(signals[args[0]]))
+	ts.Check(current(ts).signal(signals[args[0]]))
 }
 
 // stop-weir
