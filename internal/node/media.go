@@ -55,7 +55,7 @@ func (n *Node) mediaHandler() http.Handler {
 		case path == "/":
 			h := w.Header()
 			h.Set("Content-Type", "text/html; charset=utf-8")
-			h.Set("Content-Security-Policy", "default-src 'self'; connect-src 'self' ws: wss:; media-src 'self' blob:; worker-src blob:; style-src 'unsafe-inline'; script-src 'self' 'unsafe-inline'; base-uri 'none'; frame-ancestors 'self'")
+			h.Set("Content-Security-Policy", "default-src 'self'; connect-src 'self' ws: wss:; img-src data:; media-src 'self' blob:; worker-src blob:; style-src 'unsafe-inline'; script-src 'self' 'unsafe-inline'; base-uri 'none'; frame-ancestors 'self'")
 			h.Set("X-Content-Type-Options", "nosniff")
 			http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(page))
 		case path == "/player/hls.js" || path == "/player/mpegts.js":
