@@ -17,6 +17,9 @@ import (
 	"weir/internal/media/rtmp"
 )
 
+// frameTime is how long after the last time stamp of a file the next one begins, ms.
+const frameTime = 40
+
 // publish URL FILE...
 //
 // Pushes FLV files as they are, one after the other in real time and on one
@@ -48,7 +51,7 @@ func publish() error {
 		}
 		err = readTags(f, func(t tag) error {
 			p := t.packet(base)
-			end = max(end, p.DTS+40)
+			end = max(end, p.DTS+frameTime)
 			<-time.After(time.Until(start.Add(time.Duration(p.DTS) * time.Millisecond)))
 			return conn.WritePacket(p)
 		})

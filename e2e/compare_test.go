@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"bytes"
 	"crypto/md5"
 	"errors"
 	"fmt"
@@ -171,15 +170,17 @@ next:
 	return fits, nil
 }
 
-// sametags [-min=FRAMES] SOURCE CAPTURE
+// sametags [-min=FRAMES] SOURCE... CAPTURE
 //
-// Checks byte by byte what sameframes leaves to ffmpeg, for codecs that it does
-// not know: that the frames of an FLV capture are a part of the source's, tag
-// bodies and times alike, after the source's own codec configuration.
+// Checks byte by byte what sameframes leaves to ffmpeg, for what ffmpeg does
+// not know: that the frames of an FLV capture are a part of those of the
+// sources, pushed one after the other, tag bodies and times alike, and that
+// its codec configurations are theirs. It must hold min frames of all kinds
+// (100 if not given).
 func cmdSameTags(ts *testscript.TestScript, neg bool, args []string) {
-	set, rest := flags(ts, args, 2, "-min=")
-	if neg {
-		ts.Fatalf("sametags cannot be negated")
+	set, rest := flags(ts, args, -1, "-min=")
+	if neg || len(rest) < 2 {
+		ts.Fatalf("usage: sametags [-min=FRAMES] SOURCE... CAPTURE")
 	}
 	least := 100
 	if m := set["-min"]; m != "" {
@@ -187,59 +188,69 @@ func cmdSameTags(ts *testscript.TestScript, neg bool, args []string) {
 		least, err = strconv.Atoi(m)
 		ts.Check(err)
 	}
-	read := func(name string) (video, audio, configs []tag) {
-		f, err := os.Open(ts.MkAbs(name))
-		ts.Check(err)
-		defer f.Close()
-		err = readTags(f, func(t tag) error {
-			switch {
-			case t.typ == 18:
-			case !t.isFrame():
-				configs = append(configs, t)
-			case t.typ == 9:
-				video = append(video, t)
-			default:
-				audio = append(audio, t)
-			}
-			return nil
-		})
-		if err != nil && err != io.ErrUnexpectedEOF {
-			ts.Fatalf("%s: %v", name, err)
-		}
-		return video, audio, configs
+	var sources tracks
+	for _, source := range rest[:len(rest)-1] {
+		ts.Check(sources.read(ts.MkAbs(source)))
 	}
-	wantVideo, wantAudio, wantConfigs := read(rest[0])
-	gotVideo, gotAudio, gotConfigs := read(rest[1])
-	if len(gotVideo)+len(gotAudio) < least {
-		ts.Fatalf("%s holds %d frames, want %d or more", rest[1], len(gotVideo)+len(gotAudio), least)
+	var capture tracks
+	name := rest[len(rest)-1]
+	ts.Check(capture.read(ts.MkAbs(name)))
+	if n := len(capture.video) + len(capture.audio); n < least {
+		ts.Fatalf("%s holds %d frames, want %d or more", name, n, least)
 	}
-	for _, g := range gotConfigs {
-		known := false
-		for _, w := range wantConfigs {
-			known = known || g.typ == w.typ && bytes.Equal(g.body, w.body)
-		}
-		if !known {
-			ts.Fatalf("codec configuration %x of %s is none of the source's", g.body, rest[1])
+	for config := range capture.configs {
+		if !sources.configs[config] {
+			ts.Fatalf("codec configuration %x of %s is none of the sources'", config, name)
 		}
 	}
 	for _, track := range []struct {
 		name      string
-		want, got []tag
-	}{{"video", wantVideo, gotVideo}, {"audio", wantAudio, gotAudio}} {
+		want, got []frame
+	}{{"video", sources.video, capture.video}, {"audio", sources.audio, capture.audio}} {
 		if len(track.got) == 0 {
 			continue
 		}
-		_, err := places(tagFrames(track.want), tagFrames(track.got), false)
-		if err != nil {
-			ts.Fatalf("%s frames of %s: %v", track.name, rest[1], err)
+		if _, err := places(track.want, track.got, false); err != nil {
+			ts.Fatalf("%s frames of %s: %v", track.name, name, err)
 		}
 	}
 }
 
-func tagFrames(tags []tag) []frame {
-	frames := make([]frame, len(tags))
-	for i, t := range tags {
-		frames[i] = frame{float64(t.timestamp) / 1000, fmt.Sprintf("%x", md5.Sum(t.body))}
+// tracks is what is in FLV files.
+type tracks struct {
+	video, audio []frame
+	configs      map[string]bool
+	end          int64 // when the next file begins, ms, if it is pushed after these
+}
+
+// read adds what is in a file. Its last tag may be cut short.
+func (t *tracks) read(file string) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
 	}
-	return frames
+	defer f.Close()
+	if t.configs == nil {
+		t.configs = map[string]bool{}
+	}
+	base := t.end
+	err = readTags(f, func(tag tag) error {
+		at := base + int64(tag.timestamp)
+		t.end = max(t.end, at+frameTime)
+		fr := frame{float64(at) / 1000, fmt.Sprintf("%x", md5.Sum(tag.body))}
+		switch {
+		case tag.typ == 18:
+		case !tag.isFrame():
+			t.configs[string(tag.body)] = true
+		case tag.typ == 9:
+			t.video = append(t.video, fr)
+		default:
+			t.audio = append(t.audio, fr)
+		}
+		return nil
+	})
+	if err != nil && err != io.ErrUnexpectedEOF {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	return nil
 }
