@@ -15,6 +15,7 @@ package access
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,7 +37,7 @@ type Gate struct {
 	policy   func() *policy.Set
 	compiled atomic.Pointer[compiled]
 	compile  sync.Mutex // held by the one who stores compiled
-	token    tokenKey
+	token    *keyed     // of segment tokens; nobody else has its key
 	nonces   nonces
 	limiter  limiter
 }
@@ -44,9 +45,9 @@ type Gate struct {
 // NewGate returns a Gate that judges each request by the Set that policy
 // returns at that time.
 func NewGate(policy func() *policy.Set) *Gate {
-	g := &Gate{policy: policy}
-	rand.Read(g.token[:])
-	return g
+	key := make([]byte, 32)
+	rand.Read(key)
+	return &Gate{policy: policy, token: newKeyed(sha256.New, key)}
 }
 
 // Check returns the right to do what r asks for, or a *Denied. It may wait: for
@@ -57,14 +58,14 @@ func (g *Gate) Check(ctx context.Context, r Request) (*Grant, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	j := judgement{gate: g, set: g.policy(), request: &r, now: time.Now()}
+	j := g.judgement(r, time.Now())
 	if o := j.judge(ctx); o != nil {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
 		return nil, j.deny(o)
 	}
-	return j.grant(), nil
+	return j.Grant, nil
 }
 
 // Recheck says whether the holder of grant still may what it was granted: nil,
@@ -72,7 +73,8 @@ func (g *Gate) Check(ctx context.Context, r Request) (*Grant, error) {
 // only means that it had to be used by then; and the server of a customer is
 // not asked again.
 func (g *Gate) Recheck(grant *Grant) error {
-	j := judgement{gate: g, set: g.policy(), request: &grant.request, now: grant.since, held: grant}
+	j := g.judgement(grant.request, grant.since)
+	j.held = grant
 	if o := j.judge(context.Background()); o != nil {
 		return j.deny(o)
 	}
@@ -84,13 +86,16 @@ func (g *Gate) Recheck(grant *Grant) error {
 // returns what each check found; the last Step says why r is denied, or that it
 // is not.
 func (g *Gate) Explain(r Request) []Step {
-	var steps []Step
-	j := judgement{gate: g, set: g.policy(), request: &r, now: time.Now(), steps: &steps}
+	j := g.judgement(r, time.Now())
+	j.explain = true
 	if o := j.judge(context.Background()); o != nil {
-		d := j.deny(o)
-		return append(steps, Step{"denied", false, d.Message})
+		return append(j.steps, Step{"denied", false, j.deny(o).Message})
 	}
-	return append(steps, Step{"granted", true, map[Op]string{Publish: PublishSuccess, Play: PlaySuccess}[r.Op]})
+	success := PlaySuccess
+	if r.Op == Publish {
+		success = PublishSuccess
+	}
+	return append(j.steps, Step{"granted", true, success})
 }
 
 // Step is one check of a request.

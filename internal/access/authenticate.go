@@ -2,8 +2,7 @@ package access
 
 import (
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
+	"crypto/sha1"
 	"crypto/subtle"
 	"fmt"
 	"strconv"
@@ -23,13 +22,13 @@ func (j *judgement) authenticate(ctx context.Context) *objection {
 	if j.request.isSegment() {
 		return j.segment(rules)
 	}
-	real := j.held == nil && j.steps == nil && !j.gate.Lenient
-	if real && !j.gate.limiter.open(j.request.Addr.Addr(), j.now) {
+	real := j.held == nil && !j.explain && !j.gate.Lenient
+	if real && !j.gate.limiter.open(j.request.Addr.Addr(), j.since) {
 		return &objection{TooManyFailures, "the address has failed too often"}
 	}
 	o := j.tryAll(ctx, rules)
 	if real && o != nil && o.reason == AuthFailed {
-		j.gate.limiter.failed(ctx, j.request.Addr.Addr(), j.now)
+		j.gate.limiter.failed(ctx, j.request.Addr.Addr(), j.since)
 	}
 	return o
 }
@@ -56,7 +55,7 @@ func (j *judgement) tryAll(ctx context.Context, rules *rules) *objection {
 			// parameters are there.
 			first = o
 		}
-		j.note(m.String(), false, "%s", o.why)
+		j.object(m.String(), o)
 		if !any {
 			return o
 		}
@@ -71,7 +70,7 @@ func (j *judgement) try(ctx context.Context, rules *rules, m method) (key int, o
 	case bySimple:
 		return j.simple(a.Simple)
 	case bySignature:
-		return j.signature(a.Signature)
+		return j.signature(a.Signature, rules.signers)
 	case bySignedURL:
 		return j.signedURL(a.SignedURL)
 	}
@@ -118,7 +117,7 @@ func hexadecimal(s string) (int64, bool) {
 // expiry judges a URL that may be used until end, which by itself is a valid
 // time (contract B.5).
 func (j *judgement) expiry(end int64, longest time.Duration) *objection {
-	left := end - j.now.Unix()
+	left := end - j.since.Unix()
 	switch {
 	case left < 0:
 		return &objection{AuthExpired, fmt.Sprintf("it has expired %v ago", time.Duration(-left)*time.Second)}
@@ -151,6 +150,7 @@ type rules struct {
 	access   *policy.Access
 	external *client        // nil without External
 	tags     [methods][]tag // of the keys, by the index that the method knows them by
+	signers  []*keyed       // of the access keys
 }
 
 // has reports whether the method is in use.
@@ -198,9 +198,7 @@ func (g *Gate) newRules(sp *policy.Space, a *policy.Access) *rules {
 	add := func(m method, use bool, parts ...string) {
 		var t tag
 		if use {
-			h := hmac.New(sha256.New, g.token[:])
-			fmt.Fprintf(h, "credential %v %q", m, parts)
-			copy(t[:], h.Sum(nil))
+			copy(t[:], g.token.sum(nil, fmt.Sprintf("credential %v %q", m, parts)))
 		}
 		r.tags[m] = append(r.tags[m], t)
 	}
@@ -215,6 +213,7 @@ func (g *Gate) newRules(sp *policy.Space, a *policy.Access) *rules {
 	if a.Signature != nil {
 		for _, k := range sp.AccessKeys {
 			add(bySignature, !k.Disabled, k.ID, k.Secret.Reveal())
+			r.signers = append(r.signers, newKeyed(sha1.New, []byte(k.Secret.Reveal())))
 		}
 	}
 	if s := a.SignedURL; s != nil {

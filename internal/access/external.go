@@ -33,8 +33,8 @@ func (j *judgement) external(ctx context.Context, c *client) *objection {
 	if j.held != nil {
 		return nil
 	}
-	if j.steps != nil {
-		j.note("external", true, "the server at %s would be asked", c.host)
+	if j.explain {
+		j.note("external", true, "the server at "+c.host+" would be asked")
 		return nil
 	}
 	v := c.decide(ctx, j, token)
@@ -123,7 +123,7 @@ type decision struct {
 // decide returns the verdict about r. A player of HLS asks for playlists all
 // the time: what was decided for him holds for a while.
 func (c *client) decide(ctx context.Context, j *judgement, token string) verdict {
-	r := j.request
+	r := &j.request
 	if r.Protocol != HLS || c.policy.Remember == 0 {
 		return c.ask(ctx, j, token)
 	}
@@ -251,7 +251,7 @@ func read(body []byte) verdict {
 
 // question returns the body of a request, and its type.
 func (c *client) question(id string, j *judgement, token string) ([]byte, string) {
-	r := j.request
+	r := &j.request
 	domain := cmp.Or(r.Host, j.domain.Name)
 	var params pairs
 	for _, p := range r.Params {

@@ -44,48 +44,54 @@ func (m method) String() string {
 
 // judgement is one request on its way through the checks.
 type judgement struct {
-	gate    *Gate
-	set     *policy.Set
-	request *Request
-	now     time.Time // by which expiries are judged
-	held    *Grant    // the request is granted and is looked at again
-	steps   *[]Step   // the request is only explained
+	*Grant // what it comes to; its parts are there as far as they have been found
 
-	space  *policy.Space
-	domain *policy.Domain
-	app    *policy.App
-	passed []credential
+	gate *Gate
+	set  *policy.Set
+
+	held    *Grant // the request is granted and is looked at again
+	explain bool   // the request is only explained, in steps
+	steps   []Step
+}
+
+// judgement returns the one of r, whose expiries are judged by now.
+func (g *Gate) judgement(r Request, now time.Time) judgement {
+	return judgement{Grant: &Grant{request: r, since: now}, gate: g, set: g.policy()}
 }
 
 // judge takes the request through all checks.
 func (j *judgement) judge(ctx context.Context) *objection {
-	for _, check := range [...]struct {
-		name string
-		run  func(*judgement) *objection
-	}{
-		{"domain", (*judgement).findDomain},
-		{"app", (*judgement).findApp},
-		{"stream name", (*judgement).checkName},
-		{"lists", (*judgement).checkLists},
-	} {
-		o := check.run(j)
-		if o != nil {
-			j.note(check.name, false, "%s", o.why)
-			return o
-		}
+	if o := j.findDomain(); o != nil {
+		return j.object("domain", o)
+	}
+	if o := j.findApp(); o != nil {
+		return j.object("app", o)
+	}
+	if o := j.checkName(); o != nil {
+		return j.object("stream name", o)
+	}
+	if o := j.checkLists(); o != nil {
+		return j.object("lists", o)
 	}
 	return j.authenticate(ctx)
 }
 
-// note adds to an explanation.
-func (j *judgement) note(name string, passed bool, format string, args ...any) {
-	if j.steps != nil {
-		*j.steps = append(*j.steps, Step{name, passed, fmt.Sprintf(format, args...)})
+// object notes an objection, and returns it.
+func (j *judgement) object(check string, o *objection) *objection {
+	j.note(check, false, o.why)
+	return o
+}
+
+// note adds to an explanation. Whoever makes up a text asks first whether
+// anybody wants it.
+func (j *judgement) note(check string, passed bool, text string) {
+	if j.explain {
+		j.steps = append(j.steps, Step{check, passed, text})
 	}
 }
 
 func (j *judgement) findDomain() *objection {
-	r := j.request
+	r := &j.request
 	use := r.Op.use()
 	j.space, j.domain = j.set.Domain(r.Host)
 	if r.Host == "" {
@@ -99,7 +105,9 @@ func (j *judgement) findDomain() *objection {
 	case j.held != nil && j.held.space.Name != j.space.Name:
 		return &objection{NoDomain, "the domain belongs to another space now"}
 	}
-	j.note("domain", true, "%q is for %s, in the space %q", j.domain.Name, j.domain.Type, j.space.Name)
+	if j.explain {
+		j.note("domain", true, fmt.Sprintf("%q is for %s, in the space %q", j.domain.Name, j.domain.Type, j.space.Name))
+	}
 	return nil
 }
 
@@ -111,7 +119,7 @@ func (j *judgement) findApp() *objection {
 	case j.app.Disabled:
 		return &objection{NoApp, "the app is disabled"}
 	}
-	j.note("app", true, "%q", j.app.Name)
+	j.note("app", true, j.app.Name)
 	return nil
 }
 
@@ -119,7 +127,7 @@ func (j *judgement) checkName() *objection {
 	if !policy.ValidStreamName(j.request.Stream) {
 		return &objection{BadName, "the name of the stream is empty or illegal"}
 	}
-	j.note("stream name", true, "%q", j.request.Stream)
+	j.note("stream name", true, j.request.Stream)
 	return nil
 }
 
@@ -128,8 +136,4 @@ func (j *judgement) deny(o *objection) *Denied {
 	d := deny(j.request.Op, o.reason, j.domain)
 	d.Why = o.why
 	return d
-}
-
-func (j *judgement) grant() *Grant {
-	return &Grant{request: *j.request, space: j.space, domain: j.domain, app: j.app, since: j.now, passed: j.passed}
 }

@@ -5,7 +5,7 @@ import "time"
 // checkLists is the block and allow lists of the domain, and the streams that
 // are forbidden.
 func (j *judgement) checkLists() *objection {
-	r := j.request
+	r := &j.request
 	a := j.domain.Access(r.Op.use())
 	switch {
 	case !a.IP.Pass(r.Addr.Addr()):

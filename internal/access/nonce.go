@@ -34,15 +34,15 @@ func (j *judgement) nonce(key string, end int64) *objection {
 	if o != nil {
 		return &objection{AuthFailed, "the domain wants a nonce: " + o.why}
 	}
-	if j.held != nil || j.steps != nil {
+	if j.held != nil || j.explain {
 		return nil
 	}
-	r := j.request
+	r := &j.request
 	var by nonceID
 	if r.Protocol == HLS {
 		by = newNonceID(r.App, r.Stream, netip.Addr.String(r.Addr.Addr()))
 	}
-	if !j.gate.nonces.use(newNonceID(j.space.Name, key, nonce), by, end, j.now.Unix()) {
+	if !j.gate.nonces.use(newNonceID(j.space.Name, key, nonce), by, end, j.since.Unix()) {
 		return &objection{AuthFailed, "the nonce was used before"}
 	}
 	return nil

@@ -2,7 +2,6 @@ package access
 
 import (
 	"crypto/hmac"
-	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
 	"net/netip"
@@ -23,8 +22,6 @@ import (
 // segments are gone with the right to the playlist.
 const segmentParam = "wt"
 
-type tokenKey [32]byte
-
 const macSize = 16
 
 // SegmentQuery returns the parameter that the URIs of segments need in a
@@ -40,7 +37,7 @@ func (g *Gate) SegmentQuery(grant *Grant, life time.Duration) string {
 	for _, c := range grant.passed {
 		b = append(append(b, byte(c.method)), c.tag[:]...)
 	}
-	b = g.token.seal(b, grant.space.Name, &grant.request)
+	b = g.seal(b, grant.space.Name, &grant.request)
 	return segmentParam + "=" + base64.RawURLEncoding.EncodeToString(b)
 }
 
@@ -59,7 +56,7 @@ func (j *judgement) segment(rules *rules) *objection {
 		return &objection{AuthFailed, "the segment token is not one"}
 	}
 	body := b[:len(b)-macSize]
-	if !hmac.Equal(b, j.gate.token.seal(append([]byte(nil), body...), j.space.Name, j.request)) {
+	if !hmac.Equal(b, j.gate.seal(slices.Clip(body), j.space.Name, &j.request)) {
 		return &objection{AuthFailed, "the segment token is not for this stream and client, or of another time of the server"}
 	}
 	if o := j.expiry(int64(binary.BigEndian.Uint32(body)), 0); o != nil {
@@ -73,17 +70,9 @@ func (j *judgement) segment(rules *rules) *objection {
 }
 
 // seal appends the MAC of b for a stream and the client of r.
-func (k *tokenKey) seal(b []byte, space string, r *Request) []byte {
-	h := hmac.New(sha256.New, k[:])
-	var buf [512]byte
-	m := append(buf[:0], "segment"...)
-	for _, s := range []string{space, r.App, r.Stream} {
-		m = append(append(m, 0), s...)
-	}
-	m = append(append(m, 0), b...)
-	m = append(m, neighbours(r.Addr.Addr())...)
-	h.Write(m)
-	return append(b, h.Sum(buf[:0])[:macSize]...)
+func (g *Gate) seal(b []byte, space string, r *Request) []byte {
+	mac := g.token.sum(nil, "segment\x00", space, "\x00", r.App, "\x00", r.Stream, "\x00", string(b), string(neighbours(r.Addr.Addr())))
+	return append(b, mac[:macSize]...)
 }
 
 // neighbours is the network in which a client may change its address.
@@ -104,8 +93,9 @@ func neighbours(a netip.Addr) []byte {
 func (r *rules) cover(b []byte) bool {
 	var have [methods]bool
 	for ; len(b) >= 5; b = b[5:] {
-		m, t := method(b[0]), tag(b[1:5])
-		have[m] = t != tag{} && slices.Contains(r.tags[m], t)
+		if m, t := method(b[0]), tag(b[1:5]); m < methods && t != (tag{}) && slices.Contains(r.tags[m], t) {
+			have[m] = true
+		}
 	}
 	all, any := true, false
 	for m := range methods {

@@ -2,6 +2,7 @@ package access
 
 import (
 	"crypto/rand"
+	"crypto/sha1"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -57,7 +58,7 @@ type Signed struct {
 //
 // The error is a *Denied for what no signature can help.
 func (g *Gate) Sign(r Request, until time.Time) ([]Signed, error) {
-	j := judgement{gate: g, set: g.policy(), request: &r, now: time.Now(), steps: new([]Step)}
+	j := g.judgement(r, time.Now())
 	for _, check := range []func() *objection{j.findDomain, j.findApp, j.checkName} {
 		if o := check(); o != nil {
 			return nil, j.deny(o)
@@ -104,7 +105,7 @@ func (j *judgement) latest(m method, until time.Time) time.Time {
 	case bySignedURL:
 		longest = a.SignedURL.MaxValidity
 	}
-	if end := j.now.Add(longest); longest > 0 && end.Before(until) {
+	if end := j.since.Add(longest); longest > 0 && end.Before(until) {
 		return end
 	}
 	return until
@@ -112,7 +113,7 @@ func (j *judgement) latest(m method, until time.Time) time.Time {
 
 // sign adds to s what one method needs.
 func (j *judgement) sign(s *Signed, m method) error {
-	a, r := j.domain.Access(j.request.Op.use()), j.request
+	a, r := j.domain.Access(j.request.Op.use()), &j.request
 	end := strconv.FormatInt(s.Until.Unix(), 10)
 	switch m {
 	case bySimple:
@@ -127,14 +128,14 @@ func (j *judgement) sign(s *Signed, m method) error {
 		if a.Signature.Strict {
 			params = append(params, Param{"app", "", "app=" + r.App}, Param{"stream", "", "stream=" + r.Stream})
 		}
-		signed, _ := resource(params, asSent)
 		for _, p := range params {
-			_, value, _ := asSent(p)
-			s.add(p.Key, value)
+			key, value, _ := strings.Cut(p.Raw, "=")
+			s.add(key, value)
 		}
+		text, _ := resource(params, nil, false)
 		s.add("accesskey", key.ID)
 		s.add("expire", end)
-		s.add("signature", string(newSigner(key.Secret.Reveal(), end).sign(nil, signed)))
+		s.add("signature", signature(newKeyed(sha1.New, []byte(key.Secret.Reveal())), end, "\n"+text))
 	case bySignedURL:
 		u := a.SignedURL
 		at := stamp(u.Type, s.Until.Add(-u.ValidFor))

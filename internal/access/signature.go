@@ -1,11 +1,8 @@
 package access
 
 import (
-	"crypto/hmac"
-	"crypto/sha1"
 	"crypto/subtle"
 	"encoding/base64"
-	"hash"
 	"net/url"
 	"slices"
 	"strings"
@@ -19,8 +16,9 @@ import (
 //
 // where resource is the other parameters. What the signer has hashed cannot be
 // known for certain: the parameters as they stand in the URL or decoded, all
-// of them or those that the guide knows. Each is tried.
-func (j *judgement) signature(s *policy.Signature) (int, *objection) {
+// of them or those that the guide knows. Each is tried. The signers are those
+// of the space's access keys.
+func (j *judgement) signature(s *policy.Signature, signers []*keyed) (int, *objection) {
 	sent, o := j.param("signature")
 	if o != nil {
 		return 0, o
@@ -51,11 +49,8 @@ func (j *judgement) signature(s *policy.Signature) (int, *objection) {
 	if s.Strict {
 		names = knownStrict
 	}
-	mac := newSigner(j.space.AccessKeys[key].Secret.Reveal(), expire)
-	sent = restore(sent)
-	tries := resources(j.request.Params, names)
-	right := slices.IndexFunc(tries, func(resource string) bool { return mac.made(sent, resource) })
-	if right < 0 {
+	signed, ok := findSigned(signers[key], restore(sent), expire, j.request.Params, names)
+	if !ok {
 		return 0, &objection{AuthFailed, "signature is not that of expire and the other parameters by the access key"}
 	}
 	if s.Strict {
@@ -68,7 +63,9 @@ func (j *judgement) signature(s *policy.Signature) (int, *objection) {
 			return 0, o
 		}
 	}
-	j.note("signature", true, "right, by the access key %q, of expire and %q", id, tries[right])
+	if j.explain {
+		j.note("signature", true, "right, by the access key "+id+", for expire and "+signed)
+	}
 	return key, nil
 }
 
@@ -90,75 +87,80 @@ func isAccessKey(key string) bool { return strings.EqualFold(key, "accesskey") }
 // signedNames demands that the signer has named the stream. What is in the
 // parameters is also in each resource that is tried.
 func (j *judgement) signedNames() *objection {
-	for name, want := range map[string]string{"app": j.request.App, "stream": j.request.Stream} {
-		got, o := j.param(name)
+	for _, want := range [][2]string{{"app", j.request.App}, {"stream", j.request.Stream}} {
+		got, o := j.param(want[0])
 		switch {
 		case o != nil:
 			return &objection{AuthFailed, "app and stream must be signed: " + o.why}
-		case got != want:
-			return &objection{AuthFailed, "the signature is for another " + name}
+		case got != want[1]:
+			return &objection{AuthFailed, "the signature is for another " + want[0]}
 		}
 	}
 	return nil
 }
 
-// known are the parameters that the guide knows, and those of the strict mode.
-var known = []string{"nonce", "public", "vdoid", "preset"}
-var knownStrict = append([]string{"app", "stream"}, known...)
+// The parameters that the guide knows, and those of the strict mode.
+var (
+	known       = []string{"nonce", "public", "vdoid", "preset"}
+	knownStrict = append([]string{"app", "stream"}, known...)
+)
 
-// resources returns what may have been signed, the most likely first.
-func resources(params Params, names []string) []string {
-	var all, some Params
-	for _, p := range params {
-		if p.Key == "signature" || p.Key == "expire" || isAccessKey(p.Key) {
-			continue
-		}
-		if all = append(all, p); slices.Contains(names, p.Key) {
-			some = append(some, p)
-		}
-	}
-	var list []string
-	for _, params := range []Params{all, some} {
-		for _, form := range []func(Param) (key, value string, ok bool){asSent, decoded} {
-			if r, ok := resource(params, form); ok && !slices.Contains(list, r) {
-				list = append(list, r)
+// findSigned returns the resource of which sent is the signature, and false if
+// there is none.
+func findSigned(by *keyed, sent, expire string, params Params, names []string) (string, bool) {
+	for _, names := range [][]string{nil, names} {
+		for _, decoded := range []bool{false, true} {
+			text, ok := resource(params, names, decoded)
+			if !ok {
+				continue
+			}
+			right := equal(sent, signature(by, expire, "\n"+text))
+			if text == "" && !right { // some leave away its line feed, too
+				right = equal(sent, signature(by, expire, ""))
+			}
+			if right {
+				return text, true
 			}
 		}
-		if len(some) == len(all) {
-			break
-		}
 	}
-	return list
+	return "", false
 }
 
-func asSent(p Param) (key, value string, ok bool) {
-	key, value, _ = strings.Cut(p.Raw, "=")
-	return key, value, true
+func equal(a, b string) bool { return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1 }
+
+// signature returns the signature of expire and what comes behind it.
+func signature(by *keyed, expire, rest string) string {
+	var sum [20]byte
+	return base64.StdEncoding.EncodeToString(by.sum(sum[:0], "GET\n", expire, rest))
 }
 
-// decoded refuses what would look like other parameters than it is.
-func decoded(p Param) (key, value string, ok bool) {
-	return p.Key, p.Value, !strings.ContainsAny(p.Key, "&=") && !strings.Contains(p.Value, "&")
-}
-
-// resource joins parameters, sorted by key.
-func resource(params Params, form func(Param) (string, string, bool)) (string, bool) {
-	list := make([][2]string, len(params))
-	for i, p := range params {
-		var ok bool
-		if list[i][0], list[i][1], ok = form(p); !ok {
+// resource joins the parameters of those names, or all, sorted by key; those of
+// the signature itself are left out. It reports false when decoded parameters
+// would look like others than they are.
+func resource(params Params, names []string, decoded bool) (string, bool) {
+	var buf [16]Param
+	list := buf[:0]
+	for _, p := range params {
+		if p.Key == "signature" || p.Key == "expire" || isAccessKey(p.Key) || names != nil && !slices.Contains(names, p.Key) {
+			continue
+		}
+		if !decoded {
+			p.Key, p.Value, _ = strings.Cut(p.Raw, "=")
+		} else if strings.ContainsAny(p.Key, "&=") || strings.Contains(p.Value, "&") {
 			return "", false
 		}
+		list = append(list, p)
 	}
-	slices.SortStableFunc(list, func(a, b [2]string) int { return strings.Compare(a[0], b[0]) })
-	var b strings.Builder
+	slices.SortStableFunc(list, func(a, b Param) int { return strings.Compare(a.Key, b.Key) })
+	var text [512]byte
+	b := text[:0]
 	for i, p := range list {
 		if i > 0 {
-			b.WriteByte('&')
+			b = append(b, '&')
 		}
-		b.WriteString(p[0] + "=" + p[1])
+		b = append(append(append(b, p.Key...), '='), p.Value...)
 	}
-	return b.String(), true
+	return string(b), true
 }
 
 // restore undoes what happens to a signature on its way: it is encoded more
@@ -170,38 +172,4 @@ func restore(s string) string {
 		}
 	}
 	return strings.ReplaceAll(s, " ", "+")
-}
-
-// signer makes the signatures of one access key and expire.
-type signer struct {
-	mac    hash.Hash
-	expire string
-}
-
-func newSigner(secret, expire string) signer {
-	return signer{hmac.New(sha1.New, []byte(secret)), expire}
-}
-
-// sign appends the signature of a resource.
-func (s signer) sign(dst []byte, resource string) []byte {
-	return s.encode(dst, "\n"+resource)
-}
-
-// encode appends the signature with end behind expire.
-func (s signer) encode(dst []byte, end string) []byte {
-	var buf [512]byte
-	s.mac.Reset()
-	s.mac.Write(append(append(append(buf[:0], "GET\n"...), s.expire...), end...))
-	return base64.StdEncoding.AppendEncode(dst, s.mac.Sum(buf[:0]))
-}
-
-// made reports whether sent is the signature of a resource. When that is empty,
-// some leave away the line feed before it.
-func (s signer) made(sent, resource string) bool {
-	var buf [32]byte
-	right := subtle.ConstantTimeCompare([]byte(sent), s.sign(buf[:0], resource))
-	if resource == "" {
-		right |= subtle.ConstantTimeCompare([]byte(sent), s.encode(buf[:0], ""))
-	}
-	return right == 1
 }

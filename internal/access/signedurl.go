@@ -1,6 +1,7 @@
 package access
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -29,7 +30,9 @@ func (j *judgement) signedURL(s *policy.SignedURL) (int, *objection) {
 	if !ok {
 		return 0, &objection{AuthFailed, "its hash is not that of the URL with a key of the domain"}
 	}
-	j.note("signed_url", true, "the hash of type %s is right, by the %s", s.Type, keyName(key))
+	if j.explain {
+		j.note("signed_url", true, fmt.Sprintf("the hash of type %s is right, by the %s", s.Type, keyName(key)))
+	}
 	return key, nil
 }
 

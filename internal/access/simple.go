@@ -29,7 +29,7 @@ func (j *judgement) simple(s *policy.Simple) (int, *objection) {
 	if !ok {
 		return 0, &objection{AuthFailed, "k is not that of the stream and t with a key of the domain"}
 	}
-	j.note("simple", true, "k is right, by the %s", keyName(key))
+	j.note("simple", true, "k is right, by the "+keyName(key))
 	return key, nil
 }
 

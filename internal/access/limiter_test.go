@@ -1,0 +1,104 @@
+package access
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"weir/internal/policy"
+)
+
+// H44: who fails all the time is told so more and more slowly and is then shut
+// out, and nobody else.
+func TestFailures(t *testing.T) {
+	at(t, 1893450000, func(t *testing.T) {
+		g := gateWith(policy.Access{Simple: twoKeys("test-key-1", "")}, policy.Access{})
+		g.Lenient = false
+		const good, bad = "t=1893456000&k=d4065df3aa647969", "t=1893456000&k=d4065df3aa647960"
+		ask := func(query, client string) (Reason, time.Duration) {
+			r := request(t, Publish, "rtmp://push.example/live/s1?"+query)
+			r.Addr = netip.MustParseAddrPort(client)
+			start := time.Now()
+			return reasonOf(t, g, r), time.Since(start)
+		}
+		const guesser, other = "192.0.2.7:1", "192.0.2.8:1"
+		for i := range patience {
+			if got, d := ask(bad, guesser); got != AuthFailed || d != 0 {
+				t.Fatalf("failure %d: %q after %v", i, got, d)
+			}
+		}
+		if got, d := ask(bad, guesser); got != AuthFailed || d == 0 {
+			t.Fatalf("failure %d: %q after %v", patience, got, d)
+		}
+		if got, d := ask(good, guesser); got != "" || d != 0 {
+			t.Fatalf("success between failures: %q after %v", got, d)
+		}
+		if got, d := ask("t=1893449999&k=x", guesser); got != AuthExpired || d != 0 {
+			t.Errorf("what is no guess: %q after %v", got, d)
+		}
+		// One by one it goes on for ever, at a pace that is no danger.
+		start := time.Now()
+		for range 1000 {
+			if got, d := ask(bad, guesser); got != AuthFailed || d > slowest {
+				t.Fatalf("a guess: %q after %v", got, d)
+			}
+		}
+		if d := time.Since(start); d < 1000*time.Second {
+			t.Errorf("1000 guesses in %v", d)
+		}
+		// Many at a time end it.
+		for range tooMany {
+			go ask(bad, guesser)
+		}
+		synctest.Wait()
+		shut := time.Now()
+		if got, d := ask(good, guesser); got != TooManyFailures || d != 0 {
+			t.Errorf("after too many failures: %q after %v", got, d)
+		}
+		if got, d := ask(good, other); got != "" || d != 0 {
+			t.Errorf("another client: %q after %v", got, d)
+		}
+		if got, d := ask(bad, other); got != AuthFailed || d != 0 {
+			t.Errorf("the first failure of another client: %q after %v", got, d)
+		}
+		time.Sleep(time.Until(shut.Add(shutOut)))
+		if got, d := ask(good, guesser); got != "" || d != 0 {
+			t.Errorf("after the time: %q after %v", got, d)
+		}
+	})
+}
+
+// An IPv6 network is one client; an IPv4 address is one.
+func TestFailuresOrigin(t *testing.T) {
+	for _, tt := range []struct {
+		a, b string
+		same bool
+	}{{"192.0.2.1", "192.0.2.2", false}, {"2001:db8::1", "2001:db8::ffff:1", true}, {"2001:db8::1", "2001:db8:0:1::1", false}, {"fe80::1%eth0", "fe80::2", true}} {
+		if same := origin(netip.MustParseAddr(tt.a)) == origin(netip.MustParseAddr(tt.b)); same != tt.same {
+			t.Errorf("%s and %s are one: %t", tt.a, tt.b, same)
+		}
+	}
+}
+
+// The memory is bounded, and holds on to those who still fail.
+func TestFailuresLimit(t *testing.T) {
+	var l limiter
+	now := time.Now()
+	guesser := origin(netip.MustParseAddr("192.0.2.7"))
+	for i := range uint32(3 * maxFailing) {
+		var a [4]byte
+		binary.BigEndian.PutUint32(a[:], 10<<24+i)
+		l.count(origin(netip.AddrFrom4(a)), now)
+		if i%1000 == 0 {
+			l.count(guesser, now)
+		}
+		if n := len(l.recent) + len(l.old); n > maxFailing {
+			t.Fatalf("%d addresses are remembered, want %d at most", n, maxFailing)
+		}
+	}
+	if l.open(netip.MustParseAddr("192.0.2.7"), now) {
+		t.Error("one who fails all the time was forgotten")
+	}
+}
