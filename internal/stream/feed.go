@@ -128,9 +128,9 @@ type feed struct {
 	pumps  []*pump
 
 	// Gathering.
-	since   time.Time // when the oldest packet that waits came
-	waiting int       // packets of the driving track that wait
-	timer   *time.Timer
+	due   time.Time   // when the next flush is due
+	timer *time.Timer // flushes what no frame takes along
+	timed bool        // the timer runs
 }
 
 // feedOf returns the stream's feed of that format, a new one filled from the
@@ -196,27 +196,28 @@ func (f *feed) append(p *av.Packet, seq uint64, now time.Time) {
 		f.flushLocked()
 		return
 	}
-	if f.since.IsZero() {
-		f.since = now
-		if f.timer == nil {
-			f.timer = time.AfterFunc(g, f.flush)
-		} else {
-			f.timer.Reset(g)
-		}
-	}
 	// The video frames set the pace, and the audio between them rides along: a
-	// flush comes with a video frame and not shortly before one.
+	// flush comes with the video frame that is nearest to when it is due.
 	drive := &f.s.video
 	if f.format.NoVideo || now.Sub(drive.last) > time.Second {
 		drive = &f.s.audio
 	}
-	if (p.Kind == av.Video) != (drive == &f.s.video) || p.Kind == av.Data {
+	half := drive.interval / 2
+	if !f.timed {
+		f.timed = true
+		if f.timer == nil {
+			f.timer = time.AfterFunc(g+half, f.flush)
+		} else {
+			f.timer.Reset(g + half)
+		}
+	}
+	if (p.Kind == av.Video) != (drive == &f.s.video) || p.Kind == av.Data || now.Add(half).Before(f.due) {
 		return
 	}
-	f.waiting++
-	if d := drive.interval; d == 0 || f.waiting >= int(float64(g)/float64(d)+0.1) {
-		f.flushLocked()
+	if f.due = f.due.Add(g); f.due.Before(now) { // it was quiet
+		f.due = now.Add(g)
 	}
+	f.flushLocked()
 }
 
 // add encodes a packet into the last block, or a new one.
@@ -316,10 +317,10 @@ func (f *feed) flush() {
 }
 
 func (f *feed) flushLocked() {
-	if !f.since.IsZero() {
+	if f.timed {
+		f.timed = false
 		f.timer.Stop()
 	}
-	f.since, f.waiting = time.Time{}, 0
 	if f.out == f.tail {
 		return
 	}

@@ -11,10 +11,11 @@ import (
 //
 // A write costs the kernel about the same whether it carries one packet or ten,
 // so gathering for g divides the cost of n players by g, and adds about g/2 of
-// latency. The sum of both is least where g grows with the square root of the
-// writes that the node would make if nothing were gathered. So it does: the
-// latency is spent only where it buys something, and a node that has little to
-// do spends none.
+// latency. Were the two worth the same at every load, g would best grow with
+// the square root of the writes that the node would make if nothing were
+// gathered. As a processor that is nearly busy makes everybody wait, g grows a
+// little faster, with the power 2/3. So latency is spent only where it buys
+// something, and a node that has little to do spends none.
 type gatherer struct {
 	ceiling time.Duration
 
@@ -29,9 +30,11 @@ const (
 	// freeWrites is how many ungathered writes per second and processor are so
 	// few that nothing is gathered.
 	freeWrites = 12_000
-	// gatherScale is the gathering time at one ungathered write per second: a
-	// thousand players of 72 packets per second give 40 ms, four thousand 80 ms.
-	gatherScale = 150 * time.Microsecond
+	// gatherBase is the gathering time at baseWrites ungathered writes per second
+	// and processor, which is a thousand players of 25 video and 47 audio frames
+	// per second; four thousand get 100 ms.
+	gatherBase = 40 * time.Millisecond
+	baseWrites = 72_000
 )
 
 // want notes that n players each want one more packet.
@@ -56,7 +59,7 @@ func (g *gatherer) gatherTime(rate float64) time.Duration {
 	if rate < freeWrites {
 		return 0
 	}
-	return min(g.ceiling, time.Duration(float64(gatherScale)*math.Sqrt(rate)))
+	return min(g.ceiling, time.Duration(float64(gatherBase)*math.Pow(rate/baseWrites, 2./3)))
 }
 
 // now returns the gathering time.

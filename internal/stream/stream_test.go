@@ -708,7 +708,7 @@ func TestGatherTime(t *testing.T) {
 	for _, c := range []struct {
 		players  float64
 		low, top time.Duration
-	}{{0, 0, 0}, {40, 0, 0}, {150, 0, 0}, {1000, 36 * ms, 44 * ms}, {4000, 72 * ms, 88 * ms}, {20000, 150 * ms, 150 * ms}} {
+	}{{0, 0, 0}, {40, 0, 0}, {150, 0, 0}, {1000, 36 * ms, 44 * ms}, {4000, 90 * ms, 110 * ms}, {20000, 150 * ms, 150 * ms}} {
 		if got := g.gatherTime(n * 72 * c.players); got < c.low || got > c.top {
 			t.Errorf("gathering time of %v players per processor = %v, want %v to %v", c.players, got, c.low, c.top)
 		}
@@ -761,7 +761,7 @@ func TestGatheringGoesOutWithVideo(t *testing.T) {
 		for a := range arrivals {
 			got[a.name] = a.at
 		}
-		for name, want := range map[string]time.Duration{"K0@0": 0, "a5@100": 120 * ms, "v6@120": 120 * ms, "a7@140": 160 * ms, "v8@160": 160 * ms, "late@260": 300 * ms} {
+		for name, want := range map[string]time.Duration{"K0@0": 0, "a5@100": 120 * ms, "v6@120": 120 * ms, "a7@140": 160 * ms, "v8@160": 160 * ms, "late@260": 320 * ms} {
 			if at, ok := got[name]; !ok || at != want {
 				t.Errorf("%s arrived at %v (%v), want %v", name, at, ok, want)
 			}
