@@ -73,6 +73,9 @@ func (g *Gate) Check(ctx context.Context, r Request) (*Grant, error) {
 // only means that it had to be used by then; and the server of a customer is
 // not asked again.
 func (g *Gate) Recheck(grant *Grant) error {
+	if g.policy() == grant.set { // in which time takes no right away
+		return nil
+	}
 	j := g.judgement(grant.request, grant.since)
 	j.held = grant
 	if o := j.judge(context.Background()); o != nil {
@@ -109,6 +112,7 @@ type Step struct {
 // policy that it was granted by. Only a Gate makes one; it never changes.
 type Grant struct {
 	request Request
+	set     *policy.Set
 	space   *policy.Space
 	domain  *policy.Domain
 	app     *policy.App
@@ -130,12 +134,18 @@ func (g *Grant) Domain() *policy.Domain { return g.domain }
 // App is the app of the stream.
 func (g *Grant) App() *policy.App { return g.app }
 
+// Op is what the client may do.
+func (g *Grant) Op() Op { return g.request.Op }
+
 // Request is what was granted.
 func (g *Grant) Request() Request { return g.request }
 
 // Private reports whether what the client gets is for it alone, and not for a
 // cache that would give it to others.
-func (g *Grant) Private() bool { return g.domain.Access(g.request.Op.use()).Restricts() }
+func (g *Grant) Private() bool {
+	a := g.domain.Access(g.request.Op.use())
+	return a.Restricts() && !(g.request.isSegment() && a.Segments == policy.SegmentsExempt)
+}
 
 // Deny is the answer to the holder of g when what was granted cannot be done
 // after all: StreamExists or NoStream, which only the hub knows.

@@ -47,7 +47,6 @@ type judgement struct {
 	*Grant // what it comes to; its parts are there as far as they have been found
 
 	gate *Gate
-	set  *policy.Set
 
 	held    *Grant // the request is granted and is looked at again
 	explain bool   // the request is only explained, in steps
@@ -56,7 +55,7 @@ type judgement struct {
 
 // judgement returns the one of r, whose expiries are judged by now.
 func (g *Gate) judgement(r Request, now time.Time) judgement {
-	return judgement{Grant: &Grant{request: r, since: now}, gate: g, set: g.policy()}
+	return judgement{Grant: &Grant{request: r, set: g.policy(), since: now}, gate: g}
 }
 
 // judge takes the request through all checks.

@@ -18,7 +18,11 @@ import (
 // player of 2 s segments at 1 Mbit/s makes one request of each kind in 2 s.
 func BenchmarkServe(b *testing.B) {
 	hub := stream.NewHub(stream.Options{})
-	srv := NewServer(hub, access.NewGate(policy.Default), Options{})
+	set := policy.Default()
+	set.Spaces[0].Domains = append(set.Spaces[0].Domains, policy.Domain{Name: "signed.example", Type: policy.Play,
+		Play: policy.Access{Simple: &policy.Simple{Key: policy.NewSecret("test-key-1")}}})
+	gate := access.NewGate(func() *policy.Set { return set })
+	srv := NewServer(hub, gate, Options{})
 	app := policy.DefaultApp("live")
 	pub, err := hub.Publish(stream.Key{Space: "default", App: "live", Name: "s1"}, &app)
 	if err != nil {
@@ -46,6 +50,16 @@ func BenchmarkServe(b *testing.B) {
 	c, _ := srv.find(stream.Key{Space: "default", App: "live", Name: "s1"})
 	v := c.view.Load()
 
+	b.Run("playlist/signed", func(b *testing.B) { benchmarkGet(b, srv, signedPath(b, gate), len(v.inFolder.plain.data)) })
+	b.Run("playlist/signed handler", func(b *testing.B) {
+		b.ReportAllocs()
+		r := httptest.NewRequest("GET", signedPath(b, gate), nil)
+		w := &discard{h: http.Header{}}
+		for b.Loop() {
+			clear(w.h)
+			srv.ServeHTTP(w, r)
+		}
+	})
 	for _, x := range []struct {
 		name, path string
 		body       []byte
@@ -74,6 +88,20 @@ func BenchmarkServe(b *testing.B) {
 			}
 		})
 	}
+}
+
+// signedPath is that of a playlist at the domain with authentication.
+func signedPath(b *testing.B, gate *access.Gate) string {
+	const path = "http://signed.example/live/s1/index.m3u8"
+	r, err := access.FromURL(access.Play, path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	list, err := gate.Sign(r, time.Now().Add(time.Hour))
+	if err != nil {
+		b.Fatal(err)
+	}
+	return path + "?" + list[0].Query
 }
 
 type discard struct{ h http.Header }

@@ -317,9 +317,8 @@ func contentType(cfg policy.HLS) []string {
 
 // rendering is a playlist as bytes, with the values of its headers.
 type rendering struct {
-	view   *view
-	prefix string // of the segments' URIs
-	plain  body
+	view  *view
+	plain body
 
 	once       sync.Once
 	compressed body // made when the first client wants it
@@ -337,16 +336,18 @@ func newBody(data []byte, tag string) body {
 }
 
 func newRendering(v *view, prefix string) *rendering {
-	r := &rendering{view: v, prefix: prefix}
-	r.plain = r.with("")
-	return r
+	return &rendering{view: v, plain: newBody(v.list.Append(nil, prefix, ""), v.tag)}
 }
 
 // with returns the playlist with a query behind every URI.
 func (r *rendering) with(query string) body {
-	list := &r.view.list
-	room := 256 + (128+len(r.prefix)+len(query))*len(list.Segments)
-	return newBody(list.Append(make([]byte, 0, room), r.prefix, query), r.view.tag)
+	b := make([]byte, 0, len(r.plain.data)+len(query)*len(r.view.list.Segments))
+	for line := range bytes.Lines(r.plain.data) {
+		if b = append(b, line...); line[0] != '#' {
+			b = append(append(b[:len(b)-1], query...), '\n')
+		}
+	}
+	return newBody(b, r.view.tag)
 }
 
 var gzips = sync.Pool{New: func() any { return gzip.NewWriter(nil) }}

@@ -33,6 +33,9 @@ import (
 const (
 	// patience is for how long a request waits for the first segment.
 	patience = 15 * time.Second
+	// tokenLife is how long the token of a segment is valid beyond what its
+	// playlist lasts.
+	tokenLife = time.Minute
 	// memory is for how long the numbers of a channel are kept that is gone.
 	memory = 10 * time.Minute
 )
@@ -320,6 +323,8 @@ var (
 	anyone         = []string{"*"}
 	playlistCache  = []string{fmt.Sprintf("max-age=%d", int(playlistAge.Seconds()))}
 	segmentCache   = []string{fmt.Sprintf("max-age=%d, immutable", int(segmentAge.Seconds()))}
+	ownPlaylist    = []string{"private, " + playlistCache[0]}
+	ownSegment     = []string{"private, " + segmentCache[0]}
 	gzipEncoding   = []string{"gzip"}
 	varyEncoding   = []string{"Accept-Encoding"}
 	allowedMethods = []string{"GET, HEAD, OPTIONS"}
@@ -412,6 +417,9 @@ func (s *Server) serveSegment(w http.ResponseWriter, r *http.Request, g *access.
 	h := w.Header()
 	h["Content-Type"] = typeTS
 	h["Cache-Control"] = segmentCache
+	if g.Private() {
+		h["Cache-Control"] = ownSegment
+	}
 	h["Content-Length"] = seg.length
 	if r.Method != http.MethodHead {
 		s.stats.segments.Add(1)
@@ -448,6 +456,9 @@ func (s *Server) servePlaylist(w http.ResponseWriter, r *http.Request, g *access
 			}
 			return errNoSegment
 		}
+		if err := s.gate.Recheck(g); err != nil {
+			return err
+		}
 	}
 
 	rendered := v.inFolder
@@ -455,19 +466,22 @@ func (s *Server) servePlaylist(w http.ResponseWriter, r *http.Request, g *access
 		rendered = v.beside
 	}
 	b, compressed := rendered.plain, false
-	if _, ok := g.Request().Params.Lookup("vhost"); ok {
-		// The segments are to be found by that name of the host, too.
-		b = rendered.with("?vhost=" + g.Request().Host)
+	if query := s.segmentQuery(g, v); query != "" {
+		b = rendered.with(query)
 	} else if compressed = acceptsGzip(r.Header.Get("Accept-Encoding")); compressed {
 		b = rendered.gzip()
 	}
 	h := w.Header()
 	h["Cache-Control"] = playlistCache
 	h["Vary"] = varyEncoding
-	h["Etag"] = b.etag
-	if known := r.Header.Get("If-None-Match"); known != "" && (known == "*" || strings.Contains(known, b.etag[0])) {
-		w.WriteHeader(http.StatusNotModified)
-		return nil
+	if g.Private() { // its token differs each time
+		h["Cache-Control"] = ownPlaylist
+	} else {
+		h["Etag"] = b.etag
+		if known := r.Header.Get("If-None-Match"); known != "" && (known == "*" || strings.Contains(known, b.etag[0])) {
+			w.WriteHeader(http.StatusNotModified)
+			return nil
+		}
 	}
 	h["Content-Type"] = v.contentType
 	h["Content-Length"] = b.length
@@ -481,6 +495,24 @@ func (s *Server) servePlaylist(w http.ResponseWriter, r *http.Request, g *access
 		s.stats.bytes.Add(int64(n))
 	}
 	return nil
+}
+
+// segmentQuery returns what the URIs of segments need behind them in a playlist
+// for the holder of g: the name of the host, where that is a parameter, and a
+// token that outlives the playlist.
+func (s *Server) segmentQuery(g *access.Grant, v *view) string {
+	query := ""
+	if _, ok := g.Request().Params.Lookup("vhost"); ok {
+		query = "?vhost=" + g.Request().Host
+	}
+	token := s.gate.SegmentQuery(g, tokenLife+2*v.list.Duration())
+	switch {
+	case token == "":
+		return query
+	case query == "":
+		return "?" + token
+	}
+	return query + "&" + token
 }
 
 // await returns the channel's view when it has a playlist or will not have one,

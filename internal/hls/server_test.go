@@ -32,6 +32,7 @@ type node struct {
 	t   *testing.T
 	hub *stream.Hub
 	srv *Server
+	set *policy.Set
 	app policy.App
 	pub sync.WaitGroup // publishers
 }
@@ -45,7 +46,7 @@ func inBubble(t *testing.T, change func(*policy.App), f func(n *node)) {
 			change(app)
 		}
 		hub := stream.NewHub(stream.Options{})
-		n := &node{t: t, hub: hub, app: *app}
+		n := &node{t: t, hub: hub, set: set, app: *app}
 		n.srv = NewServer(hub, access.NewGate(func() *policy.Set { return set }), Options{})
 		f(n)
 		if err := hub.Close(context.Background()); err != nil {

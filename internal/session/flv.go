@@ -46,7 +46,7 @@ func (s *Server) ServeFLV(w http.ResponseWriter, r *http.Request) {
 	if !socket { // another protocol that we need not change to
 		req.Protocol = access.FLV
 	}
-	live, err := s.findLive(r, req, err)
+	live, grant, err := s.findLive(r, req, err)
 	if err != nil {
 		s.refuse(req, err)
 		if d := (*access.Denied)(nil); errors.As(err, &d) {
@@ -63,7 +63,7 @@ func (s *Server) ServeFLV(w http.ResponseWriter, r *http.Request) {
 	format := stream.Format{Wire: stream.FLV}
 	format.NoVideo, format.NoAudio = only(req.Params)
 	if socket {
-		s.serveSocket(w, r, live, format)
+		s.serveSocket(w, r, live, grant, format)
 		return
 	}
 	nc, _, err := http.NewResponseController(w).Hijack()
@@ -71,23 +71,24 @@ func (s *Server) ServeFLV(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "HTTP/1.1 required", http.StatusHTTPVersionNotSupported)
 		return
 	}
-	s.attach(nc, access.FLV, live, stream.PlayerOptions{Conn: nc, Format: format, Preface: flvPreface()}, discard{nc})
+	s.attach(nc, access.FLV, live, grant, stream.PlayerOptions{Conn: nc, Format: format, Preface: flvPreface()}, discard{nc})
 }
 
-// findLive returns the stream of a request whose names were read with err.
-func (s *Server) findLive(r *http.Request, req access.Request, err error) (*stream.Stream, error) {
+// findLive returns the stream of a request whose names were read with err, and
+// the right to play it.
+func (s *Server) findLive(r *http.Request, req access.Request, err error) (*stream.Stream, *access.Grant, error) {
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	grant, err := s.gate.Check(r.Context(), req)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	live := s.hub.Find(grant.Key())
 	if live == nil {
-		return nil, grant.Deny(access.NoStream)
+		return nil, nil, grant.Deny(access.NoStream)
 	}
-	return live, nil
+	return live, grant, nil
 }
 
 // flvHeader sets the header fields of an answer with a stream.
@@ -135,12 +136,13 @@ type listener interface {
 
 // attach makes a hijacked connection a player of the stream. It returns when
 // the player has begun; a goroutine stays until it is over.
-func (s *Server) attach(nc net.Conn, protocol string, live *stream.Stream, o stream.PlayerOptions, l listener) {
+func (s *Server) attach(nc net.Conn, protocol string, live *stream.Stream, grant *access.Grant, o stream.PlayerOptions, l listener) {
 	ss := s.open(nc)
 	if ss == nil {
 		nc.Close()
 		return
 	}
+	ss.addr = grant.Request().Addr // which a proxy may have told
 	var p *stream.Player
 	err := nc.SetDeadline(time.Time{}) // net/http leaves its own
 	if err == nil {
@@ -151,7 +153,7 @@ func (s *Server) attach(nc net.Conn, protocol string, live *stream.Stream, o str
 		s.forget(ss)
 		return
 	}
-	s.begin(ss, Kind{access.Play, protocol}, live.Key(), nil, nil, p)
+	s.begin(ss, protocol, grant, nil, nil, p)
 	go func() { // ends when the player is over, which closes the connection
 		defer s.forget(ss)
 		defer s.rescue(ss.addr)

@@ -141,7 +141,7 @@ func (c *rtmpClient) publish(ctx context.Context, cmd rtmp.Command) (again bool)
 		return false
 	}
 	defer pub.End(stream.EndReset) // if nothing else has
-	c.begin(c.ss, Kind{access.Publish, c.protocol}, grant.Key(), pub, c.conn, nil)
+	c.begin(c.ss, c.protocol, grant, pub, c.conn, nil)
 	err = c.conn.AcceptPublish(cmd, rtmp.Status{Description: access.PublishSuccess})
 	if err == nil {
 		err = c.copy(pub)
@@ -250,7 +250,7 @@ func (c *rtmpClient) play(ctx context.Context, cmd rtmp.Command) (again bool) {
 	}
 	defer p.Close(errLeft)
 	c.conn.SetOutput(p.Inject)
-	c.begin(c.ss, Kind{access.Play, c.protocol}, live.Key(), nil, nil, p.Player)
+	c.begin(c.ss, c.protocol, grant, nil, nil, p.Player)
 	p.Close(p.obey())
 	<-p.Done()
 	c.finish(c.ss, p.Err().Error())

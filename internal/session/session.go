@@ -34,6 +34,9 @@ import (
 // ErrKicked ends a player whom the owner of the stream has ended.
 var ErrKicked = errors.New("ended by the owner")
 
+// ErrRevoked ends a player whose right has been withdrawn.
+var ErrRevoked = errors.New("the right to play was withdrawn")
+
 // errLeft ends a player that has gone away.
 var errLeft = errors.New("player left")
 
@@ -107,7 +110,7 @@ type session struct {
 	// the pointers are nil.
 	id     ID
 	kind   Kind
-	key    stream.Key
+	grant  *access.Grant
 	since  time.Time
 	pub    *stream.Publication
 	player *stream.Player
@@ -139,16 +142,19 @@ func (s *Server) forget(ss *session) {
 	s.running.Done()
 }
 
-// begin makes a session one that publishes or plays; one of pub and player is
-// nil, and conn goes with pub.
-func (s *Server) begin(ss *session, kind Kind, key stream.Key,
+// begin makes a session one that publishes or plays by the right of grant; one
+// of pub and player is nil, and conn goes with pub.
+func (s *Server) begin(ss *session, protocol string, grant *access.Grant,
 	pub *stream.Publication, conn *rtmp.Conn, player *stream.Player) {
 	s.mu.Lock()
-	ss.id, ss.kind, ss.key, ss.since = ID(rand.Uint64()), kind, key, time.Now()
+	ss.id, ss.kind, ss.grant, ss.since = ID(rand.Uint64()), Kind{grant.Op(), protocol}, grant, time.Now()
 	ss.pub, ss.conn, ss.player = pub, conn, player
-	s.started[kind]++
+	s.started[ss.kind]++
 	s.mu.Unlock()
-	s.logOf(ss).Info("session begins", "protocol", kind.Protocol, "client", ss.addr)
+	s.logOf(ss).Info("session begins", "protocol", protocol, "client", ss.addr)
+	if s.gate.Recheck(grant) != nil { // the policy has changed, and Recheck has not seen this session
+		ss.revoke()
+	}
 }
 
 // finish is begin's counterpart.
@@ -157,13 +163,13 @@ func (s *Server) finish(ss *session, reason string) {
 	s.logOf(ss).Info("session ends", "reason", reason, "bytes", ss.bytes(), "seconds", seconds)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	ss.kind, ss.pub, ss.conn, ss.player = Kind{}, nil, nil, nil
+	ss.kind, ss.grant, ss.pub, ss.conn, ss.player = Kind{}, nil, nil, nil, nil
 }
 
 // logOf returns the log of a session. It is not kept: players are many. The
 // caller is the session's goroutine.
 func (s *Server) logOf(ss *session) *slog.Logger {
-	return s.log.With("session", ss.id.String(), "op", ss.kind.Op.String(), "stream", ss.key.String())
+	return s.log.With("session", ss.id.String(), "op", ss.kind.Op.String(), "stream", ss.grant.Key().String())
 }
 
 // bytes returns how many bytes of media the client has sent or was sent.
@@ -194,7 +200,7 @@ func (s *Server) Sessions() []Info {
 	list := make([]Info, 0, len(s.sessions))
 	for ss := range s.sessions {
 		if ss.kind != (Kind{}) {
-			list = append(list, Info{ss.id, ss.kind, ss.key, ss.addr, ss.since, ss.bytes()})
+			list = append(list, Info{ss.id, ss.kind, ss.grant.Key(), ss.addr, ss.since, ss.bytes()})
 		}
 	}
 	return list
@@ -217,6 +223,39 @@ func (s *Server) Kick(id ID) bool {
 		}
 	}
 	return false
+}
+
+// Recheck ends the sessions that would not be granted any more. It is called
+// when the policy has changed.
+func (s *Server) Recheck() {
+	s.mu.Lock()
+	held := make(map[*session]*access.Grant)
+	for ss := range s.sessions {
+		if ss.grant != nil {
+			held[ss] = ss.grant
+		}
+	}
+	s.mu.Unlock()
+	for ss, grant := range held {
+		if s.gate.Recheck(grant) == nil {
+			continue
+		}
+		s.mu.Lock()
+		if ss.grant == grant {
+			ss.revoke()
+		}
+		s.mu.Unlock()
+	}
+}
+
+// revoke ends what the session does because its right has ended.
+func (ss *session) revoke() {
+	switch {
+	case ss.pub != nil:
+		ss.pub.End(stream.EndRevoked)
+	case ss.player != nil:
+		ss.player.Close(ErrRevoked)
+	}
 }
 
 // Refusal is a reason not to let a client do something.

@@ -26,7 +26,7 @@ const (
 var upgrader = ws.HTTPUpgrader{Timeout: 5 * time.Second}
 
 // serveSocket upgrades the connection of r and makes it a player.
-func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request, live *stream.Stream, format stream.Format) {
+func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request, live *stream.Stream, grant *access.Grant, format stream.Format) {
 	nc, rw, _, err := upgrader.Upgrade(r, w)
 	if err != nil { // the client has been told
 		s.log.Info("WebSocket upgrade failed", "client", r.RemoteAddr, "err", err)
@@ -42,7 +42,7 @@ func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request, live *strea
 	}
 	format.Wire = stream.WSFLV
 	goodbye := closeFrame(ws.StatusNormalClosure, "stream is over")
-	s.attach(nc, access.WSFLV, live, stream.PlayerOptions{Conn: nc, Format: format, Goodbye: goodbye}, socket{nc, in})
+	s.attach(nc, access.WSFLV, live, grant, stream.PlayerOptions{Conn: nc, Format: format, Goodbye: goodbye}, socket{nc, in})
 }
 
 func closeFrame(code ws.StatusCode, reason string) []byte {
