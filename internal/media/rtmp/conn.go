@@ -30,6 +30,7 @@ type Conn struct {
 	ackRead uint          // in.reads at that time
 	pings   *rate.Limiter // what is answered of them; nil: none came
 	calls   *rate.Limiter // of commands
+	junk    *rate.Limiter // of messages of no use
 
 	connect  Connect
 	client   bool    // our role
@@ -126,7 +127,9 @@ func (c *Conn) next() (message, error) {
 			if m.typ == 0 || m.typ > typeSetPeerBandwidth {
 				return m, nil
 			}
-			err = c.control(m)
+			if err = c.control(m); err == nil {
+				c.endure()
+			}
 		}
 		if err == io.EOF {
 			return message{}, err
@@ -134,6 +137,22 @@ func (c *Conn) next() (message, error) {
 		if err != nil {
 			return message{}, fmt.Errorf("read message: %w", err)
 		}
+	}
+}
+
+// junkRate is how many messages in a second may come that are of no use, and
+// as many at once. Nobody sends a hundredth of that by mistake.
+const junkRate = 10_000
+
+// endure is called for each message of no use. Who sends too many is read more
+// slowly, so that it costs him and not us.
+func (c *Conn) endure() {
+	if c.junk == nil {
+		c.junk = rate.NewLimiter(junkRate, junkRate)
+	}
+	const pause = 50 * time.Millisecond // not one for each message
+	if d := c.junk.Reserve().Delay(); d >= pause {
+		time.Sleep(d)
 	}
 }
 

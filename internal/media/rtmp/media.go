@@ -36,7 +36,7 @@ func (c *Conn) ReadPacket() (av.Packet, error) {
 			fallthrough
 		case TypeData:
 			if isNotice(m.body) {
-				continue
+				break
 			}
 			p, err := c.parser.Packet(TypeData, c.clock.data(m.timestamp), m.body)
 			if err != flv.ErrIgnore {
@@ -51,6 +51,7 @@ func (c *Conn) ReadPacket() (av.Packet, error) {
 				return av.Packet{}, err
 			}
 		}
+		c.endure()
 	}
 }
 

@@ -108,6 +108,7 @@ func (c *Conn) readCommand() (Command, error) {
 		if m.typ == TypeCommand || m.typ == typeCommandAMF3 {
 			return c.command(m)
 		}
+		c.endure()
 	}
 }
 
@@ -119,7 +120,14 @@ func (c *Conn) serve(cmd Command) (done bool, err error) {
 	}
 	var answer any
 	switch cmd.Name {
-	case "publish", "play", "pause", "receiveAudio", "receiveVideo", "seek":
+	case "publish", "play":
+		// Some clients do not wait for createStream, but all count as it does.
+		// Players of each id are sent bytes of their own: there must not be many.
+		if int64(cmd.StreamID) > int64(c.cfg.Limits.MessageStreams) {
+			return true, fmt.Errorf("%s on message stream %d, which was never created", cmd.Name, cmd.StreamID)
+		}
+		return false, nil
+	case "pause", "receiveAudio", "receiveVideo", "seek":
 		return false, nil
 	case "closeStream":
 		return false, c.end(cmd.StreamID)

@@ -646,7 +646,7 @@ func TestAcknowledge(t *testing.T) {
 	}
 }
 
-// H29: pings are answered, a flood of them is not.
+// H29: pings are answered, a flood of them is not, and it is read slowly.
 func TestPing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, p := publishing(t, Config{})
@@ -667,6 +667,7 @@ func TestPing(t *testing.T) {
 			flood = AppendMessage(flood, 128, 2, typeAck, 0, 0, []byte{0xFF, 0xFF, 0xFF, 0xFF})
 			flood = AppendMessage(flood, 128, 2, typeUserControl, 0, 0, []byte{0xFF, 0xFF})
 		}
+		begin := time.Now()
 		go func() {
 			for range 100 {
 				p.try(flood)
@@ -680,10 +681,52 @@ func TestPing(t *testing.T) {
 		for m := p.next(); m.typ != TypeCommand; m = p.next() {
 			pongs++
 		}
-		if most := 2 * DefaultLimits().Answers; pongs == 0 || pongs > most {
-			t.Errorf("%d answers to 100000 pings at once, want at most %d", pongs, most)
+		took := time.Since(begin)
+		if took < 40*time.Second || took > time.Minute {
+			t.Errorf("500000 messages of no use are read in %v", took)
+		}
+		if most := DefaultLimits().Answers * (2 + int(took/time.Second) + 1); pongs == 0 || pongs > most {
+			t.Errorf("%d answers to 100000 pings in %v, want at most %d", pongs, took, most)
 		}
 	})
+}
+
+// H89, H76: so is media that is no packet, or that nobody wants.
+func TestJunk(t *testing.T) {
+	flood := bytes.Repeat(msg(TypeAudio, 0, 1, []byte{0xAF}), 1000)
+	for name, read := range map[string]func(c *Conn) error{
+		"by a publisher": func(c *Conn) error { _, err := c.ReadPacket(); return err },
+		"by a player":    func(c *Conn) error { _, err := c.ReadCommand(); return err },
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			c, p := publishing(t, Config{})
+			begin := time.Now()
+			go func() {
+				for range 100 {
+					p.try(flood)
+				}
+				p.try(cmdMsg(0, "deleteStream", 0, nil, 1))
+			}()
+			if err := read(c); err != nil && err != io.EOF {
+				t.Fatal(err)
+			}
+			if took := time.Since(begin); took < 8*time.Second || took > 10*time.Second {
+				t.Errorf("100000 empty messages %s are read in %v", name, took)
+			}
+		})
+	}
+}
+
+// A message on a stream that was never created is no way to be sent bytes that
+// nobody else is sent (H27).
+func TestStreamNeverCreated(t *testing.T) {
+	for _, name := range []string{"publish", "play"} {
+		c, p := connected(t, Config{})
+		go p.try(cmdMsg(17, name, 3, nil, "s"))
+		if cmd, err := c.ReadCommand(); err == nil || !strings.Contains(err.Error(), "message stream 17") {
+			t.Errorf("%s on message stream 17 = %v, %v", name, cmd, err)
+		}
+	}
 }
 
 // User control messages that are too short.
