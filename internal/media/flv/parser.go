@@ -50,7 +50,7 @@ type Parser struct {
 // Packet decodes a tag body, which the packet keeps and the caller gives up.
 // The timestamp becomes the packet's DTS. A body that should be dropped gives
 // ErrIgnore, exactly; every other error says that the publisher sent a
-// configuration that cannot be used.
+// configuration of video that cannot be used.
 func (p *Parser) Packet(typ byte, timestamp int64, body []byte) (av.Packet, error) {
 	if len(body) == 0 {
 		return av.Packet{}, ErrIgnore
@@ -273,7 +273,7 @@ func audioConfig(pkt av.Packet) (av.Packet, error) {
 	pkt.Config = true
 	if pkt.Codec == av.AAC {
 		if _, err := av.ParseAACConfig(pkt.Frame); err != nil {
-			return pkt, err
+			return pkt, ErrIgnore // the picture can do without
 		}
 	}
 	return pkt, nil
