@@ -109,12 +109,11 @@ func (p *Publication) WritePacket(pkt av.Packet) error {
 	now := time.Now()
 	p.active.Store(int64(now.Sub(p.start)))
 	h := p.s.hub
-	if pkt.Kind == av.Data && !p.data.take(1, now) {
-		return nil
-	}
 	if !p.pkts.take(1, now) || !p.bytes.take(float64(len(pkt.Tag)), now) {
 		h.stats.PacketsRefuse.Add(1)
 		p.End(EndLimit)
+	} else if pkt.Kind == av.Data && !p.data.take(1, now) {
+		return nil
 	}
 	h.stats.PacketsIn.Add(1)
 	h.stats.BytesIn.Add(int64(len(pkt.Tag)))
