@@ -99,6 +99,7 @@ type source struct {
 	timed    bool  // last is set
 	last     int64 // DTS of the newest frame, ms
 	interval int64 // between the two newest frames, ms
+	warned   bool  // that a codec of it is not supported
 }
 
 // NewPackager returns a Packager that hands segments to emit, which is called
@@ -183,7 +184,8 @@ func (p *Packager) change(src *source, codec av.Codec, config []byte) {
 	if src.codec != av.Unknown && (src.codec != codec || src.config != nil) {
 		p.discontinue()
 	}
-	if !mpegts.Supports(codec) && src.codec != codec {
+	if !mpegts.Supports(codec) && !src.warned {
+		src.warned = true
 		if src == &p.video {
 			p.log.Warn("no HLS: the video codec is not supported", "codec", codec)
 		} else {

@@ -562,3 +562,20 @@ func FuzzPackager(f *testing.F) {
 		pack(t, config(nil), packets)
 	})
 }
+
+// H84: codecs that come and go fill no log.
+func TestPackagerSaysItOnce(t *testing.T) {
+	var text bytes.Buffer
+	p := NewPackager(policy.DefaultApp("a").HLS, slog.New(slog.NewTextHandler(&text, nil)), 0, 0, nil, func(Segment) {})
+	for i := range int64(100) {
+		for _, c := range []struct {
+			kind  av.Kind
+			codec av.Codec
+		}{{av.Video, av.H264}, {av.Video, av.AV1}, {av.Audio, av.AAC}, {av.Audio, av.Opus}} {
+			p.WritePacket(av.Packet{Kind: c.kind, Codec: c.codec, DTS: 40 * i, Frame: []byte{1}})
+		}
+	}
+	if n := strings.Count(text.String(), "not supported"); n != 2 {
+		t.Errorf("the log says %d times what is not supported:\n%.2000s", n, &text)
+	}
+}
