@@ -17,7 +17,7 @@ run: build ## build and start weir serve (more flags: make run ARGS='-c weir.yam
 	exec bin/weir serve $(ARGS)
 
 .PHONY: build
-build: go ## build bin/weir
+build: go web ## build bin/weir
 	$(GO) build -o bin/weir ./cmd/weir
 
 .PHONY: test
@@ -27,7 +27,7 @@ test: lint tools ## everything a change must pass: lint, go test -race, real cli
 
 .PHONY: lint
 lint: go ## formatting, go vet, staticcheck
-	@unformatted=$$(gofmt -l cmd internal e2e); \
+	@unformatted=$$(gofmt -l cmd internal web e2e); \
 	if [ -n "$$unformatted" ]; then echo "gofmt -w these files:"; echo "$$unformatted"; exit 1; fi
 	$(GO) vet -tags e2e ./...
 	$(GO) tool staticcheck -tags e2e ./...
@@ -51,8 +51,18 @@ soak: tools ## publishers and players come and go for SOAK (10m); nothing may le
 
 # The real clients that the end-to-end tests use.
 .PHONY: tools
-tools: go
+tools: go web
 	@e2e/setup
+
+# The players of the page that weir serves. Without them, for want of npm or of
+# a network, the page plays what the browser plays by itself.
+.PHONY: web
+web:
+	@$(MAKE) -s web/dist/mpegts.js || echo "the page of weir will be without players: npm failed" >&2
+
+web/dist/mpegts.js: web/package.json web/package-lock.json
+	@cd web && npm ci && npm run -s build
+	@touch $@
 
 .PHONY: go
 go:

@@ -50,6 +50,10 @@ func (s suite) Run() int {
 	}
 	defer os.RemoveAll(dir)
 	binDir, mediaDir = filepath.Join(dir, "bin"), filepath.Join(dir, "media")
+	if _, err := os.Stat("../web/dist/mpegts.js"); err != nil {
+		fmt.Fprintln(os.Stderr, "the page has no players: run make tools")
+		return 1
+	}
 	build := exec.Command("go", "build", "-race", "-o", binDir+string(filepath.Separator), "weir/cmd/weir")
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build weir: %v\n%s", err, out)

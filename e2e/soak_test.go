@@ -139,7 +139,7 @@ func (s *soak) round(length time.Duration) {
 			wg.Go(func() { // ends with ctx
 				for ctx.Err() == nil {
 					stay, leave := context.WithTimeout(ctx, time.Duration(200+r.IntN(4000))*time.Millisecond)
-					err := v.visit(stay, r, fmt.Sprintf("s%d", r.IntN(6)))
+					err := v.visit(stay, r, fmt.Sprintf("s%d", r.IntN(8)))
 					leave()
 					s.count(v.name, err)
 					// Nobody comes twice in one moment, refused ones least of all.
@@ -337,7 +337,7 @@ func (u usage) exceeds(base usage) error {
 	case base == usage{}:
 		return nil
 	case u.goroutines > base.goroutines+5, u.descriptors > base.descriptors,
-		u.heap > base.heap*115/100+1<<20, u.resident > base.resident*115/100+4<<20:
+		u.heap > base.heap*115/100+4<<20, u.resident > base.resident*115/100+4<<20:
 		return fmt.Errorf("%v; before, %v", u, base)
 	}
 	return nil
