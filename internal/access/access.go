@@ -70,8 +70,9 @@ func (g *Gate) Check(ctx context.Context, r Request) (*Grant, error) {
 
 // Recheck says whether the holder of grant still may what it was granted: nil,
 // or the *Denied that it would get now. That a URL was valid until some time
-// only means that it had to be used by then; and the server of a customer is
-// not asked again.
+// only means that it had to be used by then; the server of a customer is not
+// asked again; and an app that has been taken away, not disabled, stays as it
+// was for those who are in it.
 func (g *Gate) Recheck(grant *Grant) error {
 	if g.policy() == grant.set { // in which time takes no right away
 		return nil

@@ -112,6 +112,9 @@ func (j *judgement) findDomain() *objection {
 
 func (j *judgement) findApp() *objection {
 	j.app = j.space.App(j.request.App)
+	if j.app == nil && j.held != nil {
+		j.app = j.held.app // which it keeps; to end everybody in it, an app is disabled
+	}
 	switch {
 	case j.app == nil:
 		return &objection{NoApp, "the space has no such app"}

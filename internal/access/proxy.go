@@ -22,7 +22,8 @@ import (
 // is not.
 type Proxies []policy.Network
 
-func (p Proxies) trust(a netip.Addr) bool {
+// Trust reports whether a is the address of a proxy.
+func (p Proxies) Trust(a netip.Addr) bool {
 	for _, n := range p {
 		if n.Contains(a) {
 			return true
@@ -39,7 +40,7 @@ func (p Proxies) Handler(h http.Handler) http.Handler {
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		peer, err := netip.ParseAddrPort(r.RemoteAddr)
-		if err == nil && p.trust(peer.Addr()) {
+		if err == nil && p.Trust(peer.Addr()) {
 			behind := *r
 			behind.RemoteAddr = p.client(peer, r.Header["X-Forwarded-For"]).String()
 			r = &behind
@@ -64,7 +65,7 @@ func (p Proxies) client(peer netip.AddrPort, fields []string) netip.AddrPort {
 			}
 			ap = netip.AddrPortFrom(a, 0)
 		}
-		if peer = ap; !p.trust(ap.Addr()) {
+		if peer = ap; !p.Trust(ap.Addr()) {
 			break
 		}
 	}
@@ -106,7 +107,7 @@ func (l *proxyListener) run() {
 	for {
 		c, err := l.Listener.Accept()
 		tcp, ok := c.(*net.TCPConn)
-		if err == nil && ok && l.proxies.trust(tcp.RemoteAddr().(*net.TCPAddr).AddrPort().Addr()) {
+		if err == nil && ok && l.proxies.Trust(tcp.RemoteAddr().(*net.TCPAddr).AddrPort().Addr()) {
 			go func() { // ends after headerTime, or when the listener is closed
 				if c := proxied(tcp); c != nil {
 					l.hand(accepted{conn: c})

@@ -48,7 +48,7 @@ func TestRecheck(t *testing.T) {
 		}, ""},
 		{"app forbidden", func(s *policy.Space) { s.Forbidden = []policy.Forbidden{{App: "live", Type: policy.Both}} }, Blocked},
 		{"app disabled", func(s *policy.Space) { s.Apps[0].Disabled = true }, NoApp},
-		{"app removed", func(s *policy.Space) { s.Apps = s.Apps[1:] }, NoApp},
+		{"app removed", func(s *policy.Space) { s.Apps = s.Apps[1:] }, ""},
 		{"domain for players", domain(func(d *policy.Domain) { d.Type = policy.Play }), NoDomain},
 		{"domain removed", func(s *policy.Space) { s.Domains = s.Domains[1:] }, NoDomain},
 		{"space renamed", func(s *policy.Space) { s.Name = "b" }, NoDomain},

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"weir/internal/access"
 	"weir/internal/policy"
 )
 
@@ -30,6 +31,15 @@ type Config struct {
 	// domain without authentication. Without it such a listener must be on
 	// loopback.
 	AllowOpenPublish bool `yaml:"allow_open_publish"`
+
+	// TrustedProxies are the reverse proxies before the media listeners: what
+	// they say about the addresses of clients is believed, by the PROXY
+	// protocol and by X-Forwarded-For.
+	TrustedProxies access.Proxies `yaml:"trusted_proxies"`
+
+	// SlowFailures answers addresses whose authentication fails often more
+	// slowly, and then for a while not at all.
+	SlowFailures bool `yaml:"slow_failures"`
 
 	Policy *policy.Set `yaml:"policy"`
 
@@ -128,6 +138,7 @@ func DefaultConfig() *Config {
 		},
 		GatherCeiling: 150 * time.Millisecond,
 		Grace:         10 * time.Second,
+		SlowFailures:  true,
 		Policy:        policy.Default(),
 	}
 }
@@ -195,6 +206,21 @@ func (c *Config) check(add func(path, format string, args ...any)) {
 	for _, p := range c.Policy.Problems() {
 		add("policy."+p.Path, "%s", p.Message)
 	}
+}
+
+// Warnings returns what is dangerous about c, though it is no mistake.
+func (c *Config) Warnings() []string {
+	var list []string
+	for _, path := range c.Policy.Weak() {
+		list = append(list, "policy."+path+" is easily guessed; take what this prints: openssl rand -hex 16")
+	}
+	if c.File == "" || !c.Policy.HasSecrets() {
+		return list
+	}
+	if info, err := os.Stat(c.File); err == nil && info.Mode().Perm()&0o004 != 0 {
+		list = append(list, fmt.Sprintf("%s holds secrets and can be read by every user of this machine; run: chmod 640 %[1]s", c.File))
+	}
+	return list
 }
 
 // openDomain returns the name of a domain at which anybody may publish, or "".

@@ -11,11 +11,13 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"weir/internal/access"
 )
 
-// listen opens the listener l. Dead peers are noticed by the kernel's probes
-// after half a minute, whatever they were doing.
-func listen(l listener, conns *connections, log *slog.Logger) (net.Listener, error) {
+// listen opens the listener l behind the proxies. Dead peers are noticed by the
+// kernel's probes after half a minute, whatever they were doing.
+func listen(l listener, proxies access.Proxies, conns *connections, log *slog.Logger) (net.Listener, error) {
 	lc := net.ListenConfig{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3}}
 	ln, err := lc.Listen(context.Background(), "tcp", string(l.addr))
 	switch {
@@ -28,7 +30,7 @@ func listen(l listener, conns *connections, log *slog.Logger) (net.Listener, err
 	case err != nil:
 		return nil, fmt.Errorf("listen.%s: %w", l.name, err)
 	}
-	return &acceptor{Listener: ln, conns: conns, log: log.With("listener", l.name), closed: make(chan struct{})}, nil
+	return &acceptor{Listener: proxies.Listener(ln), conns: conns, log: log.With("listener", l.name), closed: make(chan struct{})}, nil
 }
 
 // An acceptor is a listener that waits while the process is out of
@@ -90,20 +92,21 @@ func transient(err error) bool {
 // limit is 0.
 type connections struct {
 	limit   int
+	proxies access.Proxies
 	refused atomic.Int64
 
 	mu   sync.Mutex
 	open map[netip.Prefix]int
 }
 
-func newConnections(limit int) *connections {
-	return &connections{limit: limit, open: make(map[netip.Prefix]int)}
+func newConnections(limit int, proxies access.Proxies) *connections {
+	return &connections{limit: limit, proxies: proxies, open: make(map[netip.Prefix]int)}
 }
 
 // admit returns c, which will be counted until it is closed, or closes it and
 // returns nil.
 func (l *connections) admit(c net.Conn) net.Conn {
-	tcp, ok := c.(*net.TCPConn)
+	tcp, ok := c.(tcpConn)
 	if l.limit == 0 || !ok {
 		return c
 	}
@@ -111,6 +114,9 @@ func (l *connections) admit(c net.Conn) net.Conn {
 	if err != nil {
 		c.Close()
 		return nil
+	}
+	if l.proxies.Trust(addr.Addr()) { // it comes for many
+		return c
 	}
 	bits := 32
 	if ip := addr.Addr().Unmap(); ip.Is6() {
@@ -126,7 +132,7 @@ func (l *connections) admit(c net.Conn) net.Conn {
 		return nil
 	}
 	l.open[who]++
-	return &countedConn{TCPConn: tcp, leave: sync.OnceFunc(func() { l.leave(who) })}
+	return &countedConn{tcpConn: tcp, leave: sync.OnceFunc(func() { l.leave(who) })}
 }
 
 func (l *connections) leave(who netip.Prefix) {
@@ -137,14 +143,21 @@ func (l *connections) leave(who netip.Prefix) {
 	}
 }
 
-// countedConn keeps all that a TCP connection can, its descriptor included,
-// within reach of those who write to many.
+// tcpConn is a *net.TCPConn, or one by way of a proxy. Those who write to many
+// need its descriptor, and those who part with a client its half close.
+type tcpConn interface {
+	net.Conn
+	syscall.Conn
+	CloseWrite() error
+	SetLinger(int) error
+}
+
 type countedConn struct {
-	*net.TCPConn
+	tcpConn
 	leave func()
 }
 
 func (c *countedConn) Close() error {
 	c.leave()
-	return c.TCPConn.Close()
+	return c.tcpConn.Close()
 }

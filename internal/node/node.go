@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"reflect"
 	"strings"
 	"sync/atomic"
@@ -81,10 +82,20 @@ func New(cfg *Config, log *slog.Logger) (n *Node, err error) {
 		MaxPacketRate: l.PublisherPackets,
 	})
 	gate := access.NewGate(n.policy.Load)
+	gate.Node, _ = os.Hostname()
+	gate.Lenient = !cfg.SlowFailures
 	n.sessions = session.NewServer(n.hub, gate, session.Options{Log: log, RTMP: rtmp.Config{Limits: l.rtmp(), Log: log}})
 	n.hls = hls.NewServer(n.hub, gate, hls.Options{Log: log})
 	n.metrics = newMetrics(n)
+	n.warn(cfg)
 	return n, nil
+}
+
+// warn logs what is dangerous about a configuration.
+func (n *Node) warn(cfg *Config) {
+	for _, w := range cfg.Warnings() {
+		n.log.Warn(w)
+	}
 }
 
 // orNever is what a hub takes for "never" where we say 0.
@@ -108,16 +119,16 @@ func (l *Limits) rtmp() rtmp.Limits {
 
 // listen opens all listeners that are on.
 func (n *Node) listen() error {
-	n.conns = newConnections(n.cfg.Limits.ConnectionsPerIP)
+	n.conns = newConnections(n.cfg.Limits.ConnectionsPerIP, n.cfg.TrustedProxies)
 	for _, l := range n.cfg.Listen.all() {
 		if !l.addr.on() {
 			continue
 		}
-		conns := n.conns
+		conns, proxies := n.conns, n.cfg.TrustedProxies
 		if l.name == "admin" {
-			conns = newConnections(0)
+			conns, proxies = newConnections(0, nil), nil
 		}
-		ln, err := listen(l, conns, n.log)
+		ln, err := listen(l, proxies, conns, n.log)
 		if err != nil {
 			return err
 		}
@@ -145,7 +156,7 @@ func (n *Node) Run(ctx context.Context) error {
 	if err := relaxSysmon(); err != nil {
 		n.log.Debug("the runtime's monitor keeps its pace", "err", err)
 	}
-	media := n.httpServer(n.mediaHandler())
+	media := n.httpServer(n.cfg.TrustedProxies.Handler(n.mediaHandler()))
 	media.WriteTimeout = responseTime
 	admin := n.httpServer(adminHandler(&n.ready, n.metrics))
 
@@ -214,7 +225,8 @@ func (n *Node) addrs() []any {
 
 // reload reads again what may change while the node runs: the certificate and
 // the policy. What is wrong is refused whole, and the old one stays. A publish
-// keeps the policy that it began with.
+// keeps the policy that it began with, unless it would not be granted any more:
+// then it ends.
 func (n *Node) reload() {
 	if n.cert != nil {
 		if err := n.cert.load(); err != nil {
@@ -233,6 +245,8 @@ func (n *Node) reload() {
 	}
 	n.policy.Store(cfg.Policy)
 	n.log.Info("policy read", "spaces", len(cfg.Policy.Spaces))
+	n.sessions.Recheck()
+	n.warn(cfg)
 	if changed := changes(n.cfg, cfg); len(changed) > 0 {
 		n.log.Warn("settings changed that need a restart", "settings", strings.Join(changed, ", "))
 	}

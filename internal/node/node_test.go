@@ -520,7 +520,7 @@ func (s *stubListener) Accept() (net.Conn, error) {
 // F47: out of descriptors, the listener waits and goes on.
 func TestAcceptor(t *testing.T) {
 	l := newLogs()
-	a := &acceptor{conns: newConnections(0), Listener: &stubListener{errs: []error{syscall.EMFILE, syscall.ENFILE, syscall.ECONNABORTED}}, log: slog.New(l), closed: make(chan struct{})}
+	a := &acceptor{conns: newConnections(0, nil), Listener: &stubListener{errs: []error{syscall.EMFILE, syscall.ENFILE, syscall.ECONNABORTED}}, log: slog.New(l), closed: make(chan struct{})}
 	c, err := a.Accept()
 	if err != nil {
 		t.Fatalf("Accept = %v", err)

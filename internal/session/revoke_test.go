@@ -78,7 +78,7 @@ func TestRevokeAtBegin(t *testing.T) {
 		t.Fatal(err)
 	}
 	live := n.hub.Find(key)
-	n.revise(func(s *policy.Space) { s.Apps = nil }) // finds no session of that grant
+	n.revise(func(s *policy.Space) { s.Apps[0].Disabled = true }) // finds no session of that grant
 	server, client := net.Pipe()
 	defer client.Close()
 	ss.nc = server
