@@ -4,6 +4,8 @@
 package e2e
 
 import (
+	"cmp"
+	"encoding"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -17,6 +19,7 @@ import (
 	"time"
 
 	"weir/internal/node"
+	"weir/internal/policy"
 )
 
 // TestConfigurationIsDocumented compares docs/configuration.md with the
@@ -45,47 +48,55 @@ func TestConfigurationIsDocumented(t *testing.T) {
 	}
 }
 
-// settings adds each setting in v to m with its default.
+// settings adds each setting in v, which is addressable, to m with its default.
+// A domain's settings for publishing are those for playing: they are left out.
 func settings(m map[string]string, path string, v reflect.Value) {
+	if v.Type() == reflect.TypeFor[policy.Access]() && strings.HasSuffix(path, ".publish") {
+		return
+	}
+	inner := v
+	switch v.Kind() {
+	case reflect.Slice:
+		inner, path = reflect.New(v.Type().Elem()).Elem(), path+"[]"
+	case reflect.Pointer:
+		if inner = v.Elem(); v.IsNil() {
+			inner = reflect.New(v.Type().Elem()).Elem()
+		}
+	}
+	if _, text := inner.Addr().Interface().(encoding.TextUnmarshaler); text || inner.Kind() != reflect.Struct {
+		m[strings.TrimSuffix(path, "[]")] = defaultText(v)
+		return
+	}
+	if d, ok := inner.Addr().Interface().(interface{ SetDefaults() }); ok {
+		d.SetDefaults()
+	}
+	for i := range inner.NumField() {
+		if name := inner.Type().Field(i).Tag.Get("yaml"); name != "" {
+			settings(m, strings.TrimPrefix(path+"."+name, "."), inner.Field(i))
+		}
+	}
+}
+
+// defaultText returns a default as the document has it: empty where there is none.
+func defaultText(v reflect.Value) string {
+	if v.Kind() == reflect.Slice || v.Kind() == reflect.Pointer {
+		return ""
+	}
 	switch x := v.Interface().(type) {
 	case time.Duration:
-		s := x.String()
-		if strings.HasSuffix(s, "m0s") {
-			s = strings.TrimSuffix(s, "0s")
+		if s := x.String(); strings.HasSuffix(s, "m0s") {
+			return strings.TrimSuffix(s, "0s")
 		}
-		m[path] = s
-		return
 	case node.Address:
-		if x == "" {
-			x = "off"
-		}
-		m[path] = string(x)
-		return
+		return cmp.Or(string(x), "off")
 	case node.LogLevel:
-		m[path] = strings.ToLower(x.String())
-		return
+		return strings.ToLower(x.String())
 	case node.LogFormat:
-		m[path] = "text"
-		return
+		return cmp.Or(string(x), "text")
+	case policy.Secret, policy.Time:
+		return ""
 	}
-	switch v.Kind() {
-	case reflect.Pointer:
-		settings(m, path, v.Elem())
-	case reflect.Slice:
-		element := reflect.New(v.Type().Elem())
-		if d, ok := element.Interface().(interface{ SetDefaults() }); ok {
-			d.SetDefaults()
-		}
-		settings(m, path+"[]", element.Elem())
-	case reflect.Struct:
-		for i := range v.NumField() {
-			if name := v.Type().Field(i).Tag.Get("yaml"); name != "" {
-				settings(m, strings.TrimPrefix(path+"."+name, "."), v.Field(i))
-			}
-		}
-	default:
-		m[path] = fmt.Sprint(v.Interface())
-	}
+	return strings.TrimPrefix(fmt.Sprint(v.Interface()), "invalid")
 }
 
 // TestLinks follows the links between the documents.
