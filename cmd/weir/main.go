@@ -26,6 +26,7 @@ type cli struct {
 	Serve   serve         `cmd:"" default:"withargs" help:"Run the server (the default). Without -c it listens on this machine only and takes any stream of the app live."`
 	Check   check         `cmd:"" help:"Check a configuration file and say everything that is wrong with it."`
 	Bench   bench.Command `cmd:"" help:"Put a server under load, ours or another's, and measure it."`
+	URL     urls          `cmd:"" help:"Print signed URLs to push to and play from, and say why a URL is accepted or not."`
 	Version showVersion   `cmd:"" help:"Print the version."`
 }
 
@@ -74,8 +75,12 @@ type check struct {
 
 // Run checks the file.
 func (c *check) Run(stdout io.Writer) error {
-	if _, err := node.Load(c.Config); err != nil {
+	cfg, err := node.Load(c.Config)
+	if err != nil {
 		return err
+	}
+	for _, w := range cfg.Warnings() {
+		fmt.Fprintf(stdout, "%s: warning: %s\n", c.Config, w)
 	}
 	fmt.Fprintf(stdout, "%s: ok\n", c.Config)
 	return nil

@@ -74,12 +74,17 @@ func example(set *policy.Set, use policy.DomainType) (domain, app string) {
 		for _, d := range s.Domains {
 			for _, a := range s.Apps {
 				if d.Type.Allows(use) && !a.Disabled {
-					return strings.TrimPrefix(strings.Replace(d.Name, "*.", "www.", 1), "*"), a.Name
+					return hostOf(&d), a.Name
 				}
 			}
 		}
 	}
 	return "", ""
+}
+
+// hostOf returns a host name that leads to d, empty where any does.
+func hostOf(d *policy.Domain) string {
+	return strings.TrimPrefix(strings.Replace(d.Name, "*.", "www.", 1), "*")
 }
 
 // hostPort returns the authority of a URL of the listener at addr: host or,
@@ -90,7 +95,7 @@ func hostPort(host string, addr net.Addr, scheme string) string {
 		ip = "127.0.0.1"
 	}
 	host = cmp.Or(host, ip)
-	if port == map[string]string{"rtmp": "1935", "rtmps": "443", "http": "80", "https": "443"}[scheme] {
+	if port == map[string]string{"rtmp": "1935", "rtmps": "443", "http": "80", "https": "443", "ws": "80", "wss": "443"}[scheme] {
 		if strings.Contains(host, ":") {
 			host = "[" + host + "]"
 		}
