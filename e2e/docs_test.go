@@ -64,7 +64,7 @@ func settings(m map[string]string, path string, v reflect.Value) {
 		}
 	}
 	if _, text := inner.Addr().Interface().(encoding.TextUnmarshaler); text || inner.Kind() != reflect.Struct {
-		m[strings.TrimSuffix(path, "[]")] = defaultText(v)
+		m[path] = defaultText(v)
 		return
 	}
 	if d, ok := inner.Addr().Interface().(interface{ SetDefaults() }); ok {
