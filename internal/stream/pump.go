@@ -14,7 +14,6 @@ type pump struct {
 
 	mu      sync.Mutex
 	players []*Player
-	over    bool // it has no players and takes none
 
 	// Of the goroutine.
 	yield yielder
