@@ -42,7 +42,7 @@ type Command struct {
 	Duration time.Duration `default:"10s" help:"Time of the measurement."`
 	Joins    float64       `placeholder:"RATE" help:"During the measurement, extra players a second that leave when they have joined. The join times reported are then theirs."`
 
-	Sample       int           `default:"64" help:"Players that read everything at once, to measure latency. The others drain."`
+	Sample       int           `default:"40" help:"Players that read everything at once, to measure latency. The others drain."`
 	ReadInterval time.Duration `default:"0s" help:"Interval at which the other players drain; 0: 50 ms, and more from 2000 players on."`
 	SlowFraction float64       `help:"Part of the RTMP and FLV players that read slowly, 0 to 1."`
 	SlowRate     Bits          `default:"100k" help:"Bits a second that a slow player reads."`
