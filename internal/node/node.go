@@ -40,6 +40,7 @@ type Node struct {
 	listeners map[string]net.Listener // by name; those that are on
 	conns     *connections            // of the media listeners
 
+	gate     *access.Gate
 	hub      *stream.Hub
 	sessions *session.Server
 	hls      *hls.Server
@@ -81,11 +82,11 @@ func New(cfg *Config, log *slog.Logger) (n *Node, err error) {
 		MaxByteRate:   int(l.PublisherRate),
 		MaxPacketRate: l.PublisherPackets,
 	})
-	gate := access.NewGate(n.policy.Load)
-	gate.Node, _ = os.Hostname()
-	gate.Lenient = !cfg.SlowFailures
-	n.sessions = session.NewServer(n.hub, gate, session.Options{Log: log, RTMP: rtmp.Config{Limits: l.rtmp(), Log: log}})
-	n.hls = hls.NewServer(n.hub, gate, hls.Options{Log: log})
+	n.gate = access.NewGate(n.policy.Load)
+	n.gate.Node, _ = os.Hostname()
+	n.gate.Lenient = !cfg.SlowFailures
+	n.sessions = session.NewServer(n.hub, n.gate, session.Options{Log: log, RTMP: rtmp.Config{Limits: l.rtmp(), Log: log}})
+	n.hls = hls.NewServer(n.hub, n.gate, hls.Options{Log: log})
 	n.metrics = newMetrics(n)
 	n.warn(cfg)
 	return n, nil
