@@ -443,8 +443,9 @@ func (s *Stream) has(t *track, promise string) bool {
 	return t.seen() || s.meta != nil && bytes.Contains(s.meta.Tag, []byte(promise))
 }
 
-// write writes to the connection. It fails with ErrStuck when the connection
-// takes not one byte for StuckAfter.
+// write writes to the connection. It fails with ErrStuck when the client takes
+// not one byte for StuckAfter. It may take some while the connection does not:
+// the kernel wants to be rid of a good part of what it holds first.
 func (p *Player) write(head, body []byte) error {
 	bufs := make(net.Buffers, 0, 2)
 	for _, b := range [...][]byte{head, body} {
@@ -456,12 +457,16 @@ func (p *Player) write(head, body []byte) error {
 		if err := p.conn.SetWriteDeadline(time.Now().Add(p.s.hub.opt.StuckAfter)); err != nil {
 			return err
 		}
+		held := -1
+		if p.raw != nil {
+			held = unsent(p.raw)
+		}
 		n, err := p.writeSome(&bufs)
 		p.sent.Add(n)
 		p.s.hub.stats.BytesOut.Add(n)
 		p.s.hub.stats.Writes.Add(1)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
-			if n > 0 && p.raw != nil { // TLS cannot go on after a deadline
+			if p.raw != nil && (n > 0 || unsent(p.raw) < held) { // TLS cannot go on after a deadline
 				continue
 			}
 			return ErrStuck

@@ -18,3 +18,18 @@ func send(fd uintptr, b []byte) (int, error) {
 	}
 	return int(n), nil
 }
+
+// unsent returns how many bytes a socket holds that its peer has not taken, -1
+// if that is not to be known.
+func unsent(c syscall.RawConn) int {
+	n := int32(-1)
+	err := c.Control(func(fd uintptr) {
+		if _, _, e := syscall.Syscall(syscall.SYS_IOCTL, fd, syscall.TIOCOUTQ, uintptr(unsafe.Pointer(&n))); e != 0 {
+			n = -1
+		}
+	})
+	if err != nil {
+		return -1
+	}
+	return int(n)
+}

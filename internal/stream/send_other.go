@@ -6,3 +6,7 @@ import "syscall"
 
 // send writes to a socket that does not block.
 func send(fd uintptr, b []byte) (int, error) { return syscall.Write(int(fd), b) }
+
+// unsent returns how many bytes a socket holds that its peer has not taken, -1
+// if that is not to be known.
+func unsent(syscall.RawConn) int { return -1 }
