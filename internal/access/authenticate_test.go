@@ -5,6 +5,7 @@ import (
 	"crypto/sha1"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/netip"
 	"net/url"
 	"strings"
@@ -680,4 +681,49 @@ func same(a, b Request) bool {
 		return r
 	}
 	return cmp.Equal(plain(a), plain(b), cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }))
+}
+
+// No bytes of a URL get past any method without its key, or break it.
+func FuzzAuthenticate(f *testing.F) {
+	var gates []*Gate
+	for _, a := range []policy.Access{
+		{Simple: twoKeys("no-client-knows-this", "nor-this")},
+		{Signature: &policy.Signature{}},
+		{Signature: &policy.Signature{Strict: true, NonceMemory: true, MaxValidity: time.Hour}},
+		{SignedURL: &policy.SignedURL{Type: policy.URLTypeA, Key: secret("no-client-knows-this")}},
+		{SignedURL: &policy.SignedURL{Type: policy.URLTypeC, Key: secret("no-client-knows-this")}},
+		{SignedURL: &policy.SignedURL{Type: policy.URLTypeD, Key: secret("no-client-knows-this")}},
+		{SignedURL: &policy.SignedURL{Type: policy.URLTypeTx, Key: secret("no-client-knows-this")}},
+	} {
+		gates = append(gates, gateWith(a, a, func(s *policy.Space) {
+			s.AccessKeys = []policy.AccessKey{{ID: "KEY", Secret: secret("no-client-knows-this")}}
+		}))
+	}
+	for _, s := range []string{
+		"", "t=9999999999&k=0123456789abcdef", "t=&k=", "accesskey=KEY&expire=9999999999&signature=d4nwz7AdXuKwZs7R5vLJBLgNvvE%3D&nonce=1",
+		"accessKey=KEY&expire=9999999999&signature=%25253D&a&=&app=live&stream=s", "auth_key=9999999999-0-0-e319f86753bd68fecc2e8bde8f1daf4c",
+		"sign=e319f86753bd68fecc2e8bde8f1daf4c&t=9999999999", "txSecret=e319f86753bd68fecc2e8bde8f1daf4c&txTime=FFFFFFFF", "wt=AAAA",
+	} {
+		f.Add("/live/s.flv", s)
+		f.Add("/0123456789abcdef0123456789abcdef/ffffffff/live/s/index.m3u8", s)
+	}
+	f.Fuzz(func(t *testing.T, path, query string) {
+		u, err := url.ParseRequestURI(path)
+		if err != nil {
+			return
+		}
+		u.RawQuery = query
+		r, err := FromHTTP(&http.Request{URL: u, Host: "play.example"})
+		if err != nil {
+			return
+		}
+		for i, g := range gates {
+			if _, err := g.Check(t.Context(), r); err == nil {
+				t.Errorf("gate %d grants %s?%s", i, path, query)
+			}
+			if steps := g.Explain(r); steps[len(steps)-1].Passed {
+				t.Errorf("gate %d explains that it grants %s?%s", i, path, query)
+			}
+		}
+	})
 }

@@ -46,7 +46,8 @@ func authServer(t testing.TB, h http.HandlerFunc) (*policy.External, *httptest.S
 	return externalAt(s.URL + "/check?x=1"), s
 }
 
-// Contract A.4: what is asked, in both body modes, and how it is signed.
+// Contract A.4, H70 and H71: what is asked, in both body modes, and how it is
+// signed; whatever clients send is a value there.
 func TestExternalRequest(t *testing.T) {
 	type asked struct {
 		header http.Header
@@ -58,7 +59,7 @@ func TestExternalRequest(t *testing.T) {
 		body, _ := io.ReadAll(r.Body)
 		got <- asked{r.Header, body, r.Method + " " + r.URL.String()}
 	})
-	r, err := FromRTMP(Publish, "live", "rtmp://push.example:1935/live?a=1&a=2", "s1?token=3dKB%26app=evil&x=%0d%0ay&call=evil&n=\xff")
+	r, err := FromRTMP(Publish, "live", "rtmp://push.example:1935/live?a=1&a=2", "s1?token=3dKB%26app=evil&x=%0d%0ay&call=evil&n=\xff&%22%7d%27%3b--=%24%7bx%7d*%3e")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +90,7 @@ func TestExternalRequest(t *testing.T) {
 			want := url.Values{
 				"call": {"publish"}, "app": {"live"}, "name": {"s1"}, "addr": {"192.0.2.7"}, "clientid": {id}, "tcurl": {"rtmp://push.example:1935/live?a=1&a=2"},
 				"flashver": {"FMLE/3.0"}, "swfurl": {""}, "pageurl": {""}, "protocol": {"rtmp"}, "domain": {"push.example"}, "token": {"3dKB&app=evil"},
-				"x": {"\r\ny"}, "n": {"\xff"}, "a": {"1"},
+				"x": {"\r\ny"}, "n": {"\xff"}, "a": {"1"}, `"}';--`: {"${x}*>"},
 			}
 			if diff := cmp.Diff(want, form); err != nil || diff != "" {
 				t.Errorf("form (-want +got): %v\n%s", err, diff)
@@ -115,7 +116,7 @@ func TestExternalRequest(t *testing.T) {
 		if err := json.Unmarshal([]byte(body["PubParam"]), &params); err != nil {
 			t.Fatalf("PubParam %q: %v", body["PubParam"], err)
 		}
-		if diff := cmp.Diff(map[string]string{"token": "3dKB&app=evil", "x": "\r\ny", "call": "evil", "n": "\ufffd", "a": "1"}, params); diff != "" {
+		if diff := cmp.Diff(map[string]string{"token": "3dKB&app=evil", "x": "\r\ny", "call": "evil", "n": "\ufffd", "a": "1", `"}';--`: "${x}*>"}, params); diff != "" {
 			t.Errorf("PubParam (-want +got):\n%s", diff)
 		}
 	}
