@@ -23,7 +23,7 @@ build: go web ## build bin/weir
 .PHONY: test
 test: lint tools ## everything a change must pass: lint, go test -race, real clients
 	$(GO) test -race -timeout 20m ./...
-	$(E2E) -count=1 -timeout 30m ./e2e
+	$(E2E) -count=1 -parallel 4 -timeout 30m ./e2e
 
 .PHONY: lint
 lint: go ## formatting, go vet, staticcheck

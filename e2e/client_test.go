@@ -4,14 +4,20 @@ package e2e
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"flag"
+	"fmt"
 	"io"
+	"math"
+	"net"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/gobwas/ws"
 	"github.com/gobwas/ws/wsutil"
+	"github.com/rogpeppe/go-internal/testscript"
 
 	"weir/internal/media/av"
 	"weir/internal/media/rtmp"
@@ -113,5 +119,88 @@ func wsget() error {
 		if _, err := out.Write(b); err != nil {
 			return err
 		}
+	}
+}
+
+// taps are the taps of a script by the file that they write.
+type taps map[string]chan struct{} // closed when the file is complete
+
+type tapsKey struct{}
+
+// tap FILE
+//
+// Listens at an address of its own, $TAP from now on, and passes one
+// connection to it on to weir's RTMP listener. What weir sends goes to the
+// file, too.
+func cmdTap(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: tap FILE")
+	}
+	out, err := os.Create(ts.MkAbs(args[0]))
+	ts.Check(err)
+	addr, err := freeAddr()
+	ts.Check(err)
+	ln, err := net.Listen("tcp", addr)
+	ts.Check(err)
+	ts.Defer(func() { ln.Close() })
+	ts.Setenv("TAP", "rtmp://"+addr)
+	target, done := ts.Getenv("RTMP_ADDR"), make(chan struct{})
+	ts.Value(tapsKey{}).(taps)[args[0]] = done
+	go func() { // ends with the connection, or the listener if none comes
+		defer close(done)
+		defer out.Close()
+		client, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		defer client.Close()
+		server, err := net.Dial("tcp", target)
+		if err != nil {
+			return
+		}
+		defer server.Close()
+		go func() { // ends when the client leaves, or is closed above
+			io.Copy(server, client)
+			server.(*net.TCPConn).CloseWrite()
+		}()
+		io.Copy(io.MultiWriter(out, client), server)
+	}()
+}
+
+// answered FILE CODE/SUBCODE DESCRIPTION
+//
+// Waits for the end of the connection that was tapped into the file. Checks
+// that weir sent a _result with these properties in this order, before
+// onStatus if the code is 0, and after it otherwise.
+func cmdAnswered(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: answered FILE CODE/SUBCODE DESCRIPTION")
+	}
+	var code, subCode float64
+	_, err := fmt.Sscanf(args[1], "%f/%f", &code, &subCode)
+	ts.Check(err)
+	<-ts.Value(tapsKey{}).(taps)[args[0]]
+	sent := ts.ReadFile(args[0])
+
+	text := func(s string) string { return string([]byte{byte(len(s) >> 8), byte(len(s))}) + s }
+	number := func(f float64) string {
+		return "\x00" + string(binary.BigEndian.AppendUint64(nil, math.Float64bits(f)))
+	}
+	object := "\x03" + text("code") + number(code) + text("subCode") + number(subCode) +
+		text("description") + "\x02" + text(args[2]) + "\x00\x00\x09"
+	result, status := strings.Index(sent, object), strings.Index(sent, text("onStatus"))
+	switch {
+	case result < 0:
+		ts.Fatalf("no result %s, %q in %q", args[1], args[2], sent)
+	case status < 0:
+		ts.Fatalf("no onStatus in %q", sent)
+	case code == 0 && status < result:
+		ts.Fatalf("onStatus comes before the result of success")
+	case code != 0 && result < status:
+		ts.Fatalf("the result of failure comes before onStatus")
+	}
+	name := strings.LastIndex(sent[:result], text("_result"))
+	if null := "\x05"; name < 0 || result-name != len(text("_result"))+len(number(0))+len(null) {
+		ts.Fatalf("the object is not that of a _result in %q", sent)
 	}
 }

@@ -83,6 +83,8 @@ func TestScripts(t *testing.T) {
 			"expand":     cmdExpand,
 			"sameframes": cmdSameFrames,
 			"sametags":   cmdSameTags,
+			"tap":        cmdTap,
+			"answered":   cmdAnswered,
 			"keypair":    cmdKeypair,
 		},
 		Condition: func(cond string) (bool, error) {
@@ -101,6 +103,7 @@ func TestScripts(t *testing.T) {
 				return err
 			}
 			env.Values[serverKey{}] = new(*server)
+			env.Values[tapsKey{}] = taps{}
 			env.Setenv("PATH", binDir+string(filepath.ListSeparator)+env.Getenv("PATH"))
 			env.Setenv("HOME", env.WorkDir)
 			env.Setenv("E2E", e2e)
