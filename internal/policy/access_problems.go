@@ -33,6 +33,9 @@ func (c *checker) access(path string, sp *Space, a *Access) {
 		}
 		c.keys(path+".signed_url", s.Key, s.SpareKey, maxSecret)
 		c.between(path+".signed_url.valid_for", s.ValidFor, 0, 366*24*time.Hour)
+		if s.Type == URLTypeD && s.ValidFor != 0 && a.Simple != nil && a.Require == RequireAll {
+			c.add(path+".signed_url.valid_for", "must be 0s: the parameter t of type d is also that of simple, where it is the end")
+		}
 		c.validity(path+".signed_url.max_validity", s.MaxValidity)
 	}
 	if e := a.External; e != nil {

@@ -304,7 +304,8 @@ func TestAccessProblems(t *testing.T) {
 				UserAgent: TextLists{Allow: []string{"", strings.Repeat("x", 257)}},
 			}},
 		},
-	}, {Name: "b", Domains: []Domain{{Name: "z", Type: Both, Publish: Access{Signature: &Signature{}, Simple: &Simple{}}}}}}}
+	}, {Name: "b", Domains: []Domain{{Name: "z", Type: Both, Publish: Access{Signature: &Signature{}, Simple: &Simple{},
+		SignedURL: &SignedURL{Type: URLTypeD, Key: NewSecret("x"), ValidFor: time.Minute}}}}}}}
 	var got []string
 	for _, p := range set.Problems() {
 		if strings.HasPrefix(p.Path, "spaces[0].domains[1].play.ip.allow[") || strings.HasPrefix(p.Path, "spaces[0].domains[1].play.referer.block[") {
@@ -347,6 +348,7 @@ func TestAccessProblems(t *testing.T) {
 		`forbidden[0].type: must be publish, play or both`,
 		`spaces[1].domains[0].publish.simple: key is missing`,
 		`spaces[1].domains[0].publish.signature: needs access_keys in the space; without one nobody can sign`,
+		`spaces[1].domains[0].publish.signed_url.valid_for: must be 0s: the parameter t of type d is also that of simple, where it is the end`,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("Problems (-want +got):\n%s", diff)
