@@ -65,6 +65,7 @@ type Packager struct {
 	mux          *mpegts.Muxer // nil before the first frame
 	base         int64         // of mux
 	video, audio source
+	mute         int64     // ms of sound left out while no video was seen
 	sets         []byte    // parameter sets of the newest key frame that had some
 	epoch        time.Time // when the stream's time was 0; zero: not known
 	settled      bool      // epoch doesn't change before the next discontinuity
@@ -99,7 +100,7 @@ type source struct {
 	timed    bool  // last is set
 	last     int64 // DTS of the newest frame, ms
 	interval int64 // between the two newest frames, ms
-	warned   bool  // that a codec of it is not supported
+	warned   bool  // the log has it that a codec of it is not supported
 }
 
 // NewPackager returns a Packager that hands segments to emit, which is called
@@ -119,10 +120,14 @@ func NewPackager(cfg policy.HLS, log *slog.Logger, from int64, seconds int, hurr
 func (p *Packager) TargetDuration() int { return p.seconds }
 
 // Refused returns the codec because of which the stream cannot be packaged, or
-// Unknown. It is that of the video: sound of another codec is left out.
+// Unknown. It is that of the video, or that of the sound where there was no
+// video for as long as a segment. Beside video, sound of such a codec is left out.
 func (p *Packager) Refused() av.Codec {
-	if c := p.video.codec; c != av.Unknown && !mpegts.Supports(c) {
+	switch c := p.video.codec; {
+	case c != av.Unknown && !mpegts.Supports(c):
 		return c
+	case c == av.Unknown && p.mute >= p.target:
+		return p.audio.codec
 	}
 	return av.Unknown
 }
@@ -156,7 +161,9 @@ func (p *Packager) WritePacket(pkt av.Packet) error {
 	if src.codec != pkt.Codec {
 		p.change(src, pkt.Codec, nil)
 	}
-	if mpegts.Supports(pkt.Codec) && p.Refused() == av.Unknown {
+	if !mpegts.Supports(pkt.Codec) {
+		p.leaveOut(src, pkt)
+	} else if p.Refused() == av.Unknown {
 		p.writeFrame(src, pkt)
 	}
 	return nil
@@ -184,17 +191,11 @@ func (p *Packager) change(src *source, codec av.Codec, config []byte) {
 	if src.codec != av.Unknown && (src.codec != codec || src.config != nil) {
 		p.discontinue()
 	}
-	if !mpegts.Supports(codec) && !src.warned {
-		src.warned = true
-		if src == &p.video {
-			p.log.Warn("no HLS: the video codec is not supported", "codec", codec)
-		} else {
-			p.log.Warn("HLS without sound: the audio codec is not supported", "codec", codec)
-		}
-	}
 	src.codec, src.config = codec, config
 	if src == &p.video {
 		p.sets, p.needKey, p.timed = nil, true, false
+	} else {
+		p.mute = 0
 	}
 }
 
@@ -218,6 +219,28 @@ func (p *Packager) discontinue() {
 	p.fresh, p.timed, p.needKey, p.noKeys = true, false, true, false
 	p.carry, p.settled, p.epoch = false, false, time.Time{}
 	p.sets = nil
+}
+
+// leaveOut passes over a frame whose codec is not supported. The log has that
+// once for each track.
+func (p *Packager) leaveOut(src *source, pkt av.Packet) {
+	text := "no HLS: the video codec is not supported"
+	switch {
+	case src == &p.audio && p.video.codec != av.Unknown:
+		text = "HLS without sound: the audio codec is not supported"
+	case src == &p.audio:
+		if src.timed {
+			p.mute += min(max(pkt.DTS-src.last, 0), maxStep)
+		}
+		if src.last, src.timed = pkt.DTS, true; p.mute < p.target {
+			return // there may be video to come
+		}
+		text = "no HLS: the audio codec is not supported, and there is no video"
+	}
+	if !src.warned {
+		src.warned = true
+		p.log.Warn(text, "codec", pkt.Codec)
+	}
 }
 
 func (p *Packager) writeFrame(src *source, pkt av.Packet) {

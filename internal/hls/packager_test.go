@@ -70,6 +70,7 @@ type encoder struct {
 	size    int   // of a video frame
 	picture bool
 	sound   bool
+	codec   av.Codec // of the sound; Unknown: AAC
 	lastKey int64
 }
 
@@ -84,7 +85,11 @@ func (e *encoder) run(ms int64) (packets []av.Packet) {
 			packets = append(packets, video(e.at, key, max(e.size, 50)))
 		}
 		if e.sound {
-			packets = append(packets, audio(e.at))
+			p := audio(e.at)
+			if e.codec != av.Unknown {
+				p.Codec = e.codec
+			}
+			packets = append(packets, p)
 		}
 	}
 	return packets
@@ -561,6 +566,36 @@ func FuzzPackager(f *testing.F) {
 		}
 		pack(t, config(nil), packets)
 	})
+}
+
+// A stream of sound alone that cannot be packaged is refused until it can.
+func TestPackagerSoundAlone(t *testing.T) {
+	var text bytes.Buffer
+	p := NewPackager(policy.DefaultApp("a").HLS, slog.New(slog.NewTextHandler(&text, nil)), 0, 0, nil, func(Segment) {})
+	play := func(codec av.Codec, from, to int64) {
+		for at := from; at < to; at += 20 {
+			pkt := audio(at)
+			pkt.Codec = codec
+			p.WritePacket(pkt)
+		}
+	}
+	play(av.Opus, 0, 2000)
+	if c := p.Refused(); c != av.Unknown || text.Len() > 0 {
+		t.Errorf("within a segment's time: refused because of %v; log: %s", c, &text)
+	}
+	play(av.Opus, 2000, 4000)
+	if c := p.Refused(); c != av.Opus || strings.Count(text.String(), "no HLS") != 1 {
+		t.Errorf("after it: refused because of %v; log: %s", c, &text)
+	}
+	play(av.MP3, 4000, 4020)
+	if c := p.Refused(); c != av.Unknown {
+		t.Errorf("MP3: refused because of %v", c)
+	}
+	play(av.Opus, 4020, 8000)
+	p.WritePacket(configs[0])
+	if c := p.Refused(); c != av.Unknown {
+		t.Errorf("with video: refused because of %v", c)
+	}
 }
 
 // H84: codecs that come and go fill no log.

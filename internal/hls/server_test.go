@@ -416,6 +416,20 @@ func TestRefused(t *testing.T) {
 			}
 		}
 	})
+	inBubble(t, nil, func(n *node) {
+		// Sound alone: whether a picture is to come shows within a segment's time.
+		n.publish("s1", &encoder{sound: true, codec: av.Opus})
+		time.Sleep(time.Second)
+		for _, limit := range []time.Duration{3 * time.Second, 0} {
+			start := time.Now()
+			if w := n.get("/live/s1.m3u8"); w.Code != 403 || time.Since(start) > limit {
+				t.Errorf("Opus: %d after %v, want 403 within %v", w.Code, time.Since(start), limit)
+			}
+		}
+		n.publish("s2", &encoder{sound: true, picture: true, codec: av.Opus, gop: 2000, lastKey: -2000}, configs[0])
+		time.Sleep(time.Second)
+		n.playlist("/live/s2.m3u8")
+	})
 	inBubble(t, func(a *policy.App) { a.HLS.Mode = policy.HLSOff }, func(n *node) {
 		n.publish("s1", both(2000), configs...)
 		time.Sleep(time.Second)
