@@ -69,7 +69,7 @@ func canonicalIPv6(s string) (string, bool) {
 		s = inner
 	}
 	a, err := netip.ParseAddr(s)
-	if err != nil || !a.Is6() {
+	if err != nil || !a.Is6() || a.Zone() != "" && !validHost(a.Zone()) {
 		return "", false
 	}
 	return a.Unmap().WithZone("").String(), true
