@@ -47,7 +47,15 @@ func (n *Node) mediaHandler() http.Handler {
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer n.rescue(r)
-		if r.ContentLength != 0 { // nobody wants a body, or may take his time with it
+		// Nobody wants a body. Where it ends, this server and a proxy before it
+		// may understand in different ways, so it is the end of the connection.
+		if len(r.TransferEncoding) > 0 {
+			w.Header().Set("Connection", "close")
+			http.Error(w, "400: no transfer coding is known here", http.StatusBadRequest)
+			return
+		}
+		if r.ContentLength != 0 {
+			w.Header().Set("Connection", "close")
 			http.NewResponseController(w).SetReadDeadline(time.Now().Add(n.cfg.Limits.HTTPHeaderTime))
 		}
 		path := r.URL.Path
