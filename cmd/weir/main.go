@@ -79,6 +79,9 @@ func (c *check) Run(stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
+	if err := cfg.Verify(); err != nil {
+		return err
+	}
 	for _, w := range cfg.Warnings() {
 		fmt.Fprintf(stdout, "%s: warning: %s\n", c.Config, w)
 	}

@@ -23,6 +23,7 @@ func TestRun(t *testing.T) {
 	}
 	good := file("good.yaml", "listen: {rtmp: '127.0.0.1:0', http: 'off', admin: 'off'}\n")
 	bad := file("bad.yaml", "listen: {rtpm: x}\ngrace: 1\n")
+	noCert := file("cert.yaml", "listen: {rtmp: '127.0.0.1:0'}\ntls: {cert: none.pem, key: none.key}\n")
 	tests := []struct {
 		args        string
 		out, errors string
@@ -33,6 +34,7 @@ func TestRun(t *testing.T) {
 			bad + `:2:8: grace: must be a duration such as 150ms, 20s or 1m30s, not "1"`},
 		{"serve -c " + bad, "", bad + ":1:10: "},
 		{"check -c " + dir + "/none.yaml", "", "weir: read configuration: open " + dir + "/none.yaml: no such file or directory"},
+		{"check -c " + noCert, "", "weir: certificate of tls.cert and tls.key: open " + dir + "/none.pem: no such file or directory"},
 		{"check", "", "weir: missing flags: --config=FILE"},
 		{"frob", "", "weir: unexpected argument frob\nTry: weir --help"},
 		{"serve -c " + good, "Push rtmp://127.0.0.1:", ""}, // the context has ended: it serves and shuts down

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -164,11 +165,20 @@ func Load(path string) (*Config, error) {
 	return c, nil
 }
 
+// Verify reports whether the certificate that c names can be used, which Load
+// does not try.
+func (c *Config) Verify() error {
+	if c.TLS.Cert == "" {
+		return nil
+	}
+	return (&certificate{files: c.TLS}).load()
+}
+
 // parseConfig reads the text of the file of that name.
 func parseConfig(file string, data []byte) (*Config, error) {
 	c := DefaultConfig()
 	var d decoder
-	d.decode(data, c)
+	d.decode(bytes.TrimPrefix(data, []byte("\ufeff")), c) // some editors write a byte order mark
 	c.check(d.add)
 	if c.TLS.Cert != "" {
 		for l, def := range map[*Address]Address{&c.Listen.RTMPS: "127.0.0.1:1936", &c.Listen.HTTPS: "127.0.0.1:8443"} {

@@ -121,6 +121,7 @@ func TestConfigAccepted(t *testing.T) {
 	for _, text := range []string{
 		"",
 		"# nothing\n",
+		"\ufefflisten: {rtmp: off}\n",
 		"listen:\n# all as it is\nlimits:\n",
 		"listen: {rtmp: off, http: off, admin: off}\n",
 		"listen: {rtmp: '[::1]:1935', http: 'localhost:8080', admin: '127.0.0.1:0'}\n",

@@ -159,7 +159,7 @@ func (s *Server) begin(ss *session, protocol string, grant *access.Grant,
 
 // finish is begin's counterpart.
 func (s *Server) finish(ss *session, reason string) {
-	seconds := time.Since(ss.since).Round(time.Millisecond).Seconds()
+	seconds := float64(time.Since(ss.since).Milliseconds()) / 1000 // exact, and so short in the log
 	s.logOf(ss).Info("session ends", "reason", reason, "bytes", ss.bytes(), "seconds", seconds)
 	s.mu.Lock()
 	defer s.mu.Unlock()
