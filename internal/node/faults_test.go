@@ -20,11 +20,10 @@ import (
 	"weir/internal/policy"
 )
 
-// film is an app whose publishers may send a film at once, and whose players
-// wait for a publisher to return.
-func forFilms(_ *Config, live *policy.App) {
-	live.Hold, live.MaxLead = 500*time.Millisecond, time.Hour
-	live.HLS.Mode, live.HLS.Window = policy.HLSAlways, 1000
+// forFilms lets publishers send a film at once, and players wait for them to
+// return.
+func forFilms(_ *Config, stage *policy.App) {
+	stage.Hold, stage.MaxLead = 500*time.Millisecond, time.Hour
 }
 
 // reset ends the connection by an RST.
@@ -57,8 +56,8 @@ func TestReturn(t *testing.T) {
 		leave func(e *encoder)
 	}{{"F01 in order", (*encoder).leave}, {"F01 by FIN", (*encoder).vanish}, {"F06 by RST", (*encoder).reset}} {
 		w.sub(t, how.name, func() {
-			e := w.encoder("live", fmt.Sprint("f01-", i))
-			a := w.watch("live", e.name, everyWay...)
+			e := w.encoder("stage", fmt.Sprint("f01-", i))
+			a := w.watch("stage", e.name, everyWay...)
 			a.strict(true)
 			e.configure()
 			e.film(0, 3000)
@@ -80,8 +79,8 @@ func TestReturn(t *testing.T) {
 		})
 	}
 	w.sub(t, "F04 with another configuration", func() {
-		e := w.encoder("live", "f04")
-		a := w.watch("live", "f04", everyWay...)
+		e := w.encoder("stage", "f04")
+		a := w.watch("stage", "f04", everyWay...)
 		a.strict(true)
 		e.configure()
 		e.film(0, 3000)
@@ -98,7 +97,7 @@ func TestReturn(t *testing.T) {
 		e.send(av.Video, 0, flv.AppendVideo(nil, av.H264, true, true, 0, avcConfig))
 		e.film(6000, 9000)
 		a.reach(e.sent())
-		late := w.watch("live", "f04", access.FLV) // gets the newest, and no sound
+		late := w.watch("stage", "f04", access.FLV) // gets the newest, and no sound
 		late.reach(e.sent())
 		if v := late.viewers[0]; v.configs != 1 {
 			w.t.Errorf("a late player gets %d configurations, want that of the video", v.configs)
@@ -114,15 +113,15 @@ func TestReturn(t *testing.T) {
 		}
 	})
 	w.sub(t, "F02 after the hold", func() {
-		e := w.encoder("live", "f02")
-		a := w.watch("live", "f02", everyWay...)
+		e := w.encoder("stage", "f02")
+		a := w.watch("stage", "f02", everyWay...)
 		e.configure()
 		e.film(0, 3000)
 		a.reach(e.sent())
 		e.leave()
 		a.over()
 		e.begin()
-		b := w.watch("live", "f02", everyWay...)
+		b := w.watch("stage", "f02", everyWay...)
 		e.configure()
 		e.film(3000, 6000)
 		b.reach(e.sent())
@@ -134,8 +133,8 @@ func TestReturn(t *testing.T) {
 	})
 	w.sub(t, "F05 flapping", func() {
 		before, sessions := w.log.count(), w.metric(publishes)
-		e := w.encoder("live", "f05")
-		a := w.watch("live", "f05", everyWay...)
+		e := w.encoder("stage", "f05")
+		a := w.watch("stage", "f05", everyWay...)
 		for i := range int64(50) {
 			e.configure()
 			e.film(200*i/40*40, 200*(i+1))
@@ -179,7 +178,7 @@ func TestOnePublisherWins(t *testing.T) {
 			const many = 4
 			var conns []*rtmp.Conn
 			for range many {
-				conns = append(conns, w.dialRTMP("live"))
+				conns = append(conns, w.dialRTMP("stage"))
 			}
 			errs := make(chan error, many)
 			barrier := make(chan struct{})
@@ -211,14 +210,14 @@ func TestOnePublisherWins(t *testing.T) {
 // F09: where the app wants that, the new publisher wins, and after its first
 // frame there is none of the old one.
 func TestTakeover(t *testing.T) {
-	w := newWorld(t, func(c *Config, live *policy.App) { forFilms(c, live); live.Takeover = true })
+	w := newWorld(t, func(c *Config, stage *policy.App) { forFilms(c, stage); stage.Takeover = true })
 	w.sub(t, "F09", func() {
-		old := w.encoder("live", "f09")
-		a := w.watch("live", "f09", everyWay...)
+		old := w.encoder("stage", "f09")
+		a := w.watch("stage", "f09", everyWay...)
 		old.configure()
 		old.film(0, 3000)
 		a.reach(old.sent())
-		e := &encoder{world: w, app: "live", name: "f09", step: 40}
+		e := &encoder{world: w, app: "stage", name: "f09", step: 40}
 		e.n.Store(100_000)
 		e.begin()
 		old.film(3000, 4000)
@@ -235,18 +234,18 @@ func TestTakeover(t *testing.T) {
 // F10: a publisher that is gone without a word does not keep its encoder from
 // coming back.
 func TestGhost(t *testing.T) {
-	w := newWorld(t, func(c *Config, live *policy.App) {
-		forFilms(c, live)
-		live.StaleAfter, live.IdleTimeout = 300*time.Millisecond, time.Second
+	w := newWorld(t, func(c *Config, stage *policy.App) {
+		forFilms(c, stage)
+		stage.StaleAfter, stage.IdleTimeout = 300*time.Millisecond, time.Second
 	})
 	w.sub(t, "F10 comes back", func() {
-		ghost := w.encoder("live", "f10")
-		a := w.watch("live", "f10", everyWay...)
+		ghost := w.encoder("stage", "f10")
+		a := w.watch("stage", "f10", everyWay...)
 		ghost.configure()
 		ghost.film(0, 3000)
 		a.reach(ghost.sent())
 		begin := time.Now()
-		e := &encoder{world: w, app: "live", name: "f10", step: 40}
+		e := &encoder{world: w, app: "stage", name: "f10", step: 40}
 		e.n.Store(ghost.n.Load())
 		e.comeBack()
 		if took := time.Since(begin); took > time.Second {
@@ -261,8 +260,8 @@ func TestGhost(t *testing.T) {
 		a.poller.whole(w.t, 1, e.sent())
 	})
 	w.sub(t, "F10 does not", func() {
-		ghost := w.encoder("live", "f10b")
-		a := w.watch("live", "f10b", everyWay...)
+		ghost := w.encoder("stage", "f10b")
+		a := w.watch("stage", "f10b", everyWay...)
 		ghost.configure()
 		ghost.film(0, 3000)
 		a.reach(ghost.sent())
@@ -525,11 +524,11 @@ func TestShows(t *testing.T) {
 // F11: what players are sent of a stream that is older than 24 bits of
 // milliseconds, which the attacker reads as the specification has it.
 func TestOldStream(t *testing.T) {
-	w := newWorld(t, func(_ *Config, live *policy.App) { live.MaxLead = 24 * time.Hour })
+	w := newWorld(t, func(_ *Config, stage *policy.App) { stage.MaxLead = 24 * time.Hour })
 	w.sub(t, "F11", func() {
-		e := w.encoder("live", "old")
+		e := w.encoder("stage", "old")
 		a := w.attacker(w.t)
-		a.send(hello(), connect("live"), command(0, "createStream", 2, nil), command(1, "play", 3, nil, "old"))
+		a.send(hello(), connect("stage"), command(0, "createStream", 2, nil), command(1, "play", 3, nil, "old"))
 		a.hears("NetStream.Play.Start")
 		e.noAudio = true
 		e.configure()
@@ -559,13 +558,12 @@ func (w *world) played(e *encoder) bool {
 // F20: a publisher that is faster than real time is read as fast as it may be
 // ahead, and one that is slower is not silent.
 func TestPace(t *testing.T) {
-	w := newWorld(t, func(_ *Config, live *policy.App) {
-		live.MaxLead, live.IdleTimeout = time.Second, time.Second
-		live.HLS.Mode, live.HLS.Window = policy.HLSAlways, 1000
+	w := newWorld(t, func(_ *Config, stage *policy.App) {
+		stage.MaxLead, stage.IdleTimeout = time.Second, time.Second
 	})
 	w.sub(t, "F20 too fast", func() {
-		e := w.encoder("live", "fast")
-		a := w.watch("live", "fast", everyWay...)
+		e := w.encoder("stage", "fast")
+		a := w.watch("stage", "fast", everyWay...)
 		a.strict(true)
 		e.configure()
 		begin := time.Now()
@@ -579,8 +577,8 @@ func TestPace(t *testing.T) {
 		whole(0, 3)(w, e, a)
 	})
 	w.sub(t, "F20 too slow", func() {
-		e := w.encoder("live", "slow")
-		a := w.watch("live", "slow", everyWay...)
+		e := w.encoder("stage", "slow")
+		a := w.watch("stage", "slow", everyWay...)
 		a.strict(true)
 		e.configure()
 		tick := time.NewTicker(80 * time.Millisecond) // twice the time
@@ -600,14 +598,14 @@ func TestPace(t *testing.T) {
 // they jump or are disconnected, and others see all.
 func TestSlowPlayers(t *testing.T) {
 	const stuck, slow = 40, 10
-	w := newWorld(t, func(c *Config, live *policy.App) {
+	w := newWorld(t, func(c *Config, stage *policy.App) {
 		c.Limits.StuckTime, c.Limits.SlowTime, c.Limits.SlowSize = time.Second, time.Second, 512<<10
 	})
 	w.sub(t, "F07", func() {
-		e := w.encoder("live", "f07")
+		e := w.encoder("stage", "f07")
 		e.configure()
 		e.film(0, 1000)
-		a := w.watch("live", "f07", everyWay...)
+		a := w.watch("stage", "f07", everyWay...)
 		var conns []net.Conn
 		var slowly sync.WaitGroup
 		defer slowly.Wait()
@@ -616,9 +614,9 @@ func TestSlowPlayers(t *testing.T) {
 			defer nc.Close()
 			nc.(*net.TCPConn).SetReadBuffer(map[bool]int{true: 256 << 10, false: 4096}[i < slow])
 			if i%2 == 0 {
-				io.WriteString(nc, "GET /live/f07.flv HTTP/1.1\r\nHost: h\r\n\r\n")
+				io.WriteString(nc, "GET /stage/f07.flv HTTP/1.1\r\nHost: h\r\n\r\n")
 			} else {
-				nc.Write(slices.Concat(hello(), connect("live"), command(0, "createStream", 2, nil), command(1, "play", 3, nil, "f07")))
+				nc.Write(slices.Concat(hello(), connect("stage"), command(0, "createStream", 2, nil), command(1, "play", 3, nil, "f07")))
 			}
 			conns = append(conns, nc)
 			if i < slow {
@@ -679,7 +677,7 @@ func unit3(nal []byte) []byte {
 func TestReloadUnderLoad(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "weir.yaml")
 	text := func(app string) string {
-		return `policy: {spaces: [{name: default, domains: [{name: "*"}], apps: [{name: live}, {name: burst}, {name: ` + app + `}]}]}` + "\n"
+		return `policy: {spaces: [{name: default, domains: [{name: "*"}], apps: [{name: live}, {name: ` + app + `}]}]}` + "\n"
 	}
 	writeFile(t, path, text("first"))
 	w := newWorld(t, func(c *Config, _ *policy.App) { c.File = path })

@@ -252,7 +252,7 @@ func (w *world) play(way, app, name string) (av.Reader, func(), error) {
 			}
 		})), func() { conn.Close() }, nil
 	}
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, ResponseHeaderTimeout: patience}}
 	resp, err := client.Get(w.url("http", path))
 	if err != nil {
 		return nil, nil, err

@@ -35,20 +35,21 @@ type world struct {
 // of the rule, and what a busy machine may add.
 const patience = 5 * time.Second
 
-// newWorld starts a node under a policy with two apps: "live", which change may
-// change, and "burst", whose publishers may send a film in a moment and whose
-// playlists then list all of it.
-func newWorld(t *testing.T, change func(*Config, *policy.App)) *world {
+// newWorld starts a node under a policy with three apps: "live", which the canary
+// is in, "stage", which change may change, and "burst", whose publishers may
+// send a film in a moment and whose playlists then list all of it.
+func newWorld(t *testing.T, change func(c *Config, stage *policy.App)) *world {
 	t.Helper()
 	c := testConfig()
-	live, burst := policy.DefaultApp("live"), policy.DefaultApp("burst")
+	live, stage, burst := policy.DefaultApp("live"), policy.DefaultApp("stage"), policy.DefaultApp("burst")
 	live.Hold, live.HLS.Segment, live.HLS.Window = 100*time.Millisecond, time.Second, 3
-	burst.Hold, burst.HLS.Segment, burst.HLS.Window = 20*time.Millisecond, time.Second, 1000
-	burst.HLS.Mode, burst.MaxLead = policy.HLSAlways, time.Hour
+	stage.Hold, stage.HLS.Segment, stage.HLS.Window, stage.HLS.Mode = 100*time.Millisecond, time.Second, 1000, policy.HLSAlways
+	burst.Hold, burst.HLS.Segment, burst.HLS.Window, burst.HLS.Mode = 20*time.Millisecond, time.Second, 1000, policy.HLSAlways
+	burst.MaxLead = time.Hour
 	if change != nil {
-		change(c, &live)
+		change(c, &stage)
 	}
-	c.Policy.Spaces[0].Apps = []policy.App{live, burst}
+	c.Policy.Spaces[0].Apps = []policy.App{live, stage, burst}
 	w := &world{t: t, log: &journal{}, home: &http.Client{Transport: &http.Transport{MaxConnsPerHost: 1}}}
 	n, err := New(c, slog.New(page{journal: w.log}))
 	if err != nil {
