@@ -227,6 +227,9 @@ func (p *Packager) leaveOut(src *source, pkt av.Packet) {
 	text := "no HLS: the video codec is not supported"
 	switch {
 	case src == &p.audio && p.video.codec != av.Unknown:
+		if p.Refused() != av.Unknown {
+			return // there is nothing to leave it out of
+		}
 		text = "HLS without sound: the audio codec is not supported"
 	case src == &p.audio:
 		if src.timed {
