@@ -375,6 +375,20 @@ func TestShows(t *testing.T) {
 			}
 		}
 	}
+	// chunks sends a frame of 1000 bytes and more as part cuts it into chunks.
+	chunks := func(ts uint32, part func(message []byte) []byte) func(e *encoder) {
+		return after(func(e *encoder) {
+			e.shift = int64(ts)
+			for at := int64(2962); at < 3000; at++ {
+				nal := slices.Concat([]byte{0x41, 0x9A}, e.stamp(at), times(1000, []byte{7}))
+				body := flv.AppendVideo(nil, av.H264, false, false, 0, unit(nal))
+				e.conn.NetConn().Write(slices.Concat(control(1, 128),
+					part(chunked(6, rtmp.TypeVideo, uint32(at)+ts, 1, body)), control(1, 60000)))
+			}
+		})
+	}
+	const headers = 1 + 11 // of the first chunk
+	between := slices.Concat(control(1, 100), chunked(7, rtmp.TypeAudio, 0, 1, nil), control(1, 128), control(2, 9))
 	both := func(wants ...func(w *world, e *encoder, a *audience)) func(w *world, e *encoder, a *audience) {
 		return func(w *world, e *encoder, a *audience) {
 			for _, want := range wants {
@@ -384,6 +398,17 @@ func TestShows(t *testing.T) {
 	}
 	w := newWorld(t, nil)
 	w.shows(t, []show{
+		{"H11 messages and chunk sizes between the chunks of a message", chunks(0, func(b []byte) []byte {
+			return slices.Concat(b[:headers+128], between, b[headers+128:headers+2*129-1], between, b[headers+2*129-1:])
+		}), whole(0, 6)},
+		{"H20 extended timestamp in every chunk", chunks(1<<30, slices.Clone[[]byte]), whole(0, 6)},
+		{"H20 extended timestamp in the first chunk only", chunks(1<<30, func(b []byte) []byte {
+			out := slices.Clone(b[:headers+4+128])
+			for b = b[len(out):]; len(b) > 0; b = b[min(5+128, len(b)):] {
+				out = append(append(out, b[0]), b[5:min(5+128, len(b))]...)
+			}
+			return out
+		}), whole(0, 6)},
 		{"F11 24 bits", shifted(0xFFFFFF - 3000), whole(0, 6)},
 		{"F11 31 bits", shifted(1<<31 - 3000), whole(0, 6)},
 		{"F12 32 bits", shifted(1<<32 - 3000), whole(0, 6)},
@@ -505,11 +530,14 @@ func TestShows(t *testing.T) {
 		e.noKeys = true
 		e.film(1000, 40_000) // longer than is cached
 		a := w.watch("burst", "endless", everyWay[:3]...)
-		e.noVideo = true
-		e.film(40_000, 41_000)
-		a.reach(e.sent())
-		e.noVideo, e.noKeys = false, false
-		e.film(41_000, 43_000)
+		at := int64(40_000)
+		w.until("all hear something", func() bool {
+			e.film(at, at+40)
+			at += 40
+			return a.heard()
+		})
+		e.noKeys = false
+		e.film(at, at+2000)
 		a.reach(e.sent())
 		for _, v := range a.viewers {
 			if v.tracks[av.Video] == nil || v.tracks[av.Audio] == nil {
@@ -583,14 +611,14 @@ func TestPace(t *testing.T) {
 		e.configure()
 		tick := time.NewTicker(80 * time.Millisecond) // twice the time
 		defer tick.Stop()
-		for at := int64(0); at < 2000; at += 40 {
+		for at := int64(0); at < 1200; at += 40 {
 			e.film(at, at+40)
 			<-tick.C
 		}
 		a.reach(e.sent())
 		e.leave()
 		a.over()
-		whole(0, 2)(w, e, a)
+		whole(0, 1.2)(w, e, a)
 	})
 }
 
@@ -644,7 +672,7 @@ func TestSlowPlayers(t *testing.T) {
 				nal = []byte{0x65, 0x88}
 				most = max(most, heapSize()-heap)
 			}
-			e.send(av.Video, at, flv.AppendVideo(nil, av.H264, i%25 == 0, false, 0, unit3(append(append(nal, e.stamp(at)...), body...))))
+			e.send(av.Video, at, flv.AppendVideo(nil, av.H264, i%25 == 0, false, 0, unit(append(append(nal, e.stamp(at)...), body...))))
 			if s := w.hub.Stats(); s.Stuck >= stuck && s.Jumps >= slow || i == 1000 {
 				break
 			}
@@ -666,11 +694,6 @@ func TestSlowPlayers(t *testing.T) {
 		e.leave()
 		a.over()
 	})
-}
-
-// unit3 is a NAL unit of more than 64 KiB under its length.
-func unit3(nal []byte) []byte {
-	return append([]byte{0, byte(len(nal) >> 16), byte(len(nal) >> 8), byte(len(nal))}, nal...)
 }
 
 // F49: the policy changes, and changes for the worse, while many publish.

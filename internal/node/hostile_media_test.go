@@ -438,7 +438,7 @@ func TestDamagedFrames(t *testing.T) {
 // H88, H89, H90: a publisher has so much and no more.
 func TestPublisherLimits(t *testing.T) {
 	w := newWorld(t, func(c *Config, stage *policy.App) {
-		stage.IdleTimeout = time.Second
+		stage.IdleTimeout = 500 * time.Millisecond
 		stage.HLS.MaxSegmentSize = 1 << 20
 		stage.MaxLead = time.Hour
 		c.Limits.GOPCache = 1 << 20

@@ -3,6 +3,7 @@ package node
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -129,7 +130,7 @@ func (e *encoder) audio(at int64) {
 
 // unit is a NAL unit under its length.
 func unit(nal []byte) []byte {
-	return append([]byte{0, 0, byte(len(nal) >> 8), byte(len(nal))}, nal...)
+	return append(binary.BigEndian.AppendUint32(nil, uint32(len(nal))), nal...)
 }
 
 // film sends what lies between two moments of the film: frames of video, those
@@ -285,6 +286,19 @@ func (a *audience) reach(n int) {
 			a.t.Fatalf("player by %s: %v\n%s", v.way, err, a.log.tail())
 		}
 	}
+}
+
+// heard reports whether all players have had a frame of audio.
+func (a *audience) heard() bool {
+	for _, v := range a.viewers {
+		v.mu.Lock()
+		t := v.tracks[av.Audio]
+		v.mu.Unlock()
+		if t == nil {
+			return false
+		}
+	}
+	return true
 }
 
 // strict says whether it is an error if a player misses a frame from now on.

@@ -112,6 +112,7 @@ func (w *world) unharmed() {
 	if n := w.metric("weir_panics_recovered_total"); n != "0" {
 		w.t.Errorf("%s panics", n)
 	}
+	w.until("only the canary is published", func() bool { return w.hub.Stats().Publishers == 1 })
 	var now usage
 	late := time.After(patience)
 	for tick := time.NewTicker(2 * time.Millisecond); ; {
