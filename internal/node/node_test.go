@@ -485,7 +485,14 @@ func TestConnectionsPerIP(t *testing.T) {
 		return err == nil
 	}
 	first := dial("http")
-	dial("rtmp")
+	second := dial("rtmp")
+	// It counts once weir has accepted it, which shows when it answers C0 and C1.
+	if _, err := second.Write(append([]byte{3}, make([]byte, 1536)...)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(second, make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
 	if !open(first) {
 		t.Error("the first connection is refused")
 	}
