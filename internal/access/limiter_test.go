@@ -3,6 +3,8 @@ package access
 import (
 	"encoding/binary"
 	"net/netip"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -101,4 +103,61 @@ func TestFailuresLimit(t *testing.T) {
 	if l.open(netip.MustParseAddr("192.0.2.7"), now) {
 		t.Error("one who fails all the time was forgotten")
 	}
+}
+
+// H44: a hundred addresses that guess 10 000 times a minute each are slowed
+// down and shut out one by one, and nobody notices who does not guess.
+func TestFailuresOfMany(t *testing.T) {
+	at(t, 1893450000, func(t *testing.T) {
+		g := gateWith(policy.Access{Simple: twoKeys("test-key-1", "")}, policy.Access{})
+		g.Lenient = false
+		const attackers, pace, lasts = 100, time.Minute / 10_000, 10 * time.Second
+		good := request(t, Publish, "rtmp://push.example/live/s1?t=1893456000&k=d4065df3aa647969")
+		bad := request(t, Publish, "rtmp://push.example/live/s1?t=1893456000&k=d4065df3aa647960")
+		var judged, turnedAway [attackers]atomic.Int64
+		var wg sync.WaitGroup
+		for i := range attackers {
+			r := bad
+			r.Addr = netip.AddrPortFrom(netip.AddrFrom4([4]byte{198, 51, 100, byte(i)}), 1)
+			wg.Go(func() {
+				for start := time.Now(); time.Since(start) < lasts; time.Sleep(pace) {
+					if !g.limiter.open(r.Addr.Addr(), time.Now()) { // what needs no goroutine of its own
+						if got := reasonOf(t, g, r); got != TooManyFailures {
+							t.Errorf("%v: %q", r.Addr, got)
+						}
+						turnedAway[i].Add(1)
+						continue
+					}
+					judged[i].Add(1)
+					wg.Go(func() {
+						if got := reasonOf(t, g, r); got != AuthFailed {
+							t.Errorf("%v: %q", r.Addr, got)
+						}
+					})
+				}
+			})
+		}
+		good.Addr = netip.MustParseAddrPort("198.51.101.1:1") // next to them
+		for start := time.Now(); time.Since(start) < lasts; time.Sleep(10 * time.Millisecond) {
+			before := time.Now()
+			if got := reasonOf(t, g, good); got != "" || time.Since(before) != 0 {
+				t.Fatalf("a good client: %q after %v", got, time.Since(before))
+			}
+		}
+		wg.Wait()
+		for i := range attackers {
+			if j, n := judged[i].Load(), turnedAway[i].Load(); j < patience || j > tooMany+patience || n == 0 {
+				t.Errorf("attacker %d: %d guesses were judged, %d turned away", i, j, n)
+			}
+		}
+		if n := len(g.limiter.recent) + len(g.limiter.old); n != attackers {
+			t.Errorf("%d addresses are remembered, want %d", n, attackers)
+		}
+		// When it is over they are as others again.
+		time.Sleep(shutOut)
+		good.Addr = netip.MustParseAddrPort("198.51.100.7:1")
+		if got := reasonOf(t, g, good); got != "" {
+			t.Errorf("after the time: %q", got)
+		}
+	})
 }
