@@ -1,9 +1,9 @@
 package stream
 
 import (
+	"slices"
 	"sort"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"weir/internal/media/av"
@@ -24,7 +24,7 @@ const (
 type Format struct {
 	Wire      Wire
 	StreamID  uint32 // RTMP: the message stream
-	ChunkSize int    // RTMP: the chunk size that was announced to the player
+	ChunkSize int    // RTMP: the chunk size that was announced to the player, 0: the protocol's 128
 	NoVideo   bool
 	NoAudio   bool
 }
@@ -106,25 +106,23 @@ type mark struct {
 	at  int64
 	seq uint64 // of the packet in the stream's log
 	ms  int64  // when it was appended, since the stream began
-	key bool   // a player can start here
 }
 
 // feed is a stream's log in one wire format. Positions in it count bytes since
 // it began. It has players while it exists.
 type feed struct {
-	s      *Stream
-	format Format
+	s       *Stream
+	format  Format
+	players int // s.mu guards it
 
 	mu     sync.Mutex
-	grown  sync.Cond // on mu: flushed, ended, or a player's orders changed
+	grown  sync.Cond // on mu: a player that has a goroutine of its own should look
 	blocks []*block
 	marks  []mark // of all packets in blocks
 	tail   int64  // end of what was appended
 	out    int64  // end of what was flushed; players write up to here
-	key    int    // index in marks of the newest key frame, -1: none
+	key    int    // index in marks of the newest packet to start at, -1: none
 	ended  bool
-	slow   atomic.Int32 // players that have a goroutine of their own
-	total  int          // players
 	pumps  []*pump
 
 	// Gathering.
@@ -134,7 +132,7 @@ type feed struct {
 }
 
 // feedOf returns the stream's feed of that format, a new one filled from the
-// cached GOP if need be, and counts one more player. s.mu is held.
+// cached GOP if need be. s.mu is held; the caller adds a player.
 func (s *Stream) feedOf(format Format) *feed {
 	f := s.feeds[format]
 	if f == nil {
@@ -143,37 +141,36 @@ func (s *Stream) feedOf(format Format) *feed {
 		s.feeds[format] = f
 		if s.cached {
 			now := time.Now()
-			for i := range s.packets[s.gop-s.first:] {
-				seq := s.gop + uint64(i)
-				f.add(&s.packets[seq-s.first], seq, now)
+			for seq := s.gop; seq < s.next(); seq++ {
+				f.add(&s.packets[seq-s.first].Packet, seq, now)
 			}
 			f.out = f.tail
 		}
 	}
-	f.mu.Lock()
-	f.total++
-	f.mu.Unlock()
 	return f
 }
 
-// leave counts one player less; a feed without players ends. s.mu is held.
+// leave takes one player away; a feed without players is over. s.mu is held.
 func (f *feed) leave() {
-	f.mu.Lock()
-	f.total--
-	last := f.total == 0
-	if last && f.timer != nil {
-		f.timer.Stop()
+	if f.players--; f.players > 0 {
+		return
 	}
-	f.mu.Unlock()
-	if last && f.s.feeds[f.format] == f {
-		delete(f.s.feeds, f.format)
-	}
-}
-
-func (f *feed) count() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.total
+	if f.timer != nil {
+		f.timer.Stop()
+	}
+	delete(f.s.feeds, f.format)
+}
+
+// slow returns how many players have a goroutine of their own. s.mu and f.mu
+// are held.
+func (f *feed) slow() int {
+	n := f.players
+	for _, u := range f.pumps {
+		n -= u.n
+	}
+	return n
 }
 
 // append encodes a packet for the feed's players and wakes them, at once or
@@ -182,7 +179,7 @@ func (f *feed) append(p *av.Packet, seq uint64, now time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if !f.format.wants(p.Kind) {
-		if p.Key { // players that only bide their time here can go
+		if p.Key { // players that only bide their time here can start
 			f.grown.Broadcast()
 		}
 		return
@@ -190,7 +187,7 @@ func (f *feed) append(p *av.Packet, seq uint64, now time.Time) {
 	f.add(p, seq, now)
 	f.trim(now)
 	h := f.s.hub
-	h.gather.want(f.total, now)
+	h.gather.want(f.players, now)
 	g := h.gather.now()
 	if g == 0 {
 		f.flushLocked()
@@ -239,18 +236,16 @@ func (f *feed) add(p *av.Packet, seq uint64, now time.Time) {
 	if p.Key && p.Kind == av.Video || p.Kind == av.Audio && !p.Config && (f.format.NoVideo || !f.s.video.seen()) {
 		f.key = len(f.marks)
 	}
-	f.marks = append(f.marks, mark{f.tail, seq, now.Sub(f.s.start).Milliseconds(), f.key == len(f.marks)})
+	f.marks = append(f.marks, mark{f.tail, seq, now.Sub(f.s.start).Milliseconds()})
 	b.b = f.format.encode(b.b, p)
 	f.tail = b.end()
 }
 
-// dropKey forgets the newest key frame. s.mu is held.
+// dropKey forgets where players can start. s.mu is held.
 func (f *feed) dropKey() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if !f.format.NoVideo {
-		f.key = -1
-	}
+	f.key = -1
 }
 
 // trim lets go of blocks that nobody can want: those before the newest key
@@ -262,7 +257,7 @@ func (f *feed) trim(now time.Time) {
 	}
 	o := &f.s.hub.opt
 	behind := min(time.Second, o.SlowAfter) // the pumps may be
-	if f.slow.Load() > 0 {
+	if f.slow() > 0 {
 		behind = o.SlowAfter
 	}
 	oldest := now.Sub(f.s.start).Milliseconds() - behind.Milliseconds()
@@ -290,6 +285,15 @@ func (f *feed) find(at int64) int {
 	return sort.Search(len(f.marks), func(i int) bool { return f.marks[i].at >= at })
 }
 
+// position returns where the packet seq of the log begins, or the next one
+// that the feed has.
+func (f *feed) position(seq uint64) int64 {
+	if i := sort.Search(len(f.marks), func(i int) bool { return f.marks[i].seq >= seq }); i < len(f.marks) {
+		return f.marks[i].at
+	}
+	return f.tail
+}
+
 // first returns the position of the oldest byte that is still there.
 func (f *feed) first() int64 {
 	if len(f.blocks) == 0 {
@@ -298,15 +302,23 @@ func (f *feed) first() int64 {
 	return f.blocks[0].at
 }
 
-// view returns the bytes from position at to the end of their block or to
-// limit, whichever comes first. The position is one between first and limit.
-func (f *feed) view(at, limit int64) []byte {
-	for i := len(f.blocks) - 1; i >= 0; i-- {
-		if b := f.blocks[i]; b.at <= at {
-			return b.b[at-b.at : min(limit, b.end())-b.at]
-		}
+// view is whole packets of a feed that lie in one block.
+type view struct {
+	at   int64
+	b    []byte
+	next uint64 // sequence number in the log after the last of them
+}
+
+// view returns what lies from position at, between first and limit, to the end
+// of its block or to limit, whichever comes first.
+func (f *feed) view(at, limit int64) view {
+	i := len(f.blocks) - 1
+	for f.blocks[i].at > at {
+		i--
 	}
-	return nil
+	b := f.blocks[i]
+	end := min(limit, b.end())
+	return view{at, slices.Clip(b.b[at-b.at : end-b.at]), f.marks[f.find(end)-1].seq + 1}
 }
 
 // flush lets the players have all that was appended.
@@ -330,16 +342,13 @@ func (f *feed) flushLocked() {
 
 // wake makes all players look. f.mu is held.
 func (f *feed) wake() {
-	for _, p := range f.pumps {
-		p.wake()
+	for _, u := range f.pumps {
+		u.wake()
 	}
-	if f.slow.Load() > 0 {
-		f.grown.Broadcast()
-	}
+	f.grown.Broadcast()
 }
 
-// end ends the feed: its players write what there is and their goodbye. s.mu is
-// held.
+// end ends the feed: its players write what there is and their goodbye.
 func (f *feed) end() {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -13,7 +13,7 @@
 // caught up. With many players a feed gathers what comes for some
 // milliseconds, so that a player costs fewer writes; see [gatherer].
 //
-// The order of locks is Hub.mu, Stream.mu, feed.mu, pump.mu.
+// The order of locks is Hub.mu, Stream.mu, feed.mu.
 package stream
 
 import (
@@ -85,7 +85,7 @@ type Hub struct {
 	closed    bool
 	streams   map[Key]*Stream
 	onPublish []func(context.Context, *Stream)
-	tasks     sync.WaitGroup // functions of OnPublish, players' goroutines
+	tasks     sync.WaitGroup // functions of OnPublish, players, pumps
 }
 
 // NewHub returns an empty hub. The caller ends it with Close.
@@ -140,7 +140,7 @@ func (h *Hub) Publish(key Key, app *policy.App) (*Publication, error) {
 		for _, f := range h.onPublish {
 			h.tasks.Go(func() { f(ctx, s) }) // ends when f has seen the stream's end
 		}
-	} else if old := s.publication(); old != nil {
+	} else if old, live := s.publication(); live {
 		switch {
 		case old.Silent(now) >= old.app.StaleAfter:
 			old.End(EndNoData)
@@ -156,11 +156,11 @@ func (h *Hub) Publish(key Key, app *policy.App) (*Publication, error) {
 	return p, nil
 }
 
-// expire ends a stream that nobody came back to.
-func (h *Hub) expire(s *Stream) {
+// expire ends a stream if nobody came back to it after the publication p.
+func (h *Hub) expire(s *Stream, p *Publication) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if s.finish() && h.streams[s.key] == s {
+	if s.finish(p) {
 		delete(h.streams, s.key)
 	}
 }
@@ -176,10 +176,9 @@ func (h *Hub) Close(ctx context.Context) error {
 	}
 	h.mu.Unlock()
 	for _, s := range streams {
-		if p := s.publication(); p != nil {
-			p.End(EndShutdown)
-		}
-		h.expire(s)
+		p, _ := s.publication() // as the hub is closed, its last
+		p.End(EndShutdown)
+		h.expire(s, p)
 	}
 	done := make(chan struct{})
 	go func() { h.tasks.Wait(); close(done) }() // ends with the last task
@@ -193,12 +192,10 @@ func (h *Hub) Close(ctx context.Context) error {
 
 // counters are what a hub counts; see Stats.
 type counters struct {
-	Publishers, Players, BytesIn, BytesOut    atomic.Int64
-	Jumps, JumpedBytes, Stuck, ReaderJumps    atomic.Int64
-	PublishersEnded, PacketsIn, PacketsRefuse atomic.Int64
-	Writes                                    atomic.Int64
-	Join                                      [len(JoinBuckets) + 1]atomic.Int64
-	JoinNanos                                 atomic.Int64
+	Publishers, Players, PacketsIn, BytesIn, BytesOut, Writes atomic.Int64
+	Jumps, JumpedBytes, Stuck, ReaderJumps                    atomic.Int64
+	Join                                                      [len(JoinBuckets) + 1]atomic.Int64
+	JoinNanos                                                 atomic.Int64
 }
 
 // JoinBuckets are the upper bounds of Stats.Join.

@@ -54,11 +54,11 @@ func (s *Stream) Info() Info {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i := Info{
-		Key: s.key, Live: s.pub != nil, Start: s.start, Video: s.video.codec, Audio: s.audio.codec,
+		Key: s.key, Live: s.live, Start: s.start, Video: s.video.codec, Audio: s.audio.codec,
 		Width: s.info.width, Height: s.info.height, Rate: s.info.rate, Bytes: s.info.bytes, Frames: s.info.frames,
 	}
 	for _, f := range s.feeds {
-		i.Players += f.count()
+		i.Players += f.players
 	}
 	return i
 }

@@ -3,9 +3,10 @@ package stream
 import (
 	"bytes"
 	"errors"
+	"math"
 	"net"
 	"os"
-	"sort"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -54,19 +55,20 @@ type Player struct {
 
 	// Of the pump or goroutine that the player belongs to.
 	pos     int64  // next byte of the feed, at a packet's start if pending is empty
+	seq     uint64 // all packets of the log before this one were sent, or passed over
 	pending []byte // to be written before, up to a packet's end
 	failed  error  // what a pump met
 	want    Format // what it asked for; the feed's format may have less until the next key frame
-	seq     uint64 // while it has less: all packets before this one were sent
 	paused  bool
 	begun   bool // it has had its header
-	seek    bool // it goes on at the next key frame
+	seek    bool // it fell behind and goes on at the newest key frame
 }
 
 // Play makes a connection a player of the stream. The player starts with the
 // stream's metadata and codec configuration at the newest key frame; if none
 // is cached it gets audio until one comes. It ends, and its connection is
 // closed, when the stream is over, the connection fails or Close is called.
+// The error is ErrClosed, and the connection is still the caller's.
 func (s *Stream) Play(o PlayerOptions) (*Player, error) {
 	h := s.hub
 	h.mu.Lock()
@@ -76,23 +78,32 @@ func (s *Stream) Play(o PlayerOptions) (*Player, error) {
 	}
 	h.tasks.Add(1) // until finish
 	h.stats.Players.Add(1)
-	p := &Player{s: s, conn: o.Conn, goodbye: o.Goodbye, pending: o.Preface, want: o.Format, done: make(chan struct{}), joined: time.Now()}
-	p.orders.want = o.Format
+	p := &Player{
+		s: s, conn: o.Conn, pending: slices.Clip(o.Preface), goodbye: o.Goodbye, want: o.Format,
+		done: make(chan struct{}), joined: time.Now(),
+	}
+	if p.want.Wire == RTMP && p.want.ChunkSize < 1 {
+		p.want.ChunkSize = 128 // 5.4.1
+	}
+	p.orders.want = p.want
 	if c, ok := o.Conn.(syscall.Conn); ok {
-		p.raw, _ = c.SyscallConn()
+		if p.raw, _ = c.SyscallConn(); p.raw != nil {
+			limitUnsent(p.raw)
+		}
 	}
 	go p.run() // ends when a pump takes over or the player is over
 	return p, nil
 }
 
-// Close ends the player, whose Err will be err.
+// Close ends the player at once, without its goodbye. Err will be the first
+// err, which is not nil, unless the player has ended for another reason.
 func (p *Player) Close(err error) {
 	p.order(func() {
 		if p.orders.close == nil {
 			p.orders.close = err
-			p.conn.Close() // a write that blocks ends
 		}
 	})
+	p.conn.Close() // a write that blocks ends
 }
 
 // Inject sends b between two packets. It keeps b. An error means that the
@@ -148,7 +159,6 @@ func (p *Player) order(give func()) {
 	if f := p.feed.Load(); f != nil {
 		f.mu.Lock()
 		f.wake()
-		f.grown.Broadcast()
 		f.mu.Unlock()
 	}
 }
@@ -160,11 +170,13 @@ var errHanded = errors.New("handed to a pump")
 func (p *Player) run() {
 	for {
 		head, body, err := p.step()
-		if err == nil {
-			err = p.write(head, body)
-		}
 		if err == errHanded {
 			return
+		}
+		if err == nil || err == ErrOver {
+			if werr := p.write(head, body); werr != nil {
+				err = werr
+			}
 		}
 		if err != nil {
 			p.finish(err)
@@ -193,21 +205,19 @@ func (p *Player) finish(err error) {
 	p.s.hub.tasks.Done()
 }
 
-// move makes f the feed that the player reads, with a goroutine of its own.
-// s.mu is held; f has counted the player already.
+// move makes f the feed that the player reads. s.mu is held.
 func (p *Player) move(f *feed) {
-	if old := p.feed.Load(); old != nil {
-		old.slow.Add(-1)
-		old.leave()
-	}
-	p.feed.Store(f)
 	if f != nil {
-		f.slow.Add(1)
+		f.players++
+	}
+	if old := p.feed.Swap(f); old != nil {
+		old.leave()
 	}
 }
 
-// step returns what to write next, which ends at a packet's end; it blocks
-// until there is something. It returns errHanded when a pump has taken over.
+// step returns what to write next, which ends at a packet's end: of the feed,
+// body, and before it, head. It blocks until there is something. It returns
+// errHanded when a pump has taken over, and with the last bytes ErrOver.
 func (p *Player) step() (head, body []byte, err error) {
 	if p.failed != nil {
 		return nil, nil, p.failed
@@ -217,63 +227,44 @@ func (p *Player) step() (head, body []byte, err error) {
 			return nil, nil, err
 		}
 	}
-	if len(p.pending) > 0 && p.begun {
-		body, p.pending = p.pending, nil
-		return nil, body, nil
+	if p.begun && len(p.pending) > 0 {
+		head, p.pending = p.pending, nil
+		return head, nil, nil
 	}
-	f := p.feed.Load()
-	limit := int64(-1) // how far it may read before it changes feeds
-	if f == nil || !p.begun || p.seek || p.want != f.format {
-		if head, limit, err = p.place(); err != nil {
+	f, limit := p.feed.Load(), int64(math.MaxInt64)
+	if p.begun && (p.paused || !p.seek && p.want == f.format) {
+		f.mu.Lock()
+	} else if f, head, limit = p.place(); f == nil {
+		if err := p.obey(); err != nil {
 			return nil, nil, err
 		}
-		f = p.feed.Load()
+		return append(p.pending, p.goodbye...), nil, ErrOver
 	}
-	f.mu.Lock()
 	defer f.mu.Unlock()
-	end := f.out
-	if limit >= 0 {
-		end = min(end, limit)
-	}
+	going := p.begun && !p.seek && !p.paused
+	end := min(f.out, limit)
 	switch {
-	case p.begun && !p.seek && !p.paused && p.pos >= f.first() && p.pos < end && !p.behind(f):
-		body = f.view(p.pos, end)
-		p.pos += int64(len(body))
-		if p.want != f.format {
-			p.seq = f.marks[f.find(p.pos)-1].seq + 1
-		}
-		return head, body, nil
+	case going && p.pos < end && p.pos >= f.first() && !p.behind(f):
+		v := f.view(p.pos, end)
+		p.pos, p.seq = p.pos+int64(len(v.b)), v.next
+		return head, v.b, nil
 	case len(head) > 0 || p.dirty.Load():
 		return head, nil, nil
-	case p.begun && !p.seek && !p.paused && p.pos < end: // too far behind
-		p.seek = true
+	case going && p.pos < end: // too far behind
+		p.jump(f)
 	case f.ended:
-		if p.goodbye == nil {
-			return nil, nil, ErrOver
-		}
-		body, p.goodbye = p.goodbye, nil
-		return nil, body, nil
-	case p.paused:
-		f.grown.Wait()
-	case !p.begun || p.seek:
-		if !f.ready() {
-			f.grown.Wait()
-		}
-	case p.raw != nil && p.want == f.format:
+		return p.goodbye, nil, ErrOver
+	case going && p.raw != nil && p.want == f.format:
 		if err := p.conn.SetWriteDeadline(time.Time{}); err != nil {
 			return nil, nil, err
 		}
-		f.slow.Add(-1)
-		f.pump().add(p)
+		f.hand(p)
 		return nil, nil, errHanded
 	default:
 		f.grown.Wait()
 	}
 	return nil, nil, nil
 }
-
-// unknownSeq is Player.seq until place looks it up.
-const unknownSeq = 1<<64 - 1
 
 // obey takes orders.
 func (p *Player) obey() error {
@@ -285,10 +276,7 @@ func (p *Player) obey() error {
 	}
 	p.pending = append(p.pending[:len(p.pending):len(p.pending)], o.inject...)
 	o.inject = nil
-	if p.want != o.want {
-		p.want, p.seq = o.want, unknownSeq
-	}
-	p.paused = o.paused
+	p.want, p.paused = o.want, o.paused
 	return nil
 }
 
@@ -306,122 +294,89 @@ func (p *Player) behind(f *feed) bool {
 	return i < len(f.marks) && time.Since(f.s.start).Milliseconds()-f.marks[i].ms > o.SlowAfter.Milliseconds()
 }
 
-// ready reports whether a player can start. f.mu is held.
-func (f *feed) ready() bool { return f.key >= 0 }
+// jump counts that the player has to go on at the newest key frame. f.mu is
+// held.
+func (p *Player) jump(f *feed) {
+	to := f.tail
+	if f.key >= 0 && f.marks[f.key].at > p.pos {
+		to = f.marks[f.key].at
+	}
+	p.seek = true
+	p.jumps.Add(1)
+	p.s.hub.stats.Jumps.Add(1)
+	p.s.hub.stats.JumpedBytes.Add(to - p.pos)
+}
 
-// place finds the feed and the position where the player goes on, and returns
-// the header that it needs there; nothing while it has to wait. A player whose
-// feed lacks the video that it wants reads up to limit, if that is not -1.
-func (p *Player) place() (head []byte, limit int64, err error) {
+// place finds the feed of a player that has to start, to jump or to change
+// feeds, and where in it the player goes on, which is p.pos; head is what it
+// needs there first. One that has to wait for that reads its feed on up to
+// limit. place returns with f.mu held, so that what ends the wait cannot come
+// unseen; f is nil if the stream was over before.
+func (p *Player) place() (f *feed, head []byte, limit int64) {
 	s := p.s
-	limit = -1
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	f := p.feed.Load()
-	if s.ended && f == nil {
-		return nil, limit, ErrOver
-	}
+	f, limit = p.feed.Load(), math.MaxInt64
+	start := !p.begun || p.seek
+	want := p.want
 	switch {
-	case f == nil || !p.begun:
-		// Before its first byte a player can be on any feed; without a key frame
-		// to start at, the one without video.
-		want := p.want
-		if !s.cached && s.video.seen() && s.audio.seen() && !want.NoAudio {
-			want.NoVideo = true
-		}
+	case s.ended && f == nil:
+		return nil, nil, 0
+	case s.ended:
+		want = f.format // there are no others any more
+	case !want.NoVideo && (start || f.format.NoVideo) && !(s.cached && s.gop >= p.seq):
+		want.NoVideo = true // until there is a key frame
+	}
+	if start {
 		if f == nil || f.format != want {
 			f = s.feedOf(want)
 			p.move(f)
 		}
-	case f.format != p.want && f.format.NoVideo && !p.want.NoVideo:
-		if p.seq == unknownSeq {
-			p.seq = s.unsent(p, f)
+		f.mu.Lock()
+		if p.paused || f.key < 0 || f.marks[f.key].seq < p.seq {
+			head, p.pending = p.pending, nil // that much can be sent
+			return f, head, limit
 		}
-		if limit = p.border(f); limit < 0 || p.pos < limit && !p.seek {
-			break
-		}
-		head = s.encodeHeader(&p.want, false, s.timeOf(s.gop))
-		p.change(s.gop)
-		p.seek = false
-		return head, -1, nil
-	case f.format != p.want:
-		if f.format.NoAudio && !p.want.NoAudio {
-			head = s.encodeHeader(&p.want, false, s.time.last)
-		}
-		p.change(s.unsent(p, f))
-		f = p.feed.Load()
-	}
-	if p.begun && !p.seek {
-		return head, limit, nil
+		m := f.marks[f.key]
+		head = append(p.pending, s.encodeHeader(&want, !p.begun, m.seq)...)
+		p.pos, p.seq, p.pending, p.begun, p.seek = m.at, m.seq, nil, true, false
+		return f, head, limit
 	}
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	if !f.ready() || p.begun && f.marks[f.key].at < p.pos {
-		head, p.pending = append(p.pending, head...), nil // that much can be sent
-		return head, limit, nil
+	if f.format == want {
+		return f, nil, limit
 	}
-	m := f.marks[f.key]
-	if p.begun {
-		p.jumps.Add(1)
-		s.hub.stats.Jumps.Add(1)
-		s.hub.stats.JumpedBytes.Add(m.at - p.pos)
+	seq := p.seq
+	switch {
+	case f.format.NoVideo && !want.NoVideo: // video begins at the key frame
+		seq = s.gop
+		if at := f.position(seq); p.pos < at {
+			f.flushLocked()
+			return f, nil, at
+		}
+		head = s.encodeHeader(&want, false, seq)
+	case p.pos == f.tail:
+		seq = s.next()
+	case !s.cached || seq < s.gop: // the other feed may not reach back so far
+		f.flushLocked()
+		return f, nil, limit
 	}
-	head = append(p.pending, s.encodeHeader(&f.format, !p.begun, s.timeOf(m.seq))...)
-	p.pos, p.seq, p.pending, p.begun, p.seek = m.at, m.seq, nil, true, false
-	return head, limit, nil
-}
-
-// unsent returns the sequence number of the next packet of its feed that p has
-// not been sent, or of the next one at all. s.mu is held.
-func (s *Stream) unsent(p *Player, f *feed) uint64 {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if i := f.find(p.pos); i < len(f.marks) {
-		return f.marks[i].seq
+	if f.format.NoAudio && !want.NoAudio && head == nil {
+		audio := want
+		audio.NoVideo = true
+		head = s.encodeHeader(&audio, false, seq)
 	}
-	return s.next()
-}
-
-// border returns the position up to which a player that waits for video may
-// read its feed: where the newest key frame would be. It is -1 while none is
-// cached or the player is past it. s.mu is held.
-func (p *Player) border(f *feed) int64 {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if !p.s.cached || p.seq > p.s.gop {
-		return -1
-	}
-	i := sort.Search(len(f.marks), func(i int) bool { return f.marks[i].seq > p.s.gop })
-	if i < len(f.marks) {
-		return f.marks[i].at
-	}
-	return f.tail
-}
-
-// change makes the player go on at the packet seq in the feed of the format it
-// wants. s.mu is held.
-func (p *Player) change(seq uint64) {
-	f := p.s.feedOf(p.want)
+	f.mu.Unlock()
+	f = s.feedOf(want)
 	p.move(f)
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	p.pos = f.tail
-	if i := sort.Search(len(f.marks), func(i int) bool { return f.marks[i].seq >= seq }); i < len(f.marks) {
-		p.pos = f.marks[i].at
-	}
+	p.pos, p.seq = f.position(seq), seq
+	return f, head, limit
 }
 
-// timeOf returns the time of a packet in the log, or the newest time.
-func (s *Stream) timeOf(seq uint64) int64 {
-	if seq >= s.first && seq < s.next() {
-		return s.packets[seq-s.first].DTS
-	}
-	return s.time.last
-}
-
-// encodeHeader returns the bytes that a player needs before the packet at time
-// dts: a new one, or one that goes on. s.mu is held.
-func (s *Stream) encodeHeader(f *Format, start bool, dts int64) []byte {
+// encodeHeader returns the bytes that a player needs before the packet seq: a
+// new one, or one that goes on. s.mu is held.
+func (s *Stream) encodeHeader(f *Format, start bool, seq uint64) []byte {
 	var b []byte
 	if start && f.Wire != RTMP {
 		h := flv.AppendHeader(nil, !f.NoAudio && s.has(&s.audio, "audiocodecid"), !f.NoVideo && s.has(&s.video, "videocodecid"))
@@ -430,7 +385,7 @@ func (s *Stream) encodeHeader(f *Format, start bool, dts int64) []byte {
 		}
 		b = append(b, h...)
 	}
-	for _, p := range s.header(dts) {
+	for _, p := range s.header(seq) {
 		if f.wants(p.Kind) {
 			b = f.encode(b, &p)
 		}

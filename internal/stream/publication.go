@@ -76,11 +76,11 @@ func newPublication(s *Stream, app *policy.App, now time.Time) *Publication {
 // passed on; more are dropped.
 const maxDataRate = 50
 
-// publication returns the stream's publication now, or nil.
-func (s *Stream) publication() *Publication {
+// publication returns the stream's newest publication and whether it goes on.
+func (s *Stream) publication() (p *Publication, live bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.pub
+	return s.pub, s.live
 }
 
 // Stream returns the stream that is published.
@@ -110,7 +110,6 @@ func (p *Publication) WritePacket(pkt av.Packet) error {
 	p.active.Store(int64(now.Sub(p.start)))
 	h := p.s.hub
 	if !p.pkts.take(1, now) || !p.bytes.take(float64(len(pkt.Tag)), now) {
-		h.stats.PacketsRefuse.Add(1)
 		p.End(EndLimit)
 	} else if pkt.Kind == av.Data && !p.data.take(1, now) {
 		return nil
@@ -128,9 +127,11 @@ func (p *Publication) WritePacket(pkt av.Packet) error {
 	return nil
 }
 
-// pace blocks while the stream time dts is more than MaxLead ahead.
+// pace blocks while the stream time dts is more than MaxLead ahead. As clocks
+// differ, one that runs up to a hundredth fast is never ahead.
 func (p *Publication) pace(dts int64, now time.Time) {
-	lead := time.Duration(dts-p.leadDTS)*time.Millisecond - now.Sub(p.lead)
+	due := now.Sub(p.lead)
+	lead := time.Duration(dts-p.leadDTS)*time.Millisecond - due - due/100
 	if p.lead.IsZero() || lead < 0 { // behind: what was missed is not owed
 		p.lead, p.leadDTS = now, dts
 		return

@@ -2,7 +2,7 @@ package stream
 
 import (
 	"runtime"
-	"sync"
+	"slices"
 	"syscall"
 )
 
@@ -12,16 +12,18 @@ type pump struct {
 	f      *feed
 	signal chan struct{}
 
-	mu      sync.Mutex
-	players []*Player
+	// f.mu guards these.
+	joined []*Player // since the last pass began
+	n      int       // players, as of the end of the last pass, and joined
 
 	// Of the goroutine.
-	yield yielder
-	cache [2]view
-	buf   []byte // for fn, which RawConn.Write calls: what to write,
-	n     int    // how much was written,
-	err   error  // and why not all
-	fn    func(fd uintptr) bool
+	players []*Player
+	yield   yielder
+	cache   [2]view
+	buf     []byte // for fn, which RawConn.Write calls: what to write,
+	sent    int    // how much was written,
+	err     error  // and why not all
+	fn      func(fd uintptr) bool
 }
 
 const (
@@ -33,34 +35,22 @@ const (
 	pumpBatch = 128
 )
 
-// pump returns the pump that takes the next player. f.mu is held.
-func (f *feed) pump() *pump {
-	var least *pump
-	for _, u := range f.pumps {
-		if least == nil || u.count() < least.count() {
-			least = u
+// hand gives a pump a player that has all that was flushed. f.mu is held.
+func (f *feed) hand(p *Player) {
+	var u *pump
+	for _, o := range f.pumps {
+		if u == nil || o.n < u.n {
+			u = o
 		}
 	}
-	if least == nil || least.count() >= pumpFill && len(f.pumps) < runtime.GOMAXPROCS(0) {
-		least = &pump{f: f, signal: make(chan struct{}, 1)}
-		least.fn = least.try
-		f.pumps = append(f.pumps, least)
-		go least.run() // ends when it has no players
+	if u == nil || u.n >= pumpFill && len(f.pumps) < runtime.GOMAXPROCS(0) {
+		u = &pump{f: f, signal: make(chan struct{}, 1)}
+		u.fn = u.try
+		f.pumps = append(f.pumps, u)
+		f.s.hub.tasks.Go(u.run) // ends when it has no players
 	}
-	return least
-}
-
-func (u *pump) count() int {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	return len(u.players)
-}
-
-// add gives the pump a player that has all that was flushed. f.mu is held.
-func (u *pump) add(p *Player) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.players = append(u.players, p)
+	u.joined = append(u.joined, p)
+	u.n++
 	if p.dirty.Load() { // an order came while it belonged to nobody
 		u.wake()
 	}
@@ -83,133 +73,101 @@ func (u *pump) run() {
 }
 
 // pass writes to every player what it does not have yet, and reports whether
-// the pump is over.
+// the pump is over, as it has no players.
 func (u *pump) pass() bool {
 	f := u.f
 	f.mu.Lock()
 	target, ended := f.out, f.ended
+	u.players = append(u.players, u.joined...)
+	clear(u.joined)
+	u.joined = u.joined[:0]
 	f.mu.Unlock()
 
-	var sent, writes int64
-	u.cache = [2]view{}
-	u.mu.Lock()
+	var bytes, writes int64
 	for i := 0; i < len(u.players); {
-		if i%pumpBatch == pumpBatch-1 {
-			u.mu.Unlock()
-			u.yield.let()
-			u.mu.Lock()
-		}
 		p := u.players[i]
-		if ended || p.dirty.Load() {
-			u.drop(i)
-			continue
-		}
-		for p.pos < target {
-			b := u.view(p.pos, target)
-			if b == nil { // it is gone: the player is far behind
+		for p.pos < target && len(p.pending) == 0 && p.failed == nil {
+			v := u.view(p.pos, target)
+			if len(v.b) == 0 { // it is gone: the player is far behind
 				break
 			}
-			n := u.write(p, b)
-			p.pos += int64(len(b))
-			p.sent.Add(int64(n))
-			sent += int64(n)
+			u.write(p, v)
+			bytes += int64(u.sent)
 			writes++
-			if n < len(b) {
-				p.pending = b[n:]
-				break
-			}
 		}
-		if p.pos < target || len(p.pending) > 0 {
+		if ended || p.dirty.Load() || p.pos < target || len(p.pending) > 0 {
 			u.drop(i)
 			continue
 		}
-		i++
-	}
-	u.mu.Unlock()
-	h := f.s.hub
-	h.stats.BytesOut.Add(sent)
-	h.stats.Writes.Add(writes)
-	return u.finish()
-}
-
-// view is the bytes from a position of a feed on that lie in one block.
-type view struct {
-	at int64
-	b  []byte
-}
-
-// view returns the feed's bytes from position at to the target or the end of
-// the block, or nil if they are gone. Most players ask for the same.
-func (u *pump) view(at, target int64) []byte {
-	for i := range u.cache {
-		if u.cache[i].b != nil && u.cache[i].at == at {
-			return u.cache[i].b
+		if i++; i%pumpBatch == 0 {
+			u.yield.let()
 		}
 	}
-	f := u.f
-	u.mu.Unlock() // f.mu comes first; only this goroutine takes players away
-	f.mu.Lock()
-	var b []byte
-	if at >= f.first() {
-		b = f.view(at, target)
-	}
-	f.mu.Unlock()
-	u.mu.Lock()
-	u.cache[1], u.cache[0] = u.cache[0], view{at, b}
-	return b
-}
+	u.cache = [2]view{}
+	f.s.hub.stats.BytesOut.Add(bytes)
+	f.s.hub.stats.Writes.Add(writes)
 
-// finish ends a pump without players and reports whether it did.
-func (u *pump) finish() bool {
-	f := u.f
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if len(u.players) > 0 {
+	u.n = len(u.players) + len(u.joined)
+	if u.n > 0 {
 		return false
 	}
-	for i, o := range f.pumps {
-		if o == u {
-			f.pumps = append(f.pumps[:i], f.pumps[i+1:]...)
-			break
-		}
-	}
+	f.pumps = slices.DeleteFunc(f.pumps, func(o *pump) bool { return o == u })
 	return true
 }
 
-// drop gives the player at index i a goroutine of its own. u.mu is held.
+// view returns the feed's bytes from position at to the target or the end of
+// the block; none if they are gone. Most players ask for the same.
+func (u *pump) view(at, target int64) view {
+	for _, v := range u.cache {
+		if v.at == at && v.b != nil {
+			return v
+		}
+	}
+	f := u.f
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if at < f.first() {
+		return view{}
+	}
+	u.cache[1], u.cache[0] = u.cache[0], f.view(at, target)
+	return u.cache[0]
+}
+
+// drop gives the player at index i a goroutine of its own.
 func (u *pump) drop(i int) {
 	p := u.players[i]
 	last := len(u.players) - 1
 	u.players[i] = u.players[last]
 	u.players[last] = nil
 	u.players = u.players[:last]
-	u.f.slow.Add(1)
 	go p.run() // ends when a pump takes over again or the player is over
 }
 
-// write writes what the socket takes of b and returns how much that was.
-func (u *pump) write(p *Player, b []byte) int {
-	u.buf, u.n = b, 0
+// write writes what the player's socket takes of v; the rest is pending.
+func (u *pump) write(p *Player, v view) {
+	u.buf, u.sent, u.err = v.b, 0, nil
 	if err := p.raw.Write(u.fn); err != nil {
 		u.err = err
 	}
 	if u.err != nil && u.err != syscall.EAGAIN {
 		p.failed = u.err
 	}
+	p.sent.Add(int64(u.sent))
+	if p.pos, p.seq = v.at+int64(len(v.b)), v.next; u.sent < len(v.b) {
+		p.pending = v.b[u.sent:]
+	}
 	u.buf = nil
-	return u.n
 }
 
-// try is called by RawConn.Write with the descriptor, which is non-blocking.
+// try is called by RawConn.Write with the descriptor, which is non-blocking
+// and stays open meanwhile.
 func (u *pump) try(fd uintptr) bool {
 	for {
-		n, err := send(fd, u.buf)
-		if err == syscall.EINTR {
-			continue
+		u.sent, u.err = send(fd, u.buf)
+		if u.err != syscall.EINTR {
+			return true
 		}
-		u.n, u.err = max(n, 0), err
-		return true
 	}
 }

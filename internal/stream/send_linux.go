@@ -4,6 +4,8 @@ import (
 	"runtime"
 	"syscall"
 	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // send writes to a socket without waiting. It goes to the kernel without
@@ -32,4 +34,18 @@ func unsent(c syscall.RawConn) int {
 		return -1
 	}
 	return int(n)
+}
+
+// maxUnsent is how many bytes the kernel may hold for a player besides what is
+// on its way to him.
+const maxUnsent = 256 << 10
+
+// limitUnsent makes a socket full at maxUnsent. Otherwise the send buffer of a
+// player that reads slowly grows to megabytes before anybody notices that it
+// is slow, and sending to all others gets dearer: what is copied there is in
+// no cache any more. Best effort: a socket that is not TCP has no such limit.
+func limitUnsent(c syscall.RawConn) {
+	c.Control(func(fd uintptr) {
+		syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, maxUnsent)
+	})
 }

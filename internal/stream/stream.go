@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"sort"
 	"sync"
 	"time"
 
@@ -28,9 +29,10 @@ type Stream struct {
 	mu    sync.Mutex
 	grown sync.Cond // on mu: the log grew, or the stream or a reader ended
 
-	pub    *Publication // nil while the stream is held
+	pub    *Publication // the newest
+	live   bool         // pub goes on; else the stream is held
 	app    *policy.App
-	hold   *time.Timer
+	hold   *time.Timer // ends the stream that is held
 	ended  bool
 	cancel context.CancelFunc // ends the context of OnPublish's functions
 
@@ -39,12 +41,12 @@ type Stream struct {
 
 	// The log. packets[0] has sequence number first; gop is the sequence number
 	// of the newest key frame if cached says that there is one.
-	packets  []av.Packet
-	first    uint64
-	gop      uint64
-	cached   bool
-	gopBytes int
-	readers  map[*Reader]struct{}
+	packets []logged
+	first   uint64
+	size    int64 // of all packets that there ever were
+	gop     uint64
+	cached  bool
+	readers map[*Reader]struct{}
 
 	meta         *av.Packet
 	video, audio track
@@ -52,11 +54,19 @@ type Stream struct {
 	info         account
 }
 
+// logged is a packet in the log.
+type logged struct {
+	av.Packet
+	at int64 // size of all packets before it
+}
+
+// packetCost is about what a packet takes in memory besides its bytes.
+const packetCost = 128
+
 // track is what a stream knows of its video or audio.
 type track struct {
 	codec    av.Codec
 	config   *av.Packet
-	renew    bool          // the configuration is that of the publisher before
 	last     time.Time     // when a frame last arrived
 	interval time.Duration // between arrivals, smoothed
 }
@@ -104,7 +114,7 @@ func (s *Stream) App() *policy.App {
 func (s *Stream) Live() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.pub != nil
+	return s.live
 }
 
 // next returns the sequence number that the next packet will have.
@@ -118,14 +128,12 @@ func (s *Stream) attach(p *Publication, now time.Time) {
 		s.hold.Stop()
 		s.hold = nil
 	}
-	s.pub, s.app = p, p.app
+	s.pub, s.live, s.app = p, true, p.app
 	if s.time.started {
 		s.time.resume(now)
 		s.breakf = true
 	}
-	// Until the new publisher has said what it sends, its predecessor's
-	// configuration is good for players that join from the cached GOP.
-	s.video.renew, s.audio.renew, s.meta = s.video.seen(), s.audio.seen(), nil
+	s.meta = nil
 }
 
 // write appends a packet of the publication pub and hands it to the feeds. It
@@ -133,75 +141,80 @@ func (s *Stream) attach(p *Publication, now time.Time) {
 func (s *Stream) write(pub *Publication, p av.Packet, now time.Time) (dts int64, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.pub != pub {
+	if s.pub != pub || !s.live {
 		return 0, false
 	}
 	p.DTS = s.time.place(p.Kind, p.DTS, p.Config, now)
+	if p.Kind != av.Data && s.breakf {
+		// From here on it is the other publisher's stream. Until now its
+		// predecessor's configuration was good for players that joined from the
+		// cached GOP.
+		p.Break, s.breakf = true, false
+		s.dropGOP()
+		s.video, s.audio = track{}, track{}
+	}
 	switch p.Kind {
 	case av.Data:
 		if flv.IsMetadata(p) {
-			s.meta = &p
+			meta := p
+			s.meta = &meta
 		}
 	case av.Video:
-		if !s.admit(&s.video, &p, now) {
-			return p.DTS, true
-		}
+		ok = s.admit(&s.video, &p, now)
 	case av.Audio:
-		if !s.admit(&s.audio, &p, now) {
-			return p.DTS, true
-		}
+		ok = s.admit(&s.audio, &p, now)
 	}
-	if p.Kind != av.Data && s.breakf {
-		p.Break, s.breakf = true, false
-		s.dropGOP()
-		for _, t := range []*track{&s.video, &s.audio} {
-			if t.renew { // it is the other publisher's
-				*t = track{}
-			}
-		}
+	if ok || p.Kind == av.Data {
+		s.append(p, now)
+		s.info.count(&p)
 	}
-	s.append(p, now)
-	s.info.count(&p)
 	return p.DTS, true
 }
 
 // admit notes what p says of its track. It reports false for a packet that
 // says nothing new.
 func (s *Stream) admit(t *track, p *av.Packet, now time.Time) bool {
-	renew := t.renew
-	t.renew = false
+	same := t.codec == p.Codec
 	if !p.Config {
 		t.arrive(now)
-		if t.codec != p.Codec {
-			t.codec, t.config = p.Codec, nil
+		if same {
+			return true
 		}
-		return true
+	} else if same && t.config != nil && bytes.Equal(t.config.Frame, p.Frame) {
+		return false
 	}
-	if t.config != nil && !renew {
-		if t.codec == p.Codec && bytes.Equal(t.config.Frame, p.Frame) {
-			return false
+	switch {
+	case !t.seen():
+		if t == &s.video { // what is cached begins with audio
+			s.dropGOP()
 		}
+	case !same || t.config != nil: // another encoder
 		p.Break = true
 		s.dropGOP()
 	}
-	c := *p
-	c.Break = false
-	t.codec, t.config = p.Codec, &c
-	s.info.configure(p)
+	t.codec, t.config = p.Codec, nil
+	if p.Config {
+		c := *p
+		c.Break = false
+		t.config = &c
+		s.info.configure(p)
+	}
 	return true
 }
 
 // append adds p to the log, wakes readers and feeds, and lets go of packets
 // that nobody can want.
 func (s *Stream) append(p av.Packet, now time.Time) {
-	s.packets = append(s.packets, p)
-	s.gopBytes += len(p.Tag)
+	s.packets = append(s.packets, logged{p, s.size})
+	s.size += int64(len(p.Tag) + packetCost)
 	// Without video every frame of audio is a place to start.
 	if p.Key || p.Kind == av.Audio && !p.Config && !s.video.seen() {
-		s.gop, s.cached, s.gopBytes = s.next()-1, true, len(p.Tag)
-	} else if s.cached && (s.gopBytes > s.hub.opt.GOPBytes ||
-		p.DTS-s.packets[s.gop-s.first].DTS > s.hub.opt.GOPTime.Milliseconds()) {
-		s.dropGOP()
+		s.gop, s.cached = s.next()-1, true
+	} else if s.cached {
+		o, k := &s.hub.opt, &s.packets[s.gop-s.first]
+		if s.size-k.at > int64(o.GOPBytes) || p.DTS-k.DTS > o.GOPTime.Milliseconds() {
+			s.dropGOP()
+		}
 	}
 	for _, f := range s.feeds {
 		f.append(&p, s.next()-1, now)
@@ -215,7 +228,7 @@ func (s *Stream) append(p av.Packet, now time.Time) {
 // dropGOP forgets the cached GOP: a player that comes now waits for the next
 // key frame.
 func (s *Stream) dropGOP() {
-	s.cached, s.gopBytes = false, 0
+	s.cached = false
 	for _, f := range s.feeds {
 		f.dropKey()
 	}
@@ -238,10 +251,13 @@ func (s *Stream) trim() {
 	for r := range s.readers {
 		keep = min(keep, max(r.next, s.first))
 	}
-	for n, i := 0, entry; i > keep; i-- {
-		if n += len(s.packets[i-1-s.first].Tag) + packetCost; n > s.hub.opt.ReaderBytes {
-			keep = i
+	if keep < entry {
+		least := s.size - int64(s.hub.opt.ReaderBytes)
+		if s.cached {
+			least = s.packets[s.gop-s.first].at - int64(s.hub.opt.ReaderBytes)
 		}
+		n := sort.Search(int(entry-s.first), func(i int) bool { return s.packets[i].at >= least })
+		keep = max(keep, s.first+uint64(n))
 	}
 	if n := keep - s.first; n > 0 {
 		clear(s.packets[:n])
@@ -249,18 +265,12 @@ func (s *Stream) trim() {
 	}
 }
 
-// packetCost is about what a packet takes in memory besides its bytes.
-const packetCost = 128
-
 // detach ends pub's publication. The stream is then held for its return for
 // the app's hold time, or ends at once.
 func (s *Stream) detach(pub *Publication, reason EndReason) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.pub != pub {
-		return
-	}
-	s.pub = nil
+	s.live = false
 	for _, f := range s.feeds {
 		f.flush() // what has gathered is not held back
 	}
@@ -269,47 +279,54 @@ func (s *Stream) detach(pub *Publication, reason EndReason) {
 		hold = 0
 	}
 	// In its own goroutine, which ends at once: the hub's lock comes before ours.
-	s.hold = time.AfterFunc(hold, func() { s.hub.expire(s) })
+	s.hold = time.AfterFunc(hold, func() { s.hub.expire(s, pub) })
 }
 
-// finish ends the stream if no publisher has come back, and reports whether it
-// did. The hub's lock is held.
-func (s *Stream) finish() bool {
+// finish ends the stream if no publisher has come back after pub, and reports
+// whether it did. The hub's lock is held.
+func (s *Stream) finish(pub *Publication) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.pub != nil || s.ended {
+	if s.live || s.ended || s.pub != pub {
 		return false
 	}
 	s.ended = true
-	if s.hold != nil {
-		s.hold.Stop()
-	}
-	for k, f := range s.feeds {
+	s.hold.Stop()
+	for _, f := range s.feeds {
 		f.end()
-		delete(s.feeds, k)
 	}
+	clear(s.feeds)
 	s.grown.Broadcast()
-	if s.cancel != nil {
-		s.cancel()
-	}
+	s.cancel()
 	return true
 }
 
-// header returns what a player or reader needs before its first frame, at time
-// dts: metadata and codec configurations. The metadata is at time 0, as at the
-// start of a file; at another one FFmpeg takes it for a subtitle.
-func (s *Stream) header(dts int64) []av.Packet {
+// header returns what a player or reader needs before the packet seq: metadata
+// and codec configurations. The metadata is at time 0, as at the start of a
+// file; at another one FFmpeg takes it for a subtitle.
+func (s *Stream) header(seq uint64) []av.Packet {
 	var h []av.Packet
 	for _, p := range []*av.Packet{s.meta, s.video.config, s.audio.config} {
 		if p != nil {
 			c := *p
-			if c.DTS = dts; c.Kind == av.Data {
-				c.DTS = 0
+			if c.DTS = 0; c.Kind != av.Data {
+				c.DTS = s.timeOf(c.Kind, seq)
 			}
 			h = append(h, c)
 		}
 	}
 	return h
+}
+
+// timeOf returns the time of a track's first packet from seq on, or while there
+// is none that of its newest packet.
+func (s *Stream) timeOf(k av.Kind, seq uint64) int64 {
+	for i := max(seq, s.first); i < s.next(); i++ {
+		if p := &s.packets[i-s.first]; p.Kind == k {
+			return p.DTS
+		}
+	}
+	return s.time.tracks[k-av.Video].last
 }
 
 // Reader is a cursor over a stream's packets: an av.Reader for packagers,
@@ -321,6 +338,7 @@ type Reader struct {
 	next   uint64
 	closed bool
 	jumps  uint64
+	jumped bool // the next packet is the first after a jump
 }
 
 // NewReader returns a Reader that starts with metadata and codec configuration
@@ -329,7 +347,7 @@ type Reader struct {
 func (s *Stream) NewReader() *Reader {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r := &Reader{s: s, next: s.entry(), queue: s.header(s.timeOf(s.entry()))}
+	r := &Reader{s: s, next: s.entry(), queue: s.header(s.entry())}
 	s.readers[r] = struct{}{}
 	return r
 }
@@ -349,25 +367,29 @@ func (r *Reader) ReadPacket() (av.Packet, error) {
 		case len(r.queue) > 0:
 			p := r.queue[0]
 			r.queue = r.queue[1:]
-			return p, nil
+			return r.mark(p), nil
 		case r.next < s.first: // fell behind: the newest key frame, or what there is
 			r.jumps++
 			s.hub.stats.ReaderJumps.Add(1)
-			r.next = s.entry()
-			r.queue = s.header(s.timeOf(r.next))
-			if len(r.queue) > 0 {
-				r.queue[0].Break = true
-			}
+			r.next, r.jumped = s.entry(), true
+			r.queue = s.header(r.next)
 		case r.next < s.next():
-			p := s.packets[r.next-s.first]
+			p := s.packets[r.next-s.first].Packet
 			r.next++
-			return p, nil
+			return r.mark(p), nil
 		case s.ended:
 			return av.Packet{}, io.EOF
 		default:
 			s.grown.Wait()
 		}
 	}
+}
+
+// mark marks the first packet after a jump.
+func (r *Reader) mark(p av.Packet) av.Packet {
+	p.Break = p.Break || r.jumped
+	r.jumped = false
+	return p
 }
 
 // Jumps returns how often the reader fell behind and jumped to a key frame.

@@ -134,7 +134,7 @@ func TestReaderStartsAtTheKeyFrameWithItsConfiguration(t *testing.T) {
 		video(80, true, "K80"), audio(90, "a90"))
 	r := p.Stream().NewReader()
 	defer r.Close()
-	equal(t, "first packets", read(t, r, 4), []string{"VC@80", "AC@80", "K80@80", "a90@90"})
+	equal(t, "first packets", read(t, r, 4), []string{"VC@80", "AC@90", "K80@80", "a90@90"})
 	write(t, p, config(av.Video, "VC"), video(120, false, "v120")) // a repeated configuration says nothing
 	equal(t, "next", read(t, r, 1), []string{"v120@120"})
 	write(t, p, config(av.Video, "VD"), video(160, true, "K160"))
@@ -253,8 +253,8 @@ func TestFastPublisherIsHeldBack(t *testing.T) {
 		for i := range int64(60) {
 			write(t, p, video(1000*i, true, "K"))
 		}
-		if d := time.Since(start); d != 49*time.Second {
-			t.Errorf("59 s of media took %v, want 49s", d)
+		if d := time.Since(start); d < 48*time.Second || d > 49*time.Second {
+			t.Errorf("59 s of media took %v, want 49s, or a little less: clocks may differ", d)
 		}
 		p.End(EndClosed)
 	})
@@ -309,7 +309,7 @@ func TestSlowReaderJumps(t *testing.T) {
 }
 
 // pair returns both ends of a TCP connection.
-func pair(t *testing.T) (server, client *net.TCPConn) {
+func pair(t testing.TB) (server, client *net.TCPConn) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -410,7 +410,7 @@ func TestPlayer(t *testing.T) {
 	p := publish(t, h, app())
 	write(t, p, config(av.Video, "VC"), config(av.Audio, "AC"), video(0, true, "K0"), audio(5, "a5"))
 	one := play(t, p.Stream(), Format{Wire: FLV})
-	equal(t, "start", one.read(t, 4), []string{"VC@0", "AC@0", "K0@0", "a5@5"})
+	equal(t, "start", one.read(t, 4), []string{"VC@0", "AC@5", "K0@0", "a5@5"})
 	write(t, p, video(40, false, "v40"))
 	equal(t, "next", one.read(t, 1), []string{"v40@40"})
 	two := play(t, p.Stream(), Format{Wire: FLV, NoVideo: true})
@@ -460,17 +460,7 @@ func TestPlayerWithoutKeyFrameGetsAudioFirst(t *testing.T) {
 	write(t, p, video(40, false, "v40"), audio(45, "a45"))
 	equal(t, "before the key frame", one.read(t, 2), []string{"AC@45", "a45@45"})
 	write(t, p, video(80, false, "v80"), audio(85, "a85"), video(120, true, "K120"), audio(125, "a125"), video(160, false, "v160"), audio(165, "a165"))
-	var got []string
-	for len(got) == 0 || got[len(got)-1] != "a165@165" {
-		got = append(got, one.read(t, 1)...)
-		if len(got) > 10 {
-			break
-		}
-	}
-	if want := []string{"a85@85", "VC@120", "AC@120", "K120@120", "a125@125", "v160@160", "a165@165"}; fmt.Sprint(got) != fmt.Sprint(want) {
-		// It may have been late and have heard on until the next key frame.
-		equal(t, "audio heard on", got, []string{"a85@85", "a125@125", "a165@165"})
-	}
+	equal(t, "then", one.read(t, 7), []string{"a85@85", "VC@120", "AC@125", "K120@120", "a125@125", "v160@160", "a165@165"})
 	p.End(EndClosed)
 }
 
@@ -499,11 +489,7 @@ func TestPlayerTracks(t *testing.T) {
 		runtime.Gosched()
 	}
 	write(t, p, video(120, true, "K120"), audio(125, "a125"))
-	if got := one.read(t, 1)[0]; got == "VC@120" {
-		equal(t, "with video again", one.read(t, 3), []string{"AC@120", "K120@120", "a125@125"})
-	} else if got != "a125@125" {
-		t.Errorf("read %s, want the key frame with its header, or audio on", got)
-	}
+	equal(t, "with video again", one.read(t, 4), []string{"VC@120", "AC@125", "K120@120", "a125@125"})
 	p.End(EndClosed)
 }
 

@@ -24,12 +24,12 @@ const (
 // the first one's offset and keeps the relation of audio and video.
 type timeline struct {
 	started bool
-	last    int64 // the newest time given
+	last    int64 // the newest time given to a frame
 	at      time.Time
 	tracks  [2]struct {
 		offset int64
-		last   int64
-		frames bool // last is that of a frame
+		last   int64 // the newest time given
+		frame  bool  // that was to a frame
 	}
 }
 
@@ -47,34 +47,35 @@ func (l *timeline) place(k av.Kind, t int64, config bool, now time.Time) int64 {
 		}
 		l.last, l.at = t+off, now
 		for i := range l.tracks {
-			l.tracks[i].offset, l.tracks[i].last = off, t+off
+			l.tracks[i].offset = off
 		}
 	}
-	i := 0
-	if k == av.Audio {
-		i = 1
+	if k == av.Data {
+		return l.last
 	}
-	tr := &l.tracks[i]
-	if config || k == av.Data {
-		// Its own time says nothing (encoders often send 0).
-		return max(tr.last, min(t+tr.offset, l.last))
+	tr, other := &l.tracks[k-av.Video], &l.tracks[av.Audio-k]
+	if config {
+		// Its own time says little: encoders often send 0.
+		if out := min(t+tr.offset, l.last); out > tr.last {
+			tr.last, tr.frame = out, false
+		}
+		return tr.last
 	}
 	out := t + tr.offset
 	if !l.believable(out, tr.last, now) {
-		other := l.tracks[1-i].offset
-		if out = t + other; other != tr.offset && l.believable(out, tr.last, now) {
-			tr.offset = other
+		if out = t + other.offset; other.offset != tr.offset && l.believable(out, tr.last, now) {
+			tr.offset = other.offset
 		} else {
-			if out = l.last; tr.frames {
+			if out = l.last; tr.frame {
 				out = max(out, tr.last+assumedFrame)
 			}
 			tr.offset = out - t
 		}
 	}
-	if out <= tr.last && tr.frames {
+	if out <= tr.last && tr.frame {
 		out = tr.last + 1
 	}
-	tr.last, tr.frames = max(out, 0), true
+	tr.last, tr.frame = max(out, tr.last), true
 	l.last, l.at = max(l.last, tr.last), now
 	return tr.last
 }
@@ -90,13 +91,11 @@ func near(a, b int64) bool { return a-b <= maxStep && b-a <= maxStep }
 // resume begins the time line of another publisher: it goes on as much later
 // as the wall clock says, whatever its own clock shows.
 func (l *timeline) resume(now time.Time) {
-	base := l.last + max(assumedFrame, now.Sub(l.at).Milliseconds())
-	l.last, l.at = base, now
+	l.last, l.at = l.last+max(assumedFrame, now.Sub(l.at).Milliseconds()), now
 	for i := range l.tracks {
 		// An offset that makes the first frame, whatever its time, a jump; the
 		// first track to come sets it and the other one follows.
 		l.tracks[i].offset = unknownOffset
-		l.tracks[i].last, l.tracks[i].frames = base, false
 	}
 }
 
