@@ -4,6 +4,7 @@ import (
 	"io"
 	"net"
 	"runtime"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -70,4 +71,64 @@ func TestSlowPlayerIsNotStuck(t *testing.T) {
 	if player.Err() != ErrStuck {
 		t.Errorf("the player ended with %v, want ErrStuck", player.Err())
 	}
+}
+
+// F19, F07: who falls behind where no key frame comes gets the sound, and the
+// picture when there is one again.
+func TestSlowPlayerInAnEndlessGOP(t *testing.T) {
+	h := newHub(t, Options{SlowBytes: 256 << 10, GOPBytes: 1 << 20})
+	p := publish(t, h, app(func(a *policy.App) { a.MaxLead = 0 }))
+	write(t, p, config(av.Video, "VC"), config(av.Audio, "AC"), video(0, true, "K"), audio(0, "a0"))
+	slow := play(t, p.Stream(), Format{Wire: FLV})
+	slow.read(t, 4)
+	pkt := video(0, false, "v")
+	pkt.Tag = append(pkt.Tag, make([]byte, 20<<10)...)
+	for i := range int64(1500) { // 30 MB: more than the sockets hold
+		pkt.DTS = 40 * (i + 1)
+		write(t, p, pkt)
+	}
+	var heard atomic.Bool
+	done := make(chan struct{})
+	go func() { // ends when the player has seen what it should
+		defer close(done)
+		prev, seen := int64(0), 0
+		for want := []string{"sound", "key", "sound"}; seen < len(want); {
+			pkt, err := slow.r.ReadPacket()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if pkt.DTS < prev {
+				t.Errorf("time went back from %d to %d", prev, pkt.DTS)
+			}
+			prev = pkt.DTS
+			switch {
+			case pkt.Config:
+			case want[seen] == "sound" && pkt.Kind == av.Audio, want[seen] == "key" && pkt.Key:
+				seen++
+				heard.Store(true)
+			case seen > 0 && seen < 2 && pkt.Kind == av.Video:
+				t.Errorf("%s before the key frame", name(pkt))
+			}
+		}
+	}()
+	tick, late := time.NewTicker(ms), time.After(10*time.Second)
+	defer tick.Stop()
+	for at := int64(60_001); ; at += 20 {
+		write(t, p, audio(at, "a"), video(at, at%100 == 1 && heard.Load(), "v"))
+		select {
+		case <-tick.C:
+			continue
+		case <-done:
+		case <-late:
+			t.Error("nothing comes")
+			slow.Close(ErrOver)
+			<-done
+		}
+		break
+	}
+	if slow.Jumps() == 0 {
+		t.Error("the player has not jumped")
+	}
+	p.End(EndKicked)
 }
