@@ -310,7 +310,8 @@ type view struct {
 }
 
 // view returns what lies from position at, between first and limit, to the end
-// of its block or to limit, whichever comes first.
+// of its block or to limit, whichever comes first. Nothing can be appended to
+// its bytes in place.
 func (f *feed) view(at, limit int64) view {
 	i := len(f.blocks) - 1
 	for f.blocks[i].at > at {

@@ -274,7 +274,7 @@ func (p *Player) obey() error {
 	if o.close != nil {
 		return o.close
 	}
-	p.pending = append(p.pending[:len(p.pending):len(p.pending)], o.inject...)
+	p.pending = append(p.pending, o.inject...)
 	o.inject = nil
 	p.want, p.paused = o.want, o.paused
 	return nil
