@@ -86,13 +86,25 @@ func (s *Stream) Play(o PlayerOptions) (*Player, error) {
 		p.want.ChunkSize = 128 // 5.4.1
 	}
 	p.orders.want = p.want
-	if c, ok := o.Conn.(syscall.Conn); ok {
-		if p.raw, _ = c.SyscallConn(); p.raw != nil {
-			limitUnsent(p.raw)
+	if p.raw = socket(o.Conn); p.raw != nil {
+		limitUnsent(p.raw)
+	} else if c, ok := o.Conn.(interface{ NetConn() net.Conn }); ok { // TLS
+		if raw := socket(c.NetConn()); raw != nil {
+			limitUnsent(raw)
 		}
 	}
 	go p.run() // ends when a pump takes over or the player is over
 	return p, nil
+}
+
+// socket returns the socket that a connection is, nil if it is none.
+func socket(c net.Conn) syscall.RawConn {
+	if c, ok := c.(syscall.Conn); ok {
+		if raw, err := c.SyscallConn(); err == nil {
+			return raw
+		}
+	}
+	return nil
 }
 
 // Close ends the player at once, without its goodbye. Err will be the first
