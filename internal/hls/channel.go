@@ -18,7 +18,7 @@ import (
 const (
 	// playlistAge is for how long a cache may answer with a playlist, and
 	// segmentAge with a segment. The latter is far below the time after which
-	// names come again, 26.5 hours.
+	// names come again, 13 hours.
 	playlistAge = time.Second
 	segmentAge  = time.Hour
 
@@ -41,12 +41,16 @@ type position struct {
 // that players and caches that knew the stream before a restart, or by another
 // node, never see a number fall or a name come again.
 //
+// The time is taken modulo half of what a transport stream's 33 bits hold: so a
+// channel runs for 13 hours at least before its time wraps, which not every
+// player takes well, and no channel wraps because of when it began.
+//
 // The discontinuity sequence counts hours, and those of recent years only:
 // hls.js keeps a time for each in an array and walks over all of it, which with
 // a number of ten digits takes the browser minutes.
 func origin(now time.Time) position {
 	return position{
-		time:          now.UnixMilli() * mpegts.Clock,
+		time:          now.UnixMilli() * mpegts.Clock % (1 << 32),
 		sequence:      uint64(now.Unix()),
 		discontinuity: uint64(max(0, now.Sub(epoch)/time.Hour)),
 	}

@@ -730,7 +730,7 @@ func TestPanic(t *testing.T) {
 // hls.js is minutes busy with a discontinuity sequence like a time of day.
 func TestNumbersStartSmallEnoughForPlayers(t *testing.T) {
 	at := origin(time.Date(2045, 1, 1, 0, 0, 0, 0, time.UTC))
-	if at.discontinuity == 0 || at.discontinuity > 1<<18 || at.sequence > 1<<32 {
-		t.Errorf("in 2045 a channel starts with media sequence %d, discontinuity sequence %d", at.sequence, at.discontinuity)
+	if at.discontinuity == 0 || at.discontinuity > 1<<18 || at.sequence > 1<<32 || at.time >= 1<<32 {
+		t.Errorf("in 2045 a channel starts at %d with media sequence %d, discontinuity sequence %d", at.time, at.sequence, at.discontinuity)
 	}
 }
