@@ -84,6 +84,7 @@ type Limits struct {
 	AMFDepth       int           `yaml:"amf_depth"`       // RTMP: objects within objects
 	AMFValues      int           `yaml:"amf_values"`      // RTMP: values in one message
 	Answers        int           `yaml:"answers"`         // RTMP: commands and pings answered in a second
+	Junk           int           `yaml:"junk"`            // RTMP: messages of no use in a second; more are read slowly
 
 	PublisherRate    policy.Size `yaml:"publisher_rate"`    // bytes a second of one publisher
 	PublisherPackets int         `yaml:"publisher_packets"` // packets a second of one publisher
@@ -123,6 +124,7 @@ func DefaultConfig() *Config {
 			AMFDepth:       16,
 			AMFValues:      1024,
 			Answers:        100,
+			Junk:           10_000,
 
 			PublisherRate:    32 << 20,
 			PublisherPackets: 5000,

@@ -114,7 +114,7 @@ func (l *Limits) rtmp() rtmp.Limits {
 	r.Command, r.Data, r.Audio, r.Video = int(l.CommandSize), int(l.DataSize), int(l.AudioSize), int(l.VideoSize)
 	r.ChunkSize, r.ChunkStreams, r.Partial = int(l.ChunkSize), l.ChunkStreams, int(l.PartialSize)
 	r.MessageStreams, r.AMFDepth, r.AMFElements = l.MessageStreams, l.AMFDepth, l.AMFValues
-	r.Answers = l.Answers
+	r.Answers, r.Junk = l.Answers, l.Junk
 	return r
 }
 

@@ -140,15 +140,12 @@ func (c *Conn) next() (message, error) {
 	}
 }
 
-// junkRate is how many messages in a second may come that are of no use, and
-// as many at once. Nobody sends a hundredth of that by mistake.
-const junkRate = 10_000
-
 // endure is called for each message of no use. Who sends too many is read more
 // slowly, so that it costs him and not us.
 func (c *Conn) endure() {
 	if c.junk == nil {
-		c.junk = rate.NewLimiter(junkRate, junkRate)
+		n := c.cfg.Limits.Junk
+		c.junk = rate.NewLimiter(rate.Limit(n), n)
 	}
 	const pause = 50 * time.Millisecond // not one for each message
 	if d := c.junk.Reserve().Delay(); d >= pause {

@@ -72,6 +72,7 @@ type Limits struct {
 	AMFDepth       int // 16
 	AMFElements    int // 1024
 	Answers        int // commands, and pings, in a second; twice as many at once; 100
+	Junk           int // messages of no use in a second, and as many at once; more are read slowly; 10000
 }
 
 // DefaultLimits returns the defaults.
@@ -102,6 +103,7 @@ func (l Limits) withDefaults() Limits {
 	count(&l.AMFDepth, 16)
 	count(&l.AMFElements, 1024)
 	count(&l.Answers, 100)
+	count(&l.Junk, 10_000)
 	return l
 }
 
