@@ -36,7 +36,7 @@ type Player struct {
 	conn    net.Conn
 	raw     syscall.RawConn // nil: only its own goroutine can write
 	goodbye []byte
-	joined  time.Time // when Play was called; zero once the first frame was written
+	joined  time.Time // when Play was called; zero once it wrote the first frame, which no pump does
 
 	sent  atomic.Int64
 	jumps atomic.Int64
@@ -266,7 +266,7 @@ func (p *Player) step() (head, body []byte, err error) {
 		p.jump(f)
 	case f.ended:
 		return p.goodbye, nil, ErrOver
-	case going && p.raw != nil && p.want == f.format:
+	case going && p.raw != nil && p.want == f.format && p.joined.IsZero():
 		if err := p.conn.SetWriteDeadline(time.Time{}); err != nil {
 			return nil, nil, err
 		}

@@ -1,8 +1,11 @@
 package stream
 
 import (
+	"context"
+	"errors"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"weir/internal/media/amf"
 	"weir/internal/media/av"
@@ -26,4 +29,110 @@ func TestDataFlood(t *testing.T) {
 			t.Errorf("%d of %d messages were passed on", in, n)
 		}
 	})
+}
+
+// F20: clocks differ; a publisher whose clock is a little fast is never held
+// back, however long it publishes.
+func TestFastClockIsNotHeldBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t, Options{})
+		p := publish(t, h, app())
+		start := time.Now()
+		for i := range int64(24 * 3600) {
+			time.Sleep(time.Until(start.Add(time.Duration(i) * time.Second)))
+			write(t, p, video(1005*i, true, "K"))
+			if d := time.Since(start); d > time.Duration(i)*time.Second {
+				t.Fatalf("held back at %v", d)
+			}
+		}
+		p.End(EndClosed)
+	})
+}
+
+// I3: a publisher that is being held back can be taken over and ended.
+func TestEndWhileHeldBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t, Options{})
+		a := app(func(a *policy.App) { a.Takeover, a.MaxLead = true, time.Second })
+		for _, end := range []func(*Publication){
+			func(*Publication) { publish(t, h, a) },
+			func(p *Publication) { p.End(EndKicked) },
+		} {
+			p := publish(t, h, a)
+			over := make(chan error)
+			go func() { // ends with the publication
+				var err error
+				for i := int64(0); err == nil; i++ {
+					err = p.WritePacket(video(1000*i, true, "K"))
+				}
+				over <- err
+			}()
+			synctest.Wait()
+			start := time.Now()
+			end(p)
+			var ended *Ended
+			if err := <-over; !errors.As(err, &ended) || ended.Reason != p.Reason() || time.Since(start) != 0 {
+				t.Errorf("ended for %v after %v, WritePacket = %v", p.Reason(), time.Since(start), err)
+			}
+			if p := h.Find(key); p != nil {
+				pub, _ := p.publication()
+				pub.End(EndKicked)
+				synctest.Wait()
+			}
+		}
+	})
+}
+
+// F01: a publisher that comes back at the moment at which the hold expires goes
+// on with the stream, or begins another one.
+func TestPublisherReturnsAsTheHoldExpires(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t, Options{})
+		ctxs := make(chan context.Context, 1)
+		h.OnPublish(func(ctx context.Context, s *Stream) { ctxs <- ctx })
+		p := publish(t, h, app())
+		ctx := <-ctxs
+		for range 100 {
+			s := p.Stream()
+			p.End(EndReset)
+			time.Sleep(app().Hold)
+			p = publish(t, h, app())
+			synctest.Wait()
+			if same := p.Stream() == s; same != (ctx.Err() == nil) || same == s.ended || h.Find(key) != p.Stream() {
+				t.Fatalf("same stream: %v, its context: %v, ended: %v", same, ctx.Err(), s.ended)
+			} else if !same {
+				ctx = <-ctxs
+			}
+		}
+		p.End(EndKicked)
+	})
+}
+
+// F05: an end of the hold that comes late, when the publisher has returned and
+// left again, does not shorten the new hold.
+func TestLateEndOfHold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t, Options{})
+		first := publish(t, h, app())
+		first.End(EndReset)
+		publish(t, h, app()).End(EndReset)
+		h.expire(first.Stream(), first)
+		time.Sleep(app().Hold - ms)
+		if h.Find(key) == nil {
+			t.Error("the stream ended before its hold time")
+		}
+		time.Sleep(ms)
+		synctest.Wait()
+		if h.Find(key) != nil {
+			t.Error("the stream goes on after its hold time")
+		}
+	})
+}
+
+func TestEndReasons(t *testing.T) {
+	for r, want := range map[EndReason]string{EndClosed: "closed", EndRevoked: "revoked", 0: "unknown", 99: "unknown"} {
+		if got := (&Ended{r}).Error(); got != "publication ended: "+want {
+			t.Errorf("error of reason %d = %q, want %q", r, got, want)
+		}
+	}
 }

@@ -308,6 +308,108 @@ func TestSlowReaderJumps(t *testing.T) {
 	p.End(EndClosed)
 }
 
+// A jump is marked where there is no header, too.
+func TestSlowReaderJumpsWithoutHeader(t *testing.T) {
+	h := newHub(t, Options{ReaderBytes: 2000})
+	p := publish(t, h, app(func(a *policy.App) { a.MaxLead = 0 }))
+	r := p.Stream().NewReader()
+	defer r.Close()
+	for i := range int64(100) {
+		pkt := audio(20*i, fmt.Sprint("a", i))
+		pkt.Codec = av.MP3
+		write(t, p, pkt)
+	}
+	equal(t, "after a jump", read(t, r, 1), []string{"|a99@1980"})
+	p.End(EndClosed)
+}
+
+// F04, F14: what is cached never needs a configuration that is not there any
+// more.
+func TestCachedGOPIsOfOneEncoder(t *testing.T) {
+	h := newHub(t, Options{})
+	p := publish(t, h, app())
+	s := p.Stream()
+	write(t, p, config(av.Audio, "AC"), audio(0, "a0"))
+	if !s.cached {
+		t.Error("audio alone is not cached")
+	}
+	write(t, p, config(av.Video, "VC"))
+	if s.cached {
+		t.Error("what is cached begins with audio, although there is video")
+	}
+	write(t, p, video(10, true, "K10"), audio(20, "a20"))
+	if r := s.NewReader(); !s.cached || len(r.queue) != 2 {
+		t.Errorf("cached: %v, with %d configurations", s.cached, len(r.queue))
+	} else {
+		r.Close()
+	}
+	old := s.NewReader()
+	defer old.Close()
+	read(t, old, 4)
+	mp3 := audio(40, "a40")
+	mp3.Codec = av.MP3
+	write(t, p, mp3)
+	equal(t, "another codec", read(t, old, 1), []string{"|a40@40"})
+	if s.cached {
+		t.Error("frames are cached whose configuration is not there any more")
+	}
+	vp8 := video(50, true, "K50")
+	vp8.Codec = av.VP8
+	write(t, p, vp8)
+	r := s.NewReader()
+	defer r.Close()
+	equal(t, "start", read(t, r, 1), []string{"|K50@50"})
+	p.End(EndClosed)
+}
+
+func TestWhatAStreamSaysOfItself(t *testing.T) {
+	h := newHub(t, Options{})
+	a := app()
+	p := publish(t, h, a)
+	s := p.Stream()
+	asc := config(av.Audio, "\x12\x10") // AAC LC, 44100 Hz, stereo
+	write(t, p, asc, audio(0, "a"), video(0, true, "K"))
+	i := s.Info()
+	if s.Key() != key || s.Key().String() != "default/live/s" || s.App() != a || p.App() != a || !s.Live() || s.Start() != p.Start() ||
+		len(h.Streams()) != 1 || i.Rate != 44100 || i.Frames != 1 || i.Video != av.H264 || i.Audio != av.AAC || !i.Live || i.Start != s.Start() {
+		t.Errorf("%v says %+v", s.Key(), i)
+	}
+	p.End(EndClosed)
+}
+
+// I15: Close gives up on a player that takes nothing when its time is over.
+func TestCloseGivesUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t, Options{})
+		p := publish(t, h, app())
+		write(t, p, video(0, true, "K"))
+		srv, cli := net.Pipe()
+		defer cli.Close()
+		pl, err := p.Stream().Play(PlayerOptions{Conn: srv, Format: Format{Wire: FLV}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait() // it writes
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := h.Close(ctx); err != context.DeadlineExceeded {
+			t.Errorf("Close = %v", err)
+		}
+		if p.Reason() != EndShutdown {
+			t.Errorf("publisher ended for %v", p.Reason())
+		}
+		if _, err := h.Publish(key, app()); err != ErrClosed {
+			t.Errorf("Publish to a closed hub = %v", err)
+		}
+		if _, err := p.Stream().Play(PlayerOptions{Conn: srv}); err != ErrClosed {
+			t.Errorf("Play of a closed hub = %v", err)
+		}
+		if <-pl.Done(); pl.Err() != ErrStuck {
+			t.Errorf("player ended with %v", pl.Err())
+		}
+	})
+}
+
 // pair returns both ends of a TCP connection.
 func pair(t testing.TB) (server, client *net.TCPConn) {
 	t.Helper()

@@ -65,6 +65,27 @@ func TestTimelineResume(t *testing.T) {
 	}
 }
 
+// Another publisher's audio that is behind its video is not before the audio of
+// its predecessor.
+func TestTimelineResumeWithTracksApart(t *testing.T) {
+	var l timeline
+	now := time.Unix(1e9, 0)
+	l.place(av.Video, 5000, false, now)
+	l.place(av.Audio, 5005, false, now)
+	l.resume(now)
+	if got := l.place(av.Video, 1000, false, now); got != 5045 {
+		t.Errorf("video at %d, want 5045", got)
+	}
+	for i, want := range []int64{5006, 5007, 5015} {
+		if got := l.place(av.Audio, []int64{500, 940, 970}[i], false, now); got != want {
+			t.Errorf("audio frame %d at %d, want %d", i, got, want)
+		}
+	}
+	if got := l.place(av.Audio, 0, true, now); got != 5015 {
+		t.Errorf("configuration at %d, want 5015", got)
+	}
+}
+
 // Whatever a publisher stamps, frames of a track increase strictly and the
 // time line does not run away from the sum of plausible steps.
 func TestTimelineNeverGoesBack(t *testing.T) {
