@@ -46,6 +46,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	counter("sent_bytes_total", "Bytes of media to RTMP and FLV players.", hub.BytesOut)
 	counter("sent_writes_total", "Writes to RTMP and FLV players.", hub.Writes)
 	counter("player_jumps_total", "Jumps of slow players to the newest key frame.", hub.Jumps)
+	counter("player_dropped_frames_total", "Frames that slow players did not get because they jumped.", hub.JumpedFrames)
 	counter("player_dropped_bytes_total", "Bytes that slow players did not get because they jumped.", hub.JumpedBytes)
 	counter("player_stuck_total", "Players disconnected because they took nothing.", hub.Stuck)
 	counter("reader_jumps_total", "Jumps of packagers and the like to a newer key frame.", hub.ReaderJumps)

@@ -193,7 +193,7 @@ func (h *Hub) Close(ctx context.Context) error {
 // counters are what a hub counts; see Stats.
 type counters struct {
 	Publishers, Players, PacketsIn, BytesIn, BytesOut, Writes atomic.Int64
-	Jumps, JumpedBytes, Stuck, ReaderJumps                    atomic.Int64
+	Jumps, JumpedFrames, JumpedBytes, Stuck, ReaderJumps      atomic.Int64
 	Join                                                      [len(JoinBuckets) + 1]atomic.Int64
 	JoinNanos                                                 atomic.Int64
 }
@@ -206,18 +206,19 @@ var JoinBuckets = [...]time.Duration{
 
 // Stats is a hub's account since it began.
 type Stats struct {
-	Publishers  int64 // publishers now
-	Players     int64 // players now
-	Streams     int64 // streams now, held ones included
-	BytesIn     int64 // bytes of packets published
-	PacketsIn   int64
-	BytesOut    int64 // bytes written to players
-	Writes      int64 // writes to players
-	Jumps       int64 // jumps of slow players to a newer key frame
-	JumpedBytes int64 // bytes that they did not get
-	Stuck       int64 // players disconnected because they took nothing
-	ReaderJumps int64 // jumps of packet readers
-	Gather      time.Duration
+	Publishers   int64 // publishers now
+	Players      int64 // players now
+	Streams      int64 // streams now, held ones included
+	BytesIn      int64 // bytes of packets published
+	PacketsIn    int64
+	BytesOut     int64 // bytes written to players
+	Writes       int64 // writes to players
+	Jumps        int64 // jumps of slow players to a newer key frame
+	JumpedFrames int64 // packets of their streams that they were past then
+	JumpedBytes  int64 // bytes that they did not get
+	Stuck        int64 // players disconnected because they took nothing
+	ReaderJumps  int64 // jumps of packet readers
+	Gather       time.Duration
 	// Join counts players by the time from Play to the last byte of their first
 	// frame, cumulated: Join[i] took JoinBuckets[i] or less; the last is all.
 	Join    [len(JoinBuckets) + 1]int64
@@ -233,7 +234,7 @@ func (h *Hub) Stats() Stats {
 	st := Stats{
 		Publishers: c.Publishers.Load(), Players: c.Players.Load(), Streams: int64(n), BytesIn: c.BytesIn.Load(),
 		PacketsIn: c.PacketsIn.Load(), BytesOut: c.BytesOut.Load(), Writes: c.Writes.Load(), Jumps: c.Jumps.Load(),
-		JumpedBytes: c.JumpedBytes.Load(), Stuck: c.Stuck.Load(), ReaderJumps: c.ReaderJumps.Load(),
+		JumpedFrames: c.JumpedFrames.Load(), JumpedBytes: c.JumpedBytes.Load(), Stuck: c.Stuck.Load(), ReaderJumps: c.ReaderJumps.Load(),
 		Gather: h.gather.now(), JoinSum: time.Duration(c.JoinNanos.Load()),
 	}
 	sum := int64(0)

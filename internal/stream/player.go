@@ -350,6 +350,9 @@ func (p *Player) place() (f *feed, head []byte, limit int64) {
 			return f, head, limit
 		}
 		m := f.marks[f.key]
+		if p.begun { // it has jumped
+			s.hub.stats.JumpedFrames.Add(int64(m.seq - p.seq))
+		}
 		head = append(p.pending, s.encodeHeader(&want, !p.begun, m.seq)...)
 		p.pos, p.seq, p.pending, p.begun, p.seek = m.at, m.seq, nil, true, false
 		return f, head, limit

@@ -661,6 +661,9 @@ func TestSlowPlayerJumps(t *testing.T) {
 	if slow.Jumps() == 0 || n >= 2000 || prev != last {
 		t.Errorf("slow player got %d frames with %d jumps, the last at %d: %v", n, slow.Jumps(), prev, slow.Err())
 	}
+	if lost := h.Stats().JumpedFrames; lost != int64(2001-n) {
+		t.Errorf("%d frames counted as jumped over, of 2001 the player got %d", lost, n)
+	}
 	if fast.Jumps() != 0 {
 		t.Errorf("the fast player jumped %d times", fast.Jumps())
 	}
