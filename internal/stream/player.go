@@ -423,11 +423,15 @@ func (p *Player) write(head, body []byte) error {
 			bufs = append(bufs, b)
 		}
 	}
-	for len(bufs) > 0 {
-		if err := p.conn.SetWriteDeadline(time.Now().Add(p.s.hub.opt.StuckAfter)); err != nil {
+	limit := p.s.hub.opt.StuckAfter
+	look, held := limit, -1
+	if p.raw != nil {
+		look = limit / 8 // TLS cannot go on after a deadline
+	}
+	for moved := time.Now(); len(bufs) > 0; {
+		if err := p.conn.SetWriteDeadline(time.Now().Add(look)); err != nil {
 			return err
 		}
-		held := -1
 		if p.raw != nil {
 			held = unsent(p.raw)
 		}
@@ -436,10 +440,13 @@ func (p *Player) write(head, body []byte) error {
 		p.s.hub.stats.BytesOut.Add(n)
 		p.s.hub.stats.Writes.Add(1)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
-			if p.raw != nil && (n > 0 || unsent(p.raw) < held) { // TLS cannot go on after a deadline
-				continue
+			switch {
+			case p.raw != nil && (n > 0 || unsent(p.raw) < held):
+				moved = time.Now()
+			case time.Since(moved) >= limit || p.raw == nil:
+				return ErrStuck
 			}
-			return ErrStuck
+			continue
 		}
 		if err != nil {
 			return err

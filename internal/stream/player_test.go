@@ -60,6 +60,7 @@ func TestSlowPlayerIsNotStuck(t *testing.T) {
 		case <-tick.C:
 		}
 	}
+	stopped := time.Now()
 	for over := false; !over; pkt.DTS += 40 { // now it takes nothing
 		write(t, p, pkt)
 		select {
@@ -70,6 +71,9 @@ func TestSlowPlayerIsNotStuck(t *testing.T) {
 	}
 	if player.Err() != ErrStuck {
 		t.Errorf("the player ended with %v, want ErrStuck", player.Err())
+	}
+	if d := time.Since(stopped); d > stuckAfter*8/5 {
+		t.Errorf("it ended %v after it took something last, want %v", d, stuckAfter)
 	}
 }
 
