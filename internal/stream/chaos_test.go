@@ -59,6 +59,8 @@ type chaos struct {
 	work sync.WaitGroup
 	sent atomic.Int64 // bytes, as players say
 
+	quiet bool // players give no orders, which would wake others too
+
 	mu   sync.Mutex
 	pubs []turn   // in the order of their numbers
 	said []string // failures
@@ -86,7 +88,7 @@ func newChaos(t *testing.T, seed uint64) *chaos {
 		h.gather.value.Store(int64(pick(3, 20)) * int64(ms))
 		h.gather.looked.Store(time.Now().Add(time.Hour).UnixNano()) // keep it
 	}
-	return &chaos{t: t, seed: seed, hub: h, stop: make(chan struct{})}
+	return &chaos{t: t, seed: seed, hub: h, stop: make(chan struct{}), quiet: r.IntN(3) == 0}
 }
 
 // fail notes what is wrong; the first few are told.
@@ -725,14 +727,14 @@ type bare struct{ net.Conn }
 type moody struct {
 	net.Conn
 	r     *rand.Rand
-	sloth int // of 100 reads so many are late
-	stop  chan struct{}
+	sloth int           // of 100 reads so many are late
+	hurry chan struct{} // until this is closed
 }
 
 func (m *moody) Read(b []byte) (int, error) {
 	if m.r.IntN(100) < m.sloth {
 		select {
-		case <-m.stop:
+		case <-m.hurry:
 			m.sloth = 0
 		case <-time.After(time.Duration(m.r.IntN(60)) * ms):
 		}
@@ -775,7 +777,7 @@ func (c *chaos) player(s *Stream, r *rand.Rand) {
 		return
 	}
 	w := &wire{checker: &checker{c: c, s: s}, format: f}
-	m := &moody{Conn: cli, r: rand.New(rand.NewPCG(r.Uint64(), 0)), stop: p.done}
+	m := &moody{Conn: cli, r: rand.New(rand.NewPCG(r.Uint64(), 0)), hurry: make(chan struct{})}
 	if r.IntN(3) == 0 {
 		m.sloth = r.IntN(40)
 	}
@@ -785,16 +787,27 @@ func (c *chaos) player(s *Stream, r *rand.Rand) {
 	finished := make(chan struct{})
 	go func() { // ends with the player
 		defer close(finished)
-		for {
+		for over := false; !over; {
 			select {
 			case <-p.Done():
-				return
 			case <-time.After(time.Duration(r.IntN(40)) * ms):
+			}
+			s.mu.Lock()
+			over = s.ended // then the player ends by itself
+			s.mu.Unlock()
+			select {
+			case <-p.Done():
+				over = true
+			default:
+			}
+			if over {
+				break
 			}
 			switch n := r.IntN(60); {
 			case n == 0:
 				left = true
 				cli.Close()
+			case c.quiet:
 			case n == 1:
 				left = true
 				p.Close(errChaos)
@@ -820,16 +833,12 @@ func (c *chaos) player(s *Stream, r *rand.Rand) {
 				p.SetTracks(audio, video)
 			}
 		}
+		close(m.hurry)
+		<-p.Done()
 	}()
 	met, wrong := w.run()
-	select {
-	case <-p.Done():
-	case <-time.After(10 * time.Second):
-		if left = true; !wrong && !errors.Is(met, net.ErrClosed) && !errors.Is(met, io.ErrClosedPipe) {
-			c.fail("player does not end after %v", met)
-		}
-		p.Close(errChaos)
-		<-p.Done()
+	if wrong {
+		cli.Close()
 	}
 	<-finished
 	c.sent.Add(p.Sent())

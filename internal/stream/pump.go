@@ -35,7 +35,8 @@ const (
 	pumpBatch = 128
 )
 
-// hand gives a pump a player that has all that was flushed. f.mu is held.
+// hand gives a pump a player that has all that was flushed, and no orders.
+// f.mu is held.
 func (f *feed) hand(p *Player) {
 	var u *pump
 	for _, o := range f.pumps {
@@ -51,9 +52,6 @@ func (f *feed) hand(p *Player) {
 	}
 	u.joined = append(u.joined, p)
 	u.n++
-	if p.dirty.Load() { // an order came while it belonged to nobody
-		u.wake()
-	}
 }
 
 func (u *pump) wake() {

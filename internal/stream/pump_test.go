@@ -68,6 +68,20 @@ func TestPumpOfManyPlayers(t *testing.T) {
 	if n := s.Info().Players; n != players/2 {
 		t.Errorf("%d players, want %d", n, players/2)
 	}
+	odd := play(t, s, Format{Wire: FLV, NoAudio: true})
+	odd.read(t, 1)
+	s.mu.Lock()
+	if n := len(s.feeds); n != 2 {
+		t.Errorf("%d feeds of two formats", n)
+	}
+	s.mu.Unlock()
+	odd.Close(net.ErrClosed)
+	<-odd.Done()
+	s.mu.Lock()
+	if n := len(s.feeds); n != 1 {
+		t.Errorf("%d feeds when one has lost its players", n)
+	}
+	s.mu.Unlock()
 	p.End(EndKicked)
 	for _, one := range all {
 		<-one.Done()

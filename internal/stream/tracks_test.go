@@ -94,7 +94,11 @@ func TestTracksChangeWhilePacketsGather(t *testing.T) {
 		one.read(t, 3)
 		write(t, p, video(40, false, "v40"), audio(45, "a45"), video(80, false, "v80"))
 		one.SetTracks(false, true)
+		at := time.Now()
 		equal(t, "what has gathered", one.read(t, 3), []string{"v40@40", "a45@45", "v80@80"})
+		if d := time.Since(at); d != 0 {
+			t.Errorf("it took %v", d)
+		}
 		synctest.Wait()
 		write(t, p, audio(85, "a85"), video(120, false, "v120"))
 		equal(t, "then", one.read(t, 1), []string{"v120@120"})
