@@ -5,7 +5,8 @@
 // cursor. A [Reader] walks over packets and is what packagers and recorders
 // use. A [Player] is a socket: it walks over a feed, which is the same log
 // encoded once in one wire format, so that the same bytes go to all of its
-// players. Whoever falls behind jumps to the newest key frame.
+// players. Whoever falls behind jumps to the newest key frame; a player hears
+// the sound alone while there is none.
 //
 // A feed is written to the sockets of its players by pumps, a goroutine for
 // each processor in use, in one write each, without waiting. A player whose

@@ -140,8 +140,8 @@ func (p *Player) Inject(b []byte) error {
 // maxInject bounds what is waiting to be injected.
 const maxInject = 64 << 10
 
-// SetTracks chooses what the player gets from now on. Video comes back with
-// the next key frame.
+// SetTracks chooses what the player gets from the next packet on, or if it is
+// behind, once it is not. Video comes back with the next key frame.
 func (p *Player) SetTracks(audio, video bool) {
 	p.order(func() { p.orders.want.NoAudio, p.orders.want.NoVideo = !audio, !video })
 }

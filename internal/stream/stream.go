@@ -252,10 +252,11 @@ func (s *Stream) trim() {
 		keep = min(keep, max(r.next, s.first))
 	}
 	if keep < entry {
-		least := s.size - int64(s.hub.opt.ReaderBytes)
+		at := s.size
 		if s.cached {
-			least = s.packets[s.gop-s.first].at - int64(s.hub.opt.ReaderBytes)
+			at = s.packets[s.gop-s.first].at
 		}
+		least := at - int64(s.hub.opt.ReaderBytes)
 		n := sort.Search(int(entry-s.first), func(i int) bool { return s.packets[i].at >= least })
 		keep = max(keep, s.first+uint64(n))
 	}
