@@ -95,7 +95,7 @@ const (
 // block is a piece of a feed: ready bytes that only grow at the end. It always
 // begins and ends with whole packets.
 type block struct {
-	at int64 // position in the feed of buf[0]
+	at int64 // position in the feed of b[0]
 	b  []byte
 }
 
