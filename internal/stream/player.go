@@ -93,6 +93,10 @@ func (s *Stream) Play(o PlayerOptions) (*Player, error) {
 	return p, nil
 }
 
+// maxUnsent is how many bytes the kernel may hold for a player besides what is
+// on its way to it, where that can be limited.
+const maxUnsent = 256 << 10
+
 // socket returns the socket that a connection is, nil if it is none.
 func socket(c net.Conn) syscall.RawConn {
 	if c, ok := c.(syscall.Conn); ok {

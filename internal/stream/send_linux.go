@@ -36,10 +36,6 @@ func unsent(c syscall.RawConn) int {
 	return int(n)
 }
 
-// maxUnsent is how many bytes the kernel may hold for a player besides what is
-// on its way to him.
-const maxUnsent = 256 << 10
-
 // limitUnsent makes a socket full at maxUnsent. Otherwise the send buffer of a
 // player that reads slowly grows to megabytes before anybody notices that it
 // is slow, and sending to all others gets dearer: what is copied there is in
