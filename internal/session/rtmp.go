@@ -56,10 +56,11 @@ func (s *Server) ServeRTMP(ctx context.Context, ln net.Listener, secure bool) er
 // rtmpClient is an RTMP connection. It belongs to one goroutine.
 type rtmpClient struct {
 	*Server
-	ss       *session
-	nc       net.Conn
-	conn     *rtmp.Conn
-	protocol string
+	ss        *session
+	nc        net.Conn
+	conn      *rtmp.Conn
+	protocol  string
+	published bool
 }
 
 // run serves the connection to its end. It does one thing at a time: a client
@@ -87,9 +88,14 @@ func (c *rtmpClient) run(ctx context.Context) {
 	}
 }
 
-// fail notes that a connection has ended that was doing nothing.
+// fail notes that a connection has ended that was doing nothing. One that has
+// published before has done what it came for, however it is closed then.
 func (c *rtmpClient) fail(err error) {
 	if err == io.EOF || errors.Is(err, net.ErrClosed) {
+		return
+	}
+	if c.published {
+		c.log.Debug("RTMP connection ended", "client", c.ss.addr, "err", err)
 		return
 	}
 	c.unfit.Add(1)
@@ -141,6 +147,7 @@ func (c *rtmpClient) publish(ctx context.Context, cmd rtmp.Command) (again bool)
 		return false
 	}
 	defer pub.End(stream.EndReset) // if nothing else has
+	c.published = true
 	c.begin(c.ss, c.protocol, grant, pub, c.conn, nil)
 	err = c.conn.AcceptPublish(cmd, rtmp.Status{Description: access.PublishSuccess})
 	if err == nil {

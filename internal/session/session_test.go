@@ -635,7 +635,7 @@ func TestPublishTwice(t *testing.T) {
 	if _, err := io.Copy(io.Discard, raw); err != nil {
 		t.Errorf("idle after closeStream: %v", err)
 	}
-	if st := n.Stats(); st.Started[Kind{access.Publish, access.RTMP}] != 2 || st.Unfit != 1 {
+	if st := n.Stats(); st.Started[Kind{access.Publish, access.RTMP}] != 2 || st.Unfit != 0 {
 		t.Errorf("stats %+v", st)
 	}
 }
