@@ -1,6 +1,7 @@
 package access
 
 import (
+	"bufio"
 	"compress/gzip"
 	"context"
 	"encoding/binary"
@@ -254,8 +255,15 @@ func TestExternalEndless(t *testing.T) {
 			c.transport.DialContext = func(context.Context, string, string) (net.Conn, error) {
 				dialled++
 				client, server := net.Pipe()
-				servers.Go(func() { io.Copy(io.Discard, server) }) // both end when the client closes
-				servers.Go(func() { tt.answer(server); server.Close() })
+				servers.Go(func() { // both end when the client closes
+					// An answer before the question would be refused as unsolicited.
+					asked := bufio.NewReader(server)
+					if r, err := http.ReadRequest(asked); err == nil {
+						io.Copy(io.Discard, r.Body)
+						servers.Go(func() { tt.answer(server); server.Close() })
+					}
+					io.Copy(io.Discard, asked)
+				})
 				return counted{client, &read}, nil
 			}
 			start := time.Now()
