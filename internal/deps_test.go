@@ -21,7 +21,7 @@ const picture = `
 	session hls
 	access
 	stream
-	policy
+	event policy
 	media/rtmp
 	media/flv media/mpegts
 	media/av media/amf media/m3u8

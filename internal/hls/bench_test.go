@@ -23,7 +23,7 @@ func benchmarkServer(b *testing.B) (*Server, *view) {
 	gate := access.NewGate(func() *policy.Set { return set })
 	srv := NewServer(hub, gate, Options{})
 	app := policy.DefaultApp("live")
-	pub, err := hub.Publish(stream.Key{Space: "default", App: "live", Name: "s1"}, &app)
+	pub, err := hub.Publish(stream.Key{Space: "default", App: "live", Name: "s1"}, &app, stream.Push{})
 	if err != nil {
 		b.Fatal(err)
 	}

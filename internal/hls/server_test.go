@@ -64,7 +64,7 @@ func inBubble(t *testing.T, change func(*policy.App), f func(n *node)) {
 // configs. It ends with the returned function.
 func (n *node) publish(name string, e *encoder, configs ...av.Packet) (stop func(stream.EndReason)) {
 	n.t.Helper()
-	pub, err := n.hub.Publish(stream.Key{Space: "default", App: "live", Name: name}, &n.app)
+	pub, err := n.hub.Publish(stream.Key{Space: "default", App: "live", Name: name}, &n.app, stream.Push{})
 	if err != nil {
 		n.t.Fatal(err)
 	}
@@ -365,7 +365,7 @@ func TestVhost(t *testing.T) {
 func TestWaiting(t *testing.T) {
 	inBubble(t, nil, func(n *node) {
 		// Nothing comes but a configuration.
-		pub, err := n.hub.Publish(stream.Key{Space: "default", App: "live", Name: "s1"}, &n.app)
+		pub, err := n.hub.Publish(stream.Key{Space: "default", App: "live", Name: "s1"}, &n.app, stream.Push{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -668,7 +668,7 @@ func TestFloods(t *testing.T) {
 		}
 	})
 	inBubble(t, nil, func(n *node) {
-		pub, err := n.hub.Publish(stream.Key{Space: "default", App: "live", Name: "s1"}, &n.app)
+		pub, err := n.hub.Publish(stream.Key{Space: "default", App: "live", Name: "s1"}, &n.app, stream.Push{})
 		if err != nil {
 			t.Fatal(err)
 		}

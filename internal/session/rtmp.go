@@ -134,7 +134,7 @@ func (c *rtmpClient) publish(ctx context.Context, cmd rtmp.Command) (again bool)
 	var pub *stream.Publication
 	r, grant, err := c.admit(ctx, access.Publish, cmd)
 	if err == nil {
-		pub, err = c.hub.Publish(grant.Key(), grant.App())
+		pub, err = c.hub.Publish(grant.Key(), grant.App(), stream.Push{})
 		if err == stream.ErrPublished {
 			err = grant.Deny(access.StreamExists)
 		}

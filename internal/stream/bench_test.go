@@ -21,7 +21,7 @@ func BenchmarkFanOut(b *testing.B) {
 	const players = 200
 	h := NewHub(Options{GatherCeiling: -1, MaxPacketRate: 1 << 30, MaxByteRate: 1 << 40})
 	defer h.Close(context.Background())
-	p, err := h.Publish(key, app(func(a *policy.App) { a.MaxLead = 0 }))
+	p, err := h.Publish(key, app(func(a *policy.App) { a.MaxLead = 0 }), Push{})
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -72,7 +72,7 @@ func cpu() time.Duration {
 func BenchmarkWrite(b *testing.B) {
 	h := NewHub(Options{MaxPacketRate: 1 << 30, MaxByteRate: 1 << 40})
 	defer h.Close(context.Background())
-	p, err := h.Publish(key, app(func(a *policy.App) { a.MaxLead = 0 }))
+	p, err := h.Publish(key, app(func(a *policy.App) { a.MaxLead = 0 }), Push{})
 	if err != nil {
 		b.Fatal(err)
 	}

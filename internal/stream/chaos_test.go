@@ -203,7 +203,7 @@ func (c *chaos) publisher(key Key, r *rand.Rand) {
 			a.MaxLead, a.Takeover = ahead, r.IntN(3) == 0
 		})
 		c.mu.Lock() // numbers are given in order
-		p, err := c.hub.Publish(key, a)
+		p, err := c.hub.Publish(key, a, Push{})
 		if err != nil {
 			c.mu.Unlock()
 			if err == ErrClosed {

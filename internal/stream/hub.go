@@ -52,6 +52,12 @@ type Options struct {
 	ReaderBytes   int           // a packet reader this far behind jumps; default 32 MiB
 	MaxByteRate   int           // bytes per second of one publisher; default 32 MiB
 	MaxPacketRate int           // packets per second of one publisher; default 5000
+
+	// Began and Ended are told of every publication, in the order in which it
+	// happens: of a takeover the end before the beginning. They are called with
+	// locks held, so they must neither wait nor call the hub. Ended may read the
+	// publication's Reason.
+	Began, Ended func(*Publication)
 }
 
 func (o *Options) defaults() {
@@ -67,6 +73,12 @@ func (o *Options) defaults() {
 	set(&o.ReaderBytes, 32<<20)
 	set(&o.MaxByteRate, 32<<20)
 	set(&o.MaxPacketRate, 5000)
+	if o.Began == nil {
+		o.Began = func(*Publication) {}
+	}
+	if o.Ended == nil {
+		o.Ended = func(*Publication) {}
+	}
 }
 
 func set[T int | time.Duration](v *T, def T) {
@@ -122,10 +134,10 @@ func (h *Hub) Streams() []*Stream {
 }
 
 // Publish makes the caller the publisher of a stream, under the policy app,
-// which it keeps. A stream has one publisher: a second one gets ErrPublished,
+// which it keeps, as push, which the hub only keeps. A stream has one publisher: a second one gets ErrPublished,
 // unless the first has been silent for the app's StaleAfter or the app lets
 // the new one take over, which ends the first.
-func (h *Hub) Publish(key Key, app *policy.App) (*Publication, error) {
+func (h *Hub) Publish(key Key, app *policy.App, push Push) (*Publication, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed {
@@ -151,9 +163,10 @@ func (h *Hub) Publish(key Key, app *policy.App) (*Publication, error) {
 			return nil, ErrPublished
 		}
 	}
-	p := newPublication(s, app, now)
+	p := newPublication(s, app, push, now)
 	s.attach(p, now)
 	h.stats.Publishers.Add(1)
+	h.opt.Began(p)
 	return p, nil
 }
 

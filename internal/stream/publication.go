@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"weir/internal/event"
 	"weir/internal/media/av"
 	"weir/internal/policy"
 )
@@ -37,11 +38,19 @@ type Ended struct{ Reason EndReason }
 
 func (e *Ended) Error() string { return "publication ended: " + e.Reason.String() }
 
+// Push is who publishes: what facts about a publication say of it.
+type Push struct {
+	Sequence string // names the push for ever; see event.Event
+	Session  string // of the client
+	Client   event.Client
+}
+
 // Publication is one publisher's turn at a stream. One goroutine writes
 // packets; everything else may be called from any.
 type Publication struct {
 	s     *Stream
 	app   *policy.App
+	push  Push
 	start time.Time
 
 	active atomic.Int64 // time of the last packet, ns after start
@@ -58,10 +67,10 @@ type Publication struct {
 	data        bucket
 }
 
-func newPublication(s *Stream, app *policy.App, now time.Time) *Publication {
+func newPublication(s *Stream, app *policy.App, push Push, now time.Time) *Publication {
 	o := &s.hub.opt
 	p := &Publication{
-		s: s, app: app, start: now, done: make(chan struct{}),
+		s: s, app: app, push: push, start: now, done: make(chan struct{}),
 		// A burst of as much media as a publisher may be ahead is no excess.
 		bytes: newBucket(float64(o.MaxByteRate), now),
 		pkts:  newBucket(float64(o.MaxPacketRate), now),
@@ -88,6 +97,9 @@ func (p *Publication) Stream() *Stream { return p.s }
 
 // App returns the policy that the publication began with.
 func (p *Publication) App() *policy.App { return p.app }
+
+// Push returns who publishes.
+func (p *Publication) Push() *Push { return &p.push }
 
 // Start returns when the publication began.
 func (p *Publication) Start() time.Time { return p.start }
@@ -169,6 +181,7 @@ func (p *Publication) checkIdle() {
 func (p *Publication) End(r EndReason) {
 	p.once.Do(func() {
 		p.reason = r
+		p.s.hub.opt.Ended(p) // before anybody else can begin
 		p.s.detach(p, r)
 		p.idle.Stop()
 		p.s.hub.stats.Publishers.Add(-1)
@@ -179,7 +192,8 @@ func (p *Publication) End(r EndReason) {
 // Done is closed when the publication has ended, whoever ended it.
 func (p *Publication) Done() <-chan struct{} { return p.done }
 
-// Reason returns why the publication ended. It is valid once Done is closed.
+// Reason returns why the publication ended. It is valid once Done is closed,
+// and in Options.Ended.
 func (p *Publication) Reason() EndReason { return p.reason }
 
 // bucket is a token bucket that holds ten seconds' worth.

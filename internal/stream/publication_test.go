@@ -3,6 +3,9 @@ package stream
 import (
 	"context"
 	"errors"
+	"strconv"
+	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -133,6 +136,47 @@ func TestEndReasons(t *testing.T) {
 	for r, want := range map[EndReason]string{EndClosed: "closed", EndRevoked: "revoked", 0: "unknown", 99: "unknown"} {
 		if got := (&Ended{r}).Error(); got != "publication ended: "+want {
 			t.Errorf("error of reason %d = %q, want %q", r, got, want)
+		}
+	}
+}
+
+// TestFactsAreInOrder lets publishers take over from each other and leave at
+// the same moment: the hub tells of each end before the next beginning.
+func TestFactsAreInOrder(t *testing.T) {
+	var mu sync.Mutex
+	var told []string
+	note := func(what string) func(*Publication) {
+		return func(p *Publication) {
+			mu.Lock()
+			defer mu.Unlock()
+			told = append(told, what+" "+p.Push().Sequence)
+		}
+	}
+	h := NewHub(Options{Began: note("began"), Ended: note("ended")})
+	a := app()
+	a.Takeover = true
+	var wg sync.WaitGroup
+	for i := range 50 {
+		wg.Go(func() {
+			p, err := h.Publish(key, a, Push{Sequence: strconv.Itoa(i)})
+			if err != nil {
+				t.Errorf("Publish: %v", err)
+				return
+			}
+			p.End(EndClosed)
+		})
+	}
+	wg.Wait()
+	if err := h.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if len(told) != 100 {
+		t.Fatalf("the hub told of %d beginnings and ends, want 100", len(told))
+	}
+	for i := 0; i < len(told); i += 2 {
+		began, seq, _ := strings.Cut(told[i], " ")
+		if began != "began" || told[i+1] != "ended "+seq {
+			t.Fatalf("the hub told of %q, then %q", told[i], told[i+1])
 		}
 	}
 }

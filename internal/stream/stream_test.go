@@ -50,7 +50,7 @@ var key = Key{"default", "live", "s"}
 
 func publish(t *testing.T, h *Hub, a *policy.App) *Publication {
 	t.Helper()
-	p, err := h.Publish(key, a)
+	p, err := h.Publish(key, a, Push{})
 	if err != nil {
 		t.Fatalf("Publish(%v) = %v", key, err)
 	}
@@ -201,11 +201,11 @@ func TestOnePublisher(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
 		p := publish(t, h, app())
-		if _, err := h.Publish(key, app()); err != ErrPublished {
+		if _, err := h.Publish(key, app(), Push{}); err != ErrPublished {
 			t.Errorf("second Publish = %v, want ErrPublished", err)
 		}
 		time.Sleep(2999 * time.Millisecond)
-		if _, err := h.Publish(key, app()); err != ErrPublished {
+		if _, err := h.Publish(key, app(), Push{}); err != ErrPublished {
 			t.Errorf("Publish after 2.999 s of silence = %v, want ErrPublished", err)
 		}
 		time.Sleep(ms)
@@ -398,7 +398,7 @@ func TestCloseGivesUp(t *testing.T) {
 		if p.Reason() != EndShutdown {
 			t.Errorf("publisher ended for %v", p.Reason())
 		}
-		if _, err := h.Publish(key, app()); err != ErrClosed {
+		if _, err := h.Publish(key, app(), Push{}); err != ErrClosed {
 			t.Errorf("Publish to a closed hub = %v", err)
 		}
 		if _, err := p.Stream().Play(PlayerOptions{Conn: srv}); err != ErrClosed {
