@@ -329,7 +329,7 @@ func (p *Packager) admit(isVideo bool, pkt *av.Packet) bool {
 // compareSets makes a discontinuity of a key frame that has other parameter
 // sets in it than the one before had, or than the configuration has.
 func (p *Packager) compareSets(pkt *av.Packet) {
-	sets, configured := parameterSets(pkt.Codec, p.video.config, pkt.Frame)
+	sets, configured := av.ParameterSets(pkt.Codec, p.video.config, pkt.Frame)
 	if len(sets) == 0 {
 		return
 	}
@@ -342,40 +342,6 @@ func (p *Packager) compareSets(pkt *av.Packet) {
 		p.fresh, p.needKey = false, false // this is the key frame
 	}
 	p.sets = sets
-}
-
-// parameterSets returns the sequence parameter sets in a frame and those in
-// the configuration.
-func parameterSets(codec av.Codec, config, frame []byte) (inFrame, inConfig []byte) {
-	var lengthSize int
-	isSPS := func(u []byte) bool { return av.H264Type(u) == av.H264SPS }
-	switch codec {
-	case av.H264:
-		c, err := av.ParseAVCConfig(config)
-		if err != nil {
-			return nil, nil
-		}
-		lengthSize, inConfig = c.LengthSize, bytes.Join(c.SPS, nil)
-	case av.HEVC:
-		c, err := av.ParseHEVCConfig(config)
-		if err != nil {
-			return nil, nil
-		}
-		lengthSize, inConfig = c.LengthSize, bytes.Join(c.SPS, nil)
-		isSPS = func(u []byte) bool { return av.HEVCType(u) == av.HEVCSPS }
-	default:
-		return nil, nil
-	}
-	for len(frame) > 0 {
-		u, rest, err := av.NextNALU(frame, lengthSize)
-		if err != nil {
-			break
-		}
-		if frame = rest; len(u) > 0 && isSPS(u) {
-			inFrame = append(inFrame, u...)
-		}
-	}
-	return inFrame, inConfig
 }
 
 // limit returns the longest that the segment in the making may become, in ms.

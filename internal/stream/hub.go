@@ -98,7 +98,8 @@ type Hub struct {
 	closed    bool
 	streams   map[Key]*Stream
 	onPublish []func(context.Context, *Stream)
-	tasks     sync.WaitGroup // functions of OnPublish, players, pumps
+	follow    []func(context.Context, *Stream, *Reader)
+	tasks     sync.WaitGroup // functions of OnPublish and Follow, players, pumps
 }
 
 // NewHub returns an empty hub. The caller ends it with Close.
@@ -113,6 +114,11 @@ func NewHub(o Options) *Hub {
 // stream's first publication on. Its context ends with the stream. It is
 // called before the hub is used.
 func (h *Hub) OnPublish(f func(context.Context, *Stream)) { h.onPublish = append(h.onPublish, f) }
+
+// Follow is OnPublish for those that must not miss a packet: f gets a Reader
+// that stands before the stream's first one. The hub closes it when f returns; f
+// itself closes it as soon as it does not want the stream.
+func (h *Hub) Follow(f func(context.Context, *Stream, *Reader)) { h.follow = append(h.follow, f) }
 
 // Find returns the stream of that name, or nil. A stream whose publisher left
 // is found until its hold time is over.
@@ -152,6 +158,10 @@ func (h *Hub) Publish(key Key, app *policy.App, push Push) (*Publication, error)
 		ctx, s.cancel = context.WithCancel(context.Background())
 		for _, f := range h.onPublish {
 			h.tasks.Go(func() { f(ctx, s) }) // ends when f has seen the stream's end
+		}
+		for _, f := range h.follow {
+			r := s.NewReader()
+			h.tasks.Go(func() { defer r.Close(); f(ctx, s, r) }) // as above
 		}
 	} else if old, live := s.publication(); live {
 		switch {

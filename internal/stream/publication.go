@@ -57,6 +57,7 @@ type Publication struct {
 	held   atomic.Bool  // WritePacket is holding the publisher back: its silence is ours
 	once   sync.Once
 	reason EndReason
+	ended  time.Time
 	done   chan struct{}
 	idle   *time.Timer
 
@@ -180,7 +181,7 @@ func (p *Publication) checkIdle() {
 // End ends the publication; only the first reason counts.
 func (p *Publication) End(r EndReason) {
 	p.once.Do(func() {
-		p.reason = r
+		p.reason, p.ended = r, time.Now()
 		p.s.hub.opt.Ended(p) // before anybody else can begin
 		p.s.detach(p, r)
 		p.idle.Stop()
@@ -195,6 +196,9 @@ func (p *Publication) Done() <-chan struct{} { return p.done }
 // Reason returns why the publication ended. It is valid once Done is closed,
 // and in Options.Ended.
 func (p *Publication) Reason() EndReason { return p.reason }
+
+// EndTime returns when the publication ended. It is valid when Reason is.
+func (p *Publication) EndTime() time.Time { return p.ended }
 
 // bucket is a token bucket that holds ten seconds' worth.
 type bucket struct {

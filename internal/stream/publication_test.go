@@ -3,6 +3,7 @@ package stream
 import (
 	"context"
 	"errors"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -179,4 +180,53 @@ func TestFactsAreInOrder(t *testing.T) {
 			t.Fatalf("the hub told of %q, then %q", told[i], told[i+1])
 		}
 	}
+}
+
+// What follows a stream sees it from its first packet on, however late it
+// begins to read, and knows whose each packet is.
+func TestFollow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t, Options{})
+		type read struct {
+			id  string
+			pub *Publication
+		}
+		start, got := make(chan struct{}), make(chan []read, 1)
+		h.Follow(func(_ context.Context, _ *Stream, r *Reader) {
+			<-start
+			var list []read
+			for {
+				p, err := r.ReadPacket()
+				if err != nil {
+					got <- list
+					return
+				}
+				if p.Kind == av.Video && !p.Config {
+					list = append(list, read{string(p.Frame[5:]), r.Publication()})
+				}
+			}
+		})
+		first := publish(t, h, app())
+		for i, id := range []string{"a", "b", "c", "d"} {
+			if err := first.WritePacket(video(int64(i*40), i%2 == 0, id)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		began := time.Now()
+		time.Sleep(time.Second)
+		first.End(EndClosed)
+		second := publish(t, h, app())
+		if err := second.WritePacket(video(0, true, "e")); err != nil {
+			t.Fatal(err)
+		}
+		close(start)
+		second.End(EndKicked)
+		want := []read{{"a", first}, {"b", first}, {"c", first}, {"d", first}, {"e", second}}
+		if list := <-got; !slices.Equal(list, want) {
+			t.Errorf("read %v, want %v", list, want)
+		}
+		if d := first.EndTime().Sub(began); d != time.Second {
+			t.Errorf("EndTime is %v after the last packet, want 1s", d)
+		}
+	})
 }

@@ -57,7 +57,8 @@ type Stream struct {
 // logged is a packet in the log.
 type logged struct {
 	av.Packet
-	at int64 // size of all packets before it
+	pub *Publication // whose it is
+	at  int64        // size of all packets before it
 }
 
 // packetCost is about what a packet takes in memory besides its bytes.
@@ -205,7 +206,7 @@ func (s *Stream) admit(t *track, p *av.Packet, now time.Time) bool {
 // append adds p to the log, wakes readers and feeds, and lets go of packets
 // that nobody can want.
 func (s *Stream) append(p av.Packet, now time.Time) {
-	s.packets = append(s.packets, logged{p, s.size})
+	s.packets = append(s.packets, logged{p, s.pub, s.size})
 	s.size += int64(len(p.Tag) + packetCost)
 	// Without video every frame of audio is a place to start.
 	if p.Key || p.Kind == av.Audio && !p.Config && !s.video.seen() {
@@ -339,7 +340,8 @@ type Reader struct {
 	next   uint64
 	closed bool
 	jumps  uint64
-	jumped bool // the next packet is the first after a jump
+	jumped bool         // the next packet is the first after a jump
+	pub    *Publication // of the packet read last
 }
 
 // NewReader returns a Reader that starts with metadata and codec configuration
@@ -367,7 +369,10 @@ func (r *Reader) ReadPacket() (av.Packet, error) {
 			return av.Packet{}, io.EOF
 		case len(r.queue) > 0:
 			p := r.queue[0]
-			r.queue = r.queue[1:]
+			r.queue, r.pub = r.queue[1:], s.pub
+			if i := max(r.next, s.first); i < s.next() {
+				r.pub = s.packets[i-s.first].pub // of the frames that it goes before
+			}
 			return r.mark(p), nil
 		case r.next < s.first: // fell behind: the newest key frame, or what there is
 			r.jumps++
@@ -375,9 +380,10 @@ func (r *Reader) ReadPacket() (av.Packet, error) {
 			r.next, r.jumped = s.entry(), true
 			r.queue = s.header(r.next)
 		case r.next < s.next():
-			p := s.packets[r.next-s.first].Packet
+			p := &s.packets[r.next-s.first]
 			r.next++
-			return r.mark(p), nil
+			r.pub = p.pub
+			return r.mark(p.Packet), nil
 		case s.ended:
 			return av.Packet{}, io.EOF
 		default:
@@ -392,6 +398,10 @@ func (r *Reader) mark(p av.Packet) av.Packet {
 	r.jumped = false
 	return p
 }
+
+// Publication returns the publication that the packet read last came from. It
+// is for the goroutine that reads.
+func (r *Reader) Publication() *Publication { return r.pub }
 
 // Jumps returns how often the reader fell behind and jumped to a key frame.
 func (r *Reader) Jumps() uint64 {

@@ -1,6 +1,9 @@
 package av
 
-import "errors"
+import (
+	"bytes"
+	"errors"
+)
 
 // MaxNALUs is the most NAL units that an access unit may have.
 const MaxNALUs = 2048
@@ -159,4 +162,38 @@ func (r *rbsp) seiNumber() (int, bool) {
 			return n, true
 		}
 	}
+}
+
+// ParameterSets returns the sequence parameter sets in a frame of H.264 or HEVC,
+// joined, and those in its configuration record; nil of what has none.
+func ParameterSets(codec Codec, config, frame []byte) (inFrame, inConfig []byte) {
+	var lengthSize int
+	isSPS := func(u []byte) bool { return H264Type(u) == H264SPS }
+	switch codec {
+	case H264:
+		c, err := ParseAVCConfig(config)
+		if err != nil {
+			return nil, nil
+		}
+		lengthSize, inConfig = c.LengthSize, bytes.Join(c.SPS, nil)
+	case HEVC:
+		c, err := ParseHEVCConfig(config)
+		if err != nil {
+			return nil, nil
+		}
+		lengthSize, inConfig = c.LengthSize, bytes.Join(c.SPS, nil)
+		isSPS = func(u []byte) bool { return HEVCType(u) == HEVCSPS }
+	default:
+		return nil, nil
+	}
+	for len(frame) > 0 {
+		u, rest, err := NextNALU(frame, lengthSize)
+		if err != nil {
+			break
+		}
+		if frame = rest; len(u) > 0 && isSPS(u) {
+			inFrame = append(inFrame, u...)
+		}
+	}
+	return inFrame, inConfig
 }
