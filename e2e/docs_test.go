@@ -30,7 +30,7 @@ func TestConfigurationIsDocumented(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := map[string]string{}
-	for _, row := range regexp.MustCompile("(?m)^\\| `([a-z._\\[\\]]+)` \\| (?:`(.*?)` )?\\| .").FindAllStringSubmatch(string(text), -1) {
+	for _, row := range regexp.MustCompile("(?m)^\\| `([a-z0-9._\\[\\]]+)` \\| (?:`(.*?)` )?\\| .").FindAllStringSubmatch(string(text), -1) {
 		got[row[1]] = row[2]
 	}
 	want := map[string]string{}

@@ -177,7 +177,8 @@ type App struct {
 	MaxLead     time.Duration `yaml:"max_lead"`     // media a publisher may send ahead of real time before it is read more slowly
 	Takeover    bool          `yaml:"takeover"`     // a second publisher of a name wins; otherwise it is refused
 
-	HLS HLS `yaml:"hls"`
+	HLS    HLS    `yaml:"hls"`
+	Record Record `yaml:"record"`
 }
 
 // DefaultApp returns an app of that name with the default settings.
@@ -204,6 +205,7 @@ func (a *App) SetDefaults() {
 			MaxSegmentSize: 50 << 20,
 		},
 	}
+	a.Record.SetDefaults()
 }
 
 // HLS is how an app's streams are cut into segments.

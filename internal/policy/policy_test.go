@@ -224,3 +224,48 @@ func TestProblems(t *testing.T) {
 		t.Errorf("Problems (-want +got):\n%s", diff)
 	}
 }
+
+// H94 and the other bounds of recording, each crossed.
+func TestRecordProblems(t *testing.T) {
+	good := DefaultApp("live").Record
+	good.Mode, good.Prefix, good.Bucket, good.Cut, good.Splice = RecordAutomatic, "a/b", "archive", time.Minute, 0
+	good.HLS.Callback = "http://127.0.0.1:9/record"
+	for _, c := range []struct {
+		change func(*Record)
+		want   string // "path: message", or none
+	}{
+		{func(r *Record) {}, ""},
+		{func(r *Record) { r.Cut = time.Minute - 1 }, "cut: must be 1m0s to 24h0m0s"},
+		{func(r *Record) { r.Cut = 24*time.Hour + 1 }, "cut: must be 1m0s to 24h0m0s"},
+		{func(r *Record) { r.Splice = -1 }, "splice: must be 0s to 24h0m0s"},
+		{func(r *Record) { r.Splice = 24*time.Hour + 1 }, "splice: must be"},
+		{func(r *Record) { r.Segment = time.Second - 1 }, "segment: must be 1s to 1m0s"},
+		{func(r *Record) { r.Segment = time.Minute + 1 }, "segment: must be"},
+		{func(r *Record) { r.Prefix = "a/../b" }, `prefix: "a/../b" is not a row of names`},
+		{func(r *Record) { r.Prefix = "/a" }, "prefix: "},
+		{func(r *Record) { r.Prefix = strings.Repeat("a/", 128) + "a" }, "prefix: must have 256 characters at most, not 257"},
+		{func(r *Record) { r.Bucket = "a/b" }, `bucket: "a/b" is not a name`},
+		{func(r *Record) { r.Param = "" }, "param: "},
+		{func(r *Record) { r.HLS.Enabled = false; r.HLS.Callback = "" }, "needs a format"},
+		{func(r *Record) { r.HLS.Enabled, r.MP4.Enabled, r.HLS.Callback = false, true, "" }, ""},
+		{func(r *Record) { r.HLS.Enabled, r.MP4.Enabled = false, true }, "hls.callback: is of no use"},
+		{func(r *Record) { r.FLV.Enabled, r.FLV.Callback = true, "ftp://x.example/" }, "flv.callback: must be a URL"},
+		{func(r *Record) { r.KeepAge = time.Hour - 1 }, "keep_age: must be"},
+		{func(r *Record) { r.KeepSize = 1<<20 - 1 }, "keep_size: must be 1MiB or more"},
+		{func(r *Record) { r.Mode = RecordParam + 1 }, "mode: must be"},
+	} {
+		app := DefaultApp("live")
+		app.Record = good
+		c.change(&app.Record)
+		set := &Set{Spaces: []Space{{Name: "a", Apps: []App{app}}}}
+		var got []string
+		for _, p := range set.Problems() {
+			rest := strings.TrimPrefix(strings.TrimPrefix(p.Path, "spaces[0].apps[0].record"), ".")
+			got = append(got, strings.TrimPrefix(rest+": "+p.Message, ": "))
+		}
+		if c.want == "" && got == nil || len(got) == 1 && c.want != "" && strings.HasPrefix(got[0], c.want) {
+			continue
+		}
+		t.Errorf("problems %q, want %q", got, c.want)
+	}
+}

@@ -115,6 +115,7 @@ func (c *checker) app(path string, a *App, seen map[string]string) {
 	c.between(path+".stale_after", a.StaleAfter, time.Second, time.Hour)
 	c.between(path+".hold", a.Hold, 0, time.Hour)
 	c.between(path+".max_lead", a.MaxLead, time.Second, time.Hour)
+	c.record(path+".record", &a.Record)
 	h := &a.HLS
 	path += ".hls"
 	c.between(path+".segment", h.Segment, time.Second, time.Minute)
