@@ -75,10 +75,11 @@ func (at position) after(p position) position {
 type channel struct {
 	key     stream.Key
 	view    atomic.Pointer[view]
-	waiting atomic.Int32 // requests that wait for it
-	asked   atomic.Int64 // when the last request came, by Server.clock
-	polls   atomic.Int64 // requests for the playlist since it last changed
-	players atomic.Int64 // and between its last two changes
+	waiting atomic.Int32                   // requests that wait for it
+	asked   atomic.Int64                   // when the last request came, by Server.clock
+	polls   atomic.Int64                   // requests for the playlist since it last changed
+	players atomic.Int64                   // and between its last two changes
+	traffic atomic.Pointer[stream.Traffic] // of the stream that is, or was last, packaged
 
 	// Owned by the Server, under its mu.
 	job   *job        // nil: nobody packages
@@ -140,7 +141,11 @@ func (c *channel) add(s Segment, seconds int, log *slog.Logger) {
 	c.trim(time.Now(), log)
 	c.publish()
 	c.players.Store(c.polls.Swap(0))
+	c.traffic.Load().Watching(stream.HLS, c.players.Load())
 }
+
+// served counts bytes that a player of the channel has got.
+func (c *channel) served(n int) { c.traffic.Load().Served(stream.HLS, int64(n)) }
 
 // trim takes from the playlist what is beyond its length and forgets what
 // nobody can want any more.

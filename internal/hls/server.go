@@ -147,6 +147,7 @@ func (s *Server) attach(st *stream.Stream) (*channel, *job) {
 	}
 	j := &job{stream: st, reader: st.NewReader(), done: make(chan struct{})}
 	c.job = j
+	c.traffic.Store(st.Traffic())
 	s.touch(c)
 	from, seconds := c.begin(cfg)
 	if cfg.Mode != policy.HLSAlways {
@@ -172,6 +173,7 @@ func (s *Server) work(c *channel, j *job, p *Packager, log *slog.Logger) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c.job = nil
+	j.stream.Traffic().Watching(stream.HLS, 0)
 	left := c.end(p.End())
 	if failed || j.idle.Load() || s.closed {
 		s.remove(c)
@@ -425,6 +427,7 @@ func (s *Server) serveSegment(w http.ResponseWriter, r *http.Request, g *access.
 		s.stats.segments.Add(1)
 		n, _ := w.Write(seg.data)
 		s.stats.bytes.Add(int64(n))
+		c.served(n)
 	}
 	return nil
 }
@@ -493,6 +496,7 @@ func (s *Server) servePlaylist(w http.ResponseWriter, r *http.Request, g *access
 		c.polls.Add(1)
 		n, _ := w.Write(b.data)
 		s.stats.bytes.Add(int64(n))
+		c.served(n)
 	}
 	return nil
 }

@@ -578,7 +578,7 @@ func (w *world) played(e *encoder) bool {
 	for _, s := range w.hub.Streams() {
 		if k := s.Key(); k.App == e.app && k.Name == e.name {
 			i := s.Info()
-			return e.noVideo && i.Bytes > 0 || i.Frames >= int64(e.sent())/2
+			return e.noVideo && i.Bytes > 0 || i.Video.Frames >= int64(e.sent())/2
 		}
 	}
 	return false

@@ -71,7 +71,7 @@ func (s *Server) ServeFLV(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "HTTP/1.1 required", http.StatusHTTPVersionNotSupported)
 		return
 	}
-	s.attach(nc, access.FLV, live, grant, stream.PlayerOptions{Conn: nc, Format: format, Preface: flvPreface()}, discard{nc})
+	s.attach(nc, access.FLV, live, grant, stream.PlayerOptions{Conn: nc, Format: format, Protocol: access.FLV, Preface: flvPreface()}, discard{nc})
 }
 
 // findLive returns the stream of a request whose names were read with err, and

@@ -250,7 +250,7 @@ func (c *rtmpClient) play(ctx context.Context, cmd rtmp.Command) (again bool) {
 	}
 	p := player{conn: c.conn, streamID: cmd.StreamID}
 	p.format = stream.Format{Wire: stream.RTMP, StreamID: cmd.StreamID, ChunkSize: c.conn.ChunkSize()}
-	p.Player, err = live.Play(stream.PlayerOptions{Conn: c.nc, Format: p.format, Goodbye: p.goodbye()})
+	p.Player, err = live.Play(stream.PlayerOptions{Conn: c.nc, Format: p.format, Protocol: c.protocol, Goodbye: p.goodbye()})
 	if err != nil {
 		c.log.Info("cannot play", "request", r, "err", err)
 		return false

@@ -20,6 +20,19 @@ const (
 	RTMP                  // messages in chunks
 )
 
+// String returns the name of the protocol that a player of the wire speaks.
+func (w Wire) String() string {
+	switch w {
+	case FLV:
+		return "flv"
+	case WSFLV:
+		return "ws-flv"
+	case RTMP:
+		return "rtmp"
+	}
+	return "unknown"
+}
+
 // Format says what bytes a player gets; players of the same format share them.
 type Format struct {
 	Wire      Wire

@@ -56,7 +56,7 @@ type Options struct {
 	// Began and Ended are told of every publication, in the order in which it
 	// happens: of a takeover the end before the beginning. They are called with
 	// locks held, so they must neither wait nor call the hub. Ended may read the
-	// publication's Reason.
+	// publication's Reason and Counters.
 	Began, Ended func(*Publication)
 }
 

@@ -3,62 +3,190 @@ package stream
 import (
 	"time"
 
+	"weir/internal/event"
 	"weir/internal/media/av"
+	"weir/internal/media/flv"
 )
 
-// Info describes a stream at one moment.
+// Info describes a stream at one moment. To make one costs the same whatever
+// the stream has been through.
 type Info struct {
-	Key     Key
-	Live    bool
-	Start   time.Time // of the first publication
-	Video   av.Codec  // av.Unknown when there is none
-	Audio   av.Codec
-	Width   int
-	Height  int
-	Rate    int   // audio samples per second
-	Bytes   int64 // of packets published
-	Frames  int64 // of video
-	Players int
+	Key   Key
+	Live  bool      // it has a publisher; else it waits for one to return
+	Start time.Time // of the first publication
+
+	Push   *Push     // of the newest publication; not to be changed
+	Pushed time.Time // when that began
+
+	Video VideoInfo
+	Audio AudioInfo
+
+	BitRate int64 // bit/s in the last seconds
+	Bytes   int64 // of packets published since Start
+	Jumps   int64 // of publishers' clocks since Start
+
+	Drift time.Duration // by which sound has come to be ahead of picture, in this push
+	Lead  time.Duration // by which the publisher's clock has come to be ahead of ours
+
+	Players   int // all, and in Traffic by protocol
+	Traffic   TrafficCount
+	Recorders int // cursors of packagers, recorders and the like
 }
 
-// account is what a stream counts of itself.
+// VideoInfo is what is known of a stream's picture; what is not is 0.
+type VideoInfo struct {
+	Codec          av.Codec // av.Unknown: no picture
+	Profile, Level int      // as the codec numbers them
+	Width, Height  int
+	Declared       float64 // frames per second, as the codec's configuration or the metadata say
+	Measured       float64 // as they arrive
+	Frames         int64   // since Start
+	GOP            int     // frames of the newest whole group of pictures
+	KeyInterval    time.Duration
+	SinceKey       time.Duration // since the last key frame came
+}
+
+// AudioInfo is what is known of a stream's sound; what is not is 0.
+type AudioInfo struct {
+	Codec      av.Codec // av.Unknown: no sound
+	SampleRate int
+	Channels   int
+	Frames     int64 // since Start
+}
+
+// account is what a stream counts of itself, in all publications.
 type account struct {
-	width, height, rate int
-	bytes, frames       int64
+	video         av.VideoInfo
+	audio         av.AudioInfo
+	fps           float64 // as the metadata say
+	bytes, jumps  int64
+	frames, notes int64 // of video, of audio
 }
 
-// configure notes what a codec configuration says; one that cannot be read
-// leaves what was known.
+// configure notes what a codec configuration says, or a frame of a codec that
+// has none; one that cannot be read leaves what was known.
 func (a *account) configure(p *av.Packet) {
-	switch p.Kind {
-	case av.Video:
+	switch {
+	case p.Kind == av.Video && p.Config:
 		if v, err := av.ParseVideoInfo(p.Codec, p.Frame); err == nil {
-			a.width, a.height = v.Width, v.Height
+			a.video = v
 		}
-	case av.Audio:
+	case p.Kind == av.Audio:
 		if v, err := av.ParseAudioInfo(*p); err == nil {
-			a.rate = v.SampleRate
+			a.audio = v
 		}
 	}
 }
 
-func (a *account) count(p *av.Packet) {
-	a.bytes += int64(len(p.Tag))
-	if p.Kind == av.Video && !p.Config {
-		a.frames++
+// forget makes a track one of which nothing is known.
+func (a *account) forget(k av.Kind) {
+	if k == av.Video {
+		a.video = av.VideoInfo{}
+	} else {
+		a.audio = av.AudioInfo{}
 	}
 }
+
+// describe notes what the publisher says in metadata.
+func (a *account) describe(p *av.Packet) {
+	for _, v := range flv.Metadata(*p) {
+		if f, ok := v.Value.(float64); ok && (v.Name == "framerate" || v.Name == "fps") {
+			a.fps = f
+		}
+	}
+}
+
+// tally is what one publication brought. The stream's lock guards it.
+type tally struct {
+	event.Counters
+	final bool // nothing changes any more
+}
+
+// count counts a packet of the publication pub.
+func (s *Stream) count(pub *Publication, p *av.Packet, now time.Time, jumped bool) {
+	s.meter.count(p, now, jumped)
+	a, t, n := &s.info, &pub.tally, int64(len(p.Tag))
+	a.bytes += n
+	t.Bytes += n
+	s.traffic.in.Add(n)
+	if jumped {
+		a.jumps++
+		t.Jumps++
+	}
+	switch {
+	case p.Config || p.Kind == av.Data:
+	case p.Kind == av.Audio:
+		a.notes++
+		t.AudioFrames++
+	default:
+		a.frames++
+		t.VideoFrames++
+		if p.Key {
+			t.KeyFrames++
+		}
+	}
+}
+
+// Counters returns what the publication has brought. It may be called in
+// Options.Ended, and at any time later.
+func (p *Publication) Counters() event.Counters {
+	p.s.mu.Lock()
+	defer p.s.mu.Unlock()
+	p.s.complete(p)
+	return p.tally.Counters
+}
+
+// complete fills in what the stream knows of the publication.
+func (s *Stream) complete(p *Publication) {
+	t := &p.tally
+	if t.final || s.pub != p {
+		return
+	}
+	// Until its first packet its predecessor's codecs stand.
+	if t.VideoFrames > 0 {
+		t.VideoCodec, t.Width, t.Height = s.video.codec.String(), s.info.video.Width, s.info.video.Height
+	}
+	if t.AudioFrames > 0 {
+		t.AudioCodec = s.audio.codec.String()
+	}
+}
+
+// Traffic returns the account of what goes in and out, which outlives the stream.
+func (s *Stream) Traffic() *Traffic { return s.traffic }
 
 // Info returns the stream's description now.
 func (s *Stream) Info() Info {
+	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	a, m := &s.info, &s.meter
+	m.roll(now)
 	i := Info{
-		Key: s.key, Live: s.live, Start: s.start, Video: s.video.codec, Audio: s.audio.codec,
-		Width: s.info.width, Height: s.info.height, Rate: s.info.rate, Bytes: s.info.bytes, Frames: s.info.frames,
+		Key: s.key, Live: s.live, Start: s.start,
+		Bytes: a.bytes, Jumps: a.jumps,
+		Drift: time.Duration(m.drift) * time.Millisecond, Lead: time.Duration(m.lead) * time.Millisecond,
+		Players: int(s.traffic.Playing()), Traffic: s.traffic.Count(), Recorders: len(s.readers),
 	}
-	for _, f := range s.feeds {
-		i.Players += f.players
+	if s.pub != nil {
+		i.Push, i.Pushed = &s.pub.push, s.pub.start
+	}
+	var measured float64
+	i.BitRate, measured = m.rates()
+	if s.video.seen() {
+		i.Video = VideoInfo{
+			Codec: s.video.codec, Profile: a.video.Profile, Level: a.video.Level, Width: a.video.Width, Height: a.video.Height,
+			Declared: a.video.FPS, Measured: measured, Frames: a.frames,
+			GOP: m.gop, KeyInterval: time.Duration(m.interval) * time.Millisecond,
+		}
+		if i.Video.Declared == 0 {
+			i.Video.Declared = a.fps
+		}
+		if !m.lastKey.IsZero() {
+			i.Video.SinceKey = now.Sub(m.lastKey)
+		}
+	}
+	if s.audio.seen() {
+		i.Audio = AudioInfo{s.audio.codec, a.audio.SampleRate, a.audio.Channels, a.notes}
 	}
 	return i
 }

@@ -18,6 +18,9 @@ type PlayerOptions struct {
 	// SyscallConn method says, costs least.
 	Conn   net.Conn
 	Format Format
+	// Protocol is one of Protocols: what the player is counted as. When empty it
+	// is that of the format's wire.
+	Protocol string
 	// Preface is sent first, Goodbye last, when the stream is over.
 	Preface, Goodbye []byte
 }
@@ -32,6 +35,7 @@ type Player struct {
 	conn    net.Conn
 	raw     syscall.RawConn // nil: only its own goroutine can write
 	goodbye []byte
+	account int       // index in Protocols
 	joined  time.Time // when Play was called; zero once it wrote the first frame, which no pump does
 
 	sent  atomic.Int64
@@ -76,8 +80,12 @@ func (s *Stream) Play(o PlayerOptions) (*Player, error) {
 	h.stats.Players.Add(1)
 	p := &Player{
 		s: s, conn: o.Conn, pending: slices.Clip(o.Preface), goodbye: o.Goodbye, want: o.Format,
-		done: make(chan struct{}), joined: time.Now(),
+		done: make(chan struct{}), joined: time.Now(), account: protocolOf(o.Protocol),
 	}
+	if o.Protocol == "" {
+		p.account = protocolOf(o.Format.Wire.String())
+	}
+	s.traffic.join(p.account)
 	if p.want.Wire == RTMP && p.want.ChunkSize < 1 {
 		p.want.ChunkSize = 128 // 5.4.1
 	}
@@ -211,6 +219,7 @@ func (p *Player) finish(err error) {
 	p.s.mu.Lock()
 	p.move(nil)
 	p.s.mu.Unlock()
+	p.s.traffic.leave(p.account)
 	p.conn.Close()
 	p.s.hub.stats.Players.Add(-1)
 	close(p.done)
@@ -256,6 +265,7 @@ func (p *Player) write(head, body []byte) error {
 		n, err := p.writeSome(&bufs)
 		p.sent.Add(n)
 		p.s.hub.stats.BytesOut.Add(n)
+		p.s.traffic.Served(p.account, n)
 		p.s.hub.stats.Writes.Add(1)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			switch {

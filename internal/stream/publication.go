@@ -58,6 +58,7 @@ type Publication struct {
 	once   sync.Once
 	reason EndReason
 	ended  time.Time
+	tally  tally
 	done   chan struct{}
 	idle   *time.Timer
 

@@ -82,6 +82,7 @@ func (u *pump) pass() bool {
 	f.mu.Unlock()
 
 	var bytes, writes int64
+	var by [len(Protocols)]int64
 	for i := 0; i < len(u.players); {
 		p := u.players[i]
 		for p.pos < target && len(p.pending) == 0 && p.failed == nil {
@@ -91,6 +92,7 @@ func (u *pump) pass() bool {
 			}
 			u.write(p, v)
 			bytes += int64(u.sent)
+			by[p.account] += int64(u.sent)
 			writes++
 		}
 		if ended || p.dirty.Load() || p.pos < target || len(p.pending) > 0 {
@@ -104,6 +106,11 @@ func (u *pump) pass() bool {
 	u.cache = [2]view{}
 	f.s.hub.stats.BytesOut.Add(bytes)
 	f.s.hub.stats.Writes.Add(writes)
+	for i, n := range by {
+		if n > 0 {
+			f.s.traffic.Served(i, n)
+		}
+	}
 
 	f.mu.Lock()
 	defer f.mu.Unlock()

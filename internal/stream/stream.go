@@ -52,6 +52,8 @@ type Stream struct {
 	video, audio track
 	feeds        map[Format]*feed
 	info         account
+	meter        meter
+	traffic      *Traffic
 }
 
 // logged is a packet in the log.
@@ -91,6 +93,8 @@ func newStream(h *Hub, key Key, app *policy.App, now time.Time) *Stream {
 		hub: h, key: key, app: app, start: now,
 		readers: make(map[*Reader]struct{}),
 		feeds:   make(map[Format]*feed),
+		meter:   newMeter(now),
+		traffic: new(Traffic),
 	}
 	s.grown.L = &s.mu
 	return s
@@ -134,7 +138,8 @@ func (s *Stream) attach(p *Publication, now time.Time) {
 		s.time.resume(now)
 		s.breakf = true
 	}
-	s.meta = nil
+	s.meta, s.info.fps = nil, 0
+	s.meter.begin(now)
 }
 
 // write appends a packet of the publication pub and hands it to the feeds. It
@@ -145,6 +150,7 @@ func (s *Stream) write(pub *Publication, p av.Packet, now time.Time) (dts int64,
 	if s.pub != pub || !s.live {
 		return 0, false
 	}
+	jumps := s.time.jumps
 	p.DTS = s.time.place(p.Kind, p.DTS, p.Config, now)
 	if p.Kind != av.Data && s.breakf {
 		// From here on it is the other publisher's stream. Until now its
@@ -159,6 +165,7 @@ func (s *Stream) write(pub *Publication, p av.Packet, now time.Time) (dts int64,
 		if flv.IsMetadata(p) {
 			meta := p
 			s.meta = &meta
+			s.info.describe(&meta)
 		}
 	case av.Video:
 		ok = s.admit(&s.video, &p, now)
@@ -167,7 +174,7 @@ func (s *Stream) write(pub *Publication, p av.Packet, now time.Time) (dts int64,
 	}
 	if ok || p.Kind == av.Data {
 		s.append(p, now)
-		s.info.count(&p)
+		s.count(pub, &p, now, s.time.jumps != jumps)
 	}
 	return p.DTS, true
 }
@@ -198,8 +205,11 @@ func (s *Stream) admit(t *track, p *av.Packet, now time.Time) bool {
 		c := *p
 		c.Break = false
 		t.config = &c
-		s.info.configure(p)
 	}
+	if !same {
+		s.info.forget(p.Kind)
+	}
+	s.info.configure(p)
 	return true
 }
 
@@ -272,7 +282,8 @@ func (s *Stream) trim() {
 func (s *Stream) detach(pub *Publication, reason EndReason) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.live = false
+	s.complete(pub)
+	s.live, pub.tally.final = false, true
 	for _, f := range s.feeds {
 		f.flush() // what has gathered is not held back
 	}

@@ -371,7 +371,7 @@ func TestWhatAStreamSaysOfItself(t *testing.T) {
 	write(t, p, asc, audio(0, "a"), video(0, true, "K"))
 	i := s.Info()
 	if s.Key() != key || s.Key().String() != "default/live/s" || s.App() != a || p.App() != a || !s.Live() || s.Start() != p.Start() ||
-		len(h.Streams()) != 1 || i.Rate != 44100 || i.Frames != 1 || i.Video != av.H264 || i.Audio != av.AAC || !i.Live || i.Start != s.Start() {
+		len(h.Streams()) != 1 || i.Audio.SampleRate != 44100 || i.Video.Frames != 1 || i.Video.Codec != av.H264 || i.Audio.Codec != av.AAC || !i.Live || i.Start != s.Start() {
 		t.Errorf("%v says %+v", s.Key(), i)
 	}
 	p.End(EndClosed)

@@ -26,6 +26,7 @@ type timeline struct {
 	started bool
 	last    int64 // the newest time given to a frame
 	at      time.Time
+	jumps   int64 // steps of a publisher's clock that were taken out
 	tracks  [2]struct {
 		offset int64
 		last   int64 // the newest time given
@@ -66,6 +67,9 @@ func (l *timeline) place(k av.Kind, t int64, config bool, now time.Time) int64 {
 		if out = t + other.offset; other.offset != tr.offset && l.believable(out, tr.last, now) {
 			tr.offset = other.offset
 		} else {
+			if tr.offset != unknownOffset {
+				l.jumps++
+			}
 			if out = l.last; tr.frame {
 				out = max(out, tr.last+assumedFrame)
 			}
@@ -73,6 +77,9 @@ func (l *timeline) place(k av.Kind, t int64, config bool, now time.Time) int64 {
 		}
 	}
 	if out <= tr.last && tr.frame {
+		if out < tr.last-assumedFrame {
+			l.jumps++
+		}
 		out = tr.last + 1
 	}
 	tr.last, tr.frame = max(out, tr.last), true
