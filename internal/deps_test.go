@@ -18,7 +18,7 @@ import (
 const picture = `
 	cmd/weir
 	node bench
-	session hls
+	session hls callback
 	access
 	stream
 	event policy

@@ -18,7 +18,6 @@ import (
 	"net/url"
 	"strconv"
 	"sync"
-	"syscall"
 	"time"
 
 	"weir/internal/policy"
@@ -71,14 +70,7 @@ type client struct {
 }
 
 func newClient(node string, e *policy.External) *client {
-	dialer := &net.Dialer{Control: func(_, address string, _ syscall.RawConn) error {
-		// Whatever the name has led to this time.
-		ap, err := netip.ParseAddrPort(address)
-		if err != nil || !policy.MayDial(ap.Addr(), e.AllowNetworks) {
-			return errors.New("its address is not on the public Internet")
-		}
-		return nil
-	}}
+	dialer := &net.Dialer{Control: policy.GuardDial(e.AllowNetworks)}
 	c := &client{
 		policy: e,
 		node:   node,

@@ -126,8 +126,14 @@ type Callback struct {
 	URL    string `json:"url"`
 	Format string `json:"format,omitempty"` // of a push: v2, v1-json, v1-string; of others: "" or new
 
-	Sequence bool `json:"sequence,omitempty"` // v1: with a Sequence
-	Redact   bool `json:"redact,omitempty"`   // without the values of k, signature, token and the like
+	// Group joins the facts of one stream that are told in order although
+	// their URLs differ; where it is empty the URL stands for it.
+	Group string `json:"group,omitempty"`
+
+	Sequence  bool `json:"sequence,omitempty"`   // v1: with a Sequence
+	StartTime bool `json:"start_time,omitempty"` // of an end: with the time of the start
+	PortText  bool `json:"port_text,omitempty"`  // v1-json, of an end: the port is text
+	Redact    bool `json:"redact,omitempty"`     // without the values of k, signature, token and the like
 
 	// FlapGuard holds a start back for so long, and an end, which is dropped
 	// together with the next start when the stream has returned by then.

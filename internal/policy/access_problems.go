@@ -187,6 +187,7 @@ func (s *Set) secrets(yield func(path string, secret Secret)) {
 		for j := range sp.AccessKeys {
 			see(fmt.Sprintf("spaces[%d].access_keys[%d].secret", i, j), sp.AccessKeys[j].Secret)
 		}
+		see(fmt.Sprintf("spaces[%d].callback_delivery.secret", i), sp.Deliver().Secret)
 		for j := range sp.Domains {
 			for _, op := range []DomainType{Publish, Play} {
 				a, path := sp.Domains[j].Access(op), fmt.Sprintf("spaces[%d].domains[%d].%s.", i, j, op)

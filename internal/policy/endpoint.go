@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+	"syscall"
 )
 
 // Endpoint is the URL of a server of somebody else that Weir calls because the
@@ -20,6 +21,21 @@ func MayDial(a netip.Addr, allowed []Network) bool {
 	a = a.Unmap().WithZone("")
 	return contains(allowed, a) || public(a)
 }
+
+// GuardDial returns the Control of a net.Dialer that connects only where
+// MayDial allows, wherever a name has led to this time.
+func GuardDial(allowed []Network) func(network, address string, _ syscall.RawConn) error {
+	return func(_, address string, _ syscall.RawConn) error {
+		ap, err := netip.ParseAddrPort(address)
+		if err != nil || !MayDial(ap.Addr(), allowed) {
+			return ErrPrivate
+		}
+		return nil
+	}
+}
+
+// ErrPrivate is why a connection to an Endpoint is not made.
+var ErrPrivate = errors.New("its address is not on the public Internet")
 
 // special is what the IANA registries of special-purpose addresses (RFC 6890)
 // say is not of the public Internet, and what carries an IPv4 address inside

@@ -111,6 +111,9 @@ type Space struct {
 	Apps       []App       `yaml:"apps"`
 	AccessKeys []AccessKey `yaml:"access_keys"`
 	Forbidden  []Forbidden `yaml:"forbidden"`
+
+	Callback *Callback `yaml:"callback"`          // of apps without one of their own
+	Delivery *Delivery `yaml:"callback_delivery"` // nil: the defaults
 }
 
 // App returns the app of that name, or nil. Names differ by case.
@@ -179,6 +182,8 @@ type App struct {
 
 	HLS    HLS    `yaml:"hls"`
 	Record Record `yaml:"record"`
+
+	Callback *Callback `yaml:"callback"` // nil: that of the space
 }
 
 // DefaultApp returns an app of that name with the default settings.

@@ -229,7 +229,7 @@ func TestProblems(t *testing.T) {
 func TestRecordProblems(t *testing.T) {
 	good := DefaultApp("live").Record
 	good.Mode, good.Prefix, good.Bucket, good.Cut, good.Splice = RecordAutomatic, "a/b", "archive", time.Minute, 0
-	good.HLS.Callback = "http://127.0.0.1:9/record"
+	good.HLS.Callback = "http://192.0.1.1:9/record"
 	for _, c := range []struct {
 		change func(*Record)
 		want   string // "path: message", or none

@@ -24,8 +24,10 @@ func (s *Set) Problems() []Problem {
 		}
 		apps := map[string]string{}
 		for j := range sp.Apps {
-			c.app(fmt.Sprintf("%s.apps[%d]", path, j), &sp.Apps[j], apps)
+			c.app(fmt.Sprintf("%s.apps[%d]", path, j), sp, &sp.Apps[j], apps)
 		}
+		c.callback(path+".callback", sp, sp.Callback)
+		c.delivery(path+".callback_delivery", sp.Delivery)
 		keys := map[string]string{}
 		for j := range sp.AccessKeys {
 			c.accessKey(fmt.Sprintf("%s.access_keys[%d]", path, j), &sp.AccessKeys[j], keys)
@@ -109,13 +111,14 @@ func (c *checker) forbidden(path string, f *Forbidden) {
 	c.use(path+".type", f.Type)
 }
 
-func (c *checker) app(path string, a *App, seen map[string]string) {
+func (c *checker) app(path string, sp *Space, a *App, seen map[string]string) {
 	c.name(path, a.Name, seen)
 	c.between(path+".idle_timeout", a.IdleTimeout, time.Second, time.Hour)
 	c.between(path+".stale_after", a.StaleAfter, time.Second, time.Hour)
 	c.between(path+".hold", a.Hold, 0, time.Hour)
 	c.between(path+".max_lead", a.MaxLead, time.Second, time.Hour)
-	c.record(path+".record", &a.Record)
+	c.record(path+".record", sp, &a.Record)
+	c.callback(path+".callback", sp, a.Callback)
 	h := &a.HLS
 	path += ".hls"
 	c.between(path+".segment", h.Segment, time.Second, time.Minute)

@@ -1,7 +1,6 @@
 package policy
 
 import (
-	"net/netip"
 	"strings"
 	"time"
 )
@@ -96,7 +95,7 @@ func (v RecordVersion) MarshalText() ([]byte, error)  { return []byte(v.String()
 func (v *RecordVersion) UnmarshalText(b []byte) error { return recordVersions.parse(b, v) }
 
 // record checks how an app's streams are recorded.
-func (c *checker) record(path string, r *Record) {
+func (c *checker) record(path string, sp *Space, r *Record) {
 	if r.Mode > RecordParam {
 		c.add(path+".mode", "must be off, automatic, request or param")
 	}
@@ -124,10 +123,7 @@ func (c *checker) record(path string, r *Record) {
 		if f.Callback == "" {
 			continue
 		}
-		// Where it may lead is decided when it is dialled.
-		if err := f.Callback.problem(anywhere); err != nil {
-			c.add(path+"."+f.name+".callback", "%v", err)
-		}
+		c.receiver(path+"."+f.name+".callback", sp, f.Callback)
 		if !f.Enabled {
 			c.add(path+"."+f.name+".callback", "is of no use without enabled: true")
 		}
@@ -144,9 +140,4 @@ func (c *checker) record(path string, r *Record) {
 	if r.KeepSize != 0 && r.KeepSize < 1<<20 {
 		c.add(path+".keep_size", "must be 1MiB or more, or 0 for no limit, not %s", r.KeepSize)
 	}
-}
-
-// anywhere is all networks.
-var anywhere = []Network{
-	{netip.MustParsePrefix("0.0.0.0/0")}, {netip.MustParsePrefix("::/0")},
 }
