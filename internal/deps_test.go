@@ -18,8 +18,8 @@ import (
 const picture = `
 	cmd/weir
 	node bench
-	session hls callback
-	access
+	session hls callback storage/storagetest
+	access storage
 	stream
 	event policy
 	media/rtmp

@@ -1,0 +1,241 @@
+package storage
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"path"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Signer makes URLs by which whoever has one can GET an object through Weir
+// until it expires, and Handler answers them. It works for buckets of every
+// kind: an S3 bucket's own SignedURL leads to the S3 server, a Signer's URL to
+// Weir, which reads the object for the client.
+//
+// A URL is BASE/BUCKET/TOKEN/KEY. The token has the time it expires, how many
+// bytes of the key are signed (0: all of it, and nothing more may follow), and
+// the HMAC-SHA256 of these, the bucket and those bytes. It stands in the
+// path before the key, so that what a playlist names beside itself resolves to
+// URLs that are signed too if the playlist's was made by PrefixURL.
+type Signer struct {
+	base string
+	key  []byte
+}
+
+// NewSigner returns the Signer whose URLs begin with base, for example
+// https://live.example.com/objects. All nodes that serve such URLs have the same
+// key, of 16 bytes at least.
+func NewSigner(base string, key []byte) (*Signer, error) {
+	if len(key) < 16 {
+		return nil, fmt.Errorf("the key for signed URLs has %d bytes, and must have 16 at least", len(key))
+	}
+	return &Signer{strings.TrimSuffix(base, "/"), key}, nil
+}
+
+// URL returns the URL of one object, good for that long.
+func (s *Signer) URL(bucket, key string, valid time.Duration) string {
+	return s.url(bucket, key, 0, valid)
+}
+
+// PrefixURL returns the URL of an object which, with another key in its place
+// that begins with prefix too, gives that object. The key begins with prefix,
+// which is not empty.
+func (s *Signer) PrefixURL(bucket, prefix, key string, valid time.Duration) (string, error) {
+	if prefix == "" || !strings.HasPrefix(key, prefix) {
+		return "", fmt.Errorf("%w: %.64q does not begin with %.64q", ErrKey, key, prefix)
+	}
+	return s.url(bucket, key, len(prefix), valid), nil
+}
+
+func (s *Signer) url(bucket, key string, n int, valid time.Duration) string {
+	expires := time.Now().Add(valid).Unix()
+	token := fmt.Sprintf("%d.%d.%s", expires, n, base64.RawURLEncoding.EncodeToString(s.mac(bucket, key, n, expires)))
+	parts := strings.Split(key, "/")
+	for i := range parts {
+		parts[i] = url.PathEscape(parts[i])
+	}
+	return s.base + "/" + url.PathEscape(bucket) + "/" + token + "/" + strings.Join(parts, "/")
+}
+
+func (s *Signer) mac(bucket, key string, n int, expires int64) []byte {
+	if n > 0 {
+		key = key[:n]
+	}
+	h := hmac.New(sha256.New, s.key)
+	b := append([]byte("weir object\x00"), bucket...)
+	b = append(b, 0)
+	b = binary.BigEndian.AppendUint64(b, uint64(expires))
+	b = binary.BigEndian.AppendUint64(b, uint64(n))
+	h.Write(append(b, key...))
+	return h.Sum(nil)
+}
+
+// check reports whether a token is good for a key now, and when it expires.
+func (s *Signer) check(bucket, token, key string) (time.Time, bool) {
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 || CheckKey(key) != nil {
+		return time.Time{}, false
+	}
+	expires, err1 := strconv.ParseInt(parts[0], 10, 64)
+	n, err2 := strconv.Atoi(parts[1])
+	sent, err3 := base64.RawURLEncoding.Strict().DecodeString(parts[2])
+	if err1 != nil || err2 != nil || err3 != nil || n < 0 || n > len(key) {
+		return time.Time{}, false
+	}
+	end := time.Unix(expires, 0)
+	return end, hmac.Equal(sent, s.mac(bucket, key, n, expires)) && time.Now().Before(end)
+}
+
+// Handler serves the Signer's URLs, from below the path of its base, which has been
+// stripped. The function named gives the bucket of a name, or an error. It
+// answers GET and HEAD, with ranges and conditions, 403 to a URL that is not or
+// no longer signed, whether there is such an object or not, and lets pages of every
+// origin read: who has the URL may.
+func (s *Signer) Handler(named func(bucket string) (Bucket, error)) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("Access-Control-Allow-Origin", "*")
+		h.Set("Access-Control-Expose-Headers", "Content-Length, Content-Range, ETag")
+		switch r.Method {
+		case http.MethodGet, http.MethodHead:
+		case http.MethodOptions:
+			h.Set("Access-Control-Allow-Methods", "GET, HEAD")
+			h.Set("Access-Control-Allow-Headers", "Range, If-Range")
+			h.Set("Access-Control-Max-Age", "86400")
+			w.WriteHeader(http.StatusNoContent)
+			return
+		default:
+			h.Set("Allow", "GET, HEAD, OPTIONS")
+			http.Error(w, "only GET and HEAD", http.StatusMethodNotAllowed)
+			return
+		}
+		bucket, rest, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+		token, key, _ := strings.Cut(rest, "/")
+		end, ok := s.check(bucket, token, key)
+		if !ok {
+			http.Error(w, "this URL is not signed, or no longer: ask for another", http.StatusForbidden)
+			return
+		}
+		b, err := named(bucket)
+		if err != nil {
+			http.Error(w, "there is no such bucket", http.StatusNotFound)
+			return
+		}
+		serve(w, r, b, key, end)
+	})
+}
+
+// serve answers with the object, which stays in caches no longer than its URL is good.
+func serve(w http.ResponseWriter, r *http.Request, b Bucket, key string, end time.Time) {
+	obj, err := b.Stat(r.Context(), key)
+	if errors.Is(err, ErrNotExist) {
+		http.Error(w, "there is no such object", http.StatusNotFound)
+		return
+	}
+	if err != nil {
+		w.Header().Set("Retry-After", "5")
+		http.Error(w, "the storage does not answer", http.StatusServiceUnavailable)
+		return
+	}
+	h := w.Header()
+	h.Set("Content-Type", servedType(obj.ContentType))
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Cache-Control", obj.CacheControl)
+	if obj.CacheControl == "" {
+		h.Set("Cache-Control", fmt.Sprintf("private, max-age=%d", max(int(time.Until(end).Seconds()), 0)))
+	}
+	if obj.ETag != "" {
+		h.Set("ETag", strconv.Quote(obj.ETag))
+	}
+	if r.URL.Query().Has("download") {
+		h.Set("Content-Disposition", mime.FormatMediaType("attachment", map[string]string{"filename": path.Base(key)}))
+	}
+	body := &objectReader{ctx: r.Context(), b: b, obj: obj}
+	defer body.Close()
+	http.ServeContent(w, r, "", obj.Modified, body)
+}
+
+// servedType is the type that a browser is told: never one that it would run
+// scripts of, on a host that the console may be on.
+func servedType(t string) string {
+	media, _, err := mime.ParseMediaType(t)
+	if err != nil {
+		return "application/octet-stream"
+	}
+	kind, sub, _ := strings.Cut(media, "/")
+	switch {
+	case kind == "video", kind == "audio", kind == "image" && !strings.Contains(sub, "xml"):
+		return t
+	case media == "text/plain", media == "text/vtt", media == "application/json", media == "application/vnd.apple.mpegurl":
+		return t
+	}
+	return "application/octet-stream"
+}
+
+// objectReader is an object as http.ServeContent wants it: a seek costs nothing
+// until something is read.
+type objectReader struct {
+	ctx  context.Context
+	b    Bucket
+	obj  Object
+	off  int64
+	body io.ReadCloser
+}
+
+func (r *objectReader) Seek(off int64, whence int) (int64, error) {
+	switch whence {
+	case io.SeekCurrent:
+		off += r.off
+	case io.SeekEnd:
+		off += r.obj.Size
+	}
+	if off < 0 {
+		return 0, errors.New("seek before the beginning")
+	}
+	if off != r.off {
+		r.Close()
+	}
+	r.off = off
+	return off, nil
+}
+
+func (r *objectReader) Read(p []byte) (int, error) {
+	if r.off >= r.obj.Size {
+		return 0, io.EOF
+	}
+	if r.body == nil {
+		body, obj, err := r.b.Get(r.ctx, r.obj.Key, r.off, -1)
+		if err != nil {
+			return 0, err
+		}
+		if obj.ETag != r.obj.ETag {
+			body.Close()
+			return 0, errors.New("the object was replaced")
+		}
+		r.body = body
+	}
+	n, err := r.body.Read(p)
+	r.off += int64(n)
+	return n, err
+}
+
+// Close ends the request for the body.
+func (r *objectReader) Close() error {
+	if r.body == nil {
+		return nil
+	}
+	err := r.body.Close()
+	r.body = nil
+	return err
+}
