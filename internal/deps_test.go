@@ -18,6 +18,7 @@ import (
 const picture = `
 	cmd/weir
 	node bench
+	api
 	session hls callback storage/storagetest
 	access storage
 	stream

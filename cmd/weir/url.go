@@ -116,11 +116,7 @@ func (t *target) print(stdout io.Writer, op access.Op, protocols []string, tls b
 		}
 		for _, s := range signed {
 			remark("%s by %s, until %s", protocol, strings.Join(s.Methods, " and "), s.Until.UTC().Format(time.RFC3339))
-			url := p.scheme + "://" + host + s.Prefix + path
-			if s.Query != "" {
-				url += "?" + s.Query
-			}
-			fmt.Fprintln(stdout, url)
+			fmt.Fprintln(stdout, s.Apply(p.scheme+"://"+host+path))
 		}
 	}
 	return nil

@@ -51,6 +51,20 @@ type Signed struct {
 	Query   string    // goes behind it, after "?"
 }
 
+// Apply returns the URL raw, which is one that FromURL takes, with what it needs.
+func (s *Signed) Apply(raw string) string {
+	scheme, rest, _ := strings.Cut(raw, "://")
+	host, path, _ := strings.Cut(rest, "/")
+	path, query, _ := strings.Cut(path, "?")
+	if query != "" && s.Query != "" {
+		query += "&"
+	}
+	if query += s.Query; query != "" {
+		query = "?" + query
+	}
+	return scheme + "://" + host + s.Prefix + "/" + path + query
+}
+
 // Sign returns what must be added to the URL of r, which has no parameters of
 // authentication, so that Check grants it until that time. Where any method
 // will do there is one for each. The parameter token of an external server is

@@ -200,10 +200,15 @@ func (s *Server) Sessions() []Info {
 	list := make([]Info, 0, len(s.sessions))
 	for ss := range s.sessions {
 		if ss.kind != (Kind{}) {
-			list = append(list, Info{ss.id, ss.kind, ss.grant.Key(), ss.addr, ss.since, ss.bytes()})
+			list = append(list, ss.info())
 		}
 	}
 	return list
+}
+
+// info describes ss, which publishes or plays. Server.mu is held.
+func (ss *session) info() Info {
+	return Info{ss.id, ss.kind, ss.grant.Key(), ss.addr, ss.since, ss.bytes()}
 }
 
 // Kick ends a session by its owner's will and reports whether there was one

@@ -94,6 +94,14 @@ func (s *Stream) publication() (p *Publication, live bool) {
 	return s.pub, s.live
 }
 
+// Publication returns who publishes the stream now; nil while it is held.
+func (s *Stream) Publication() *Publication {
+	if p, live := s.publication(); live {
+		return p
+	}
+	return nil
+}
+
 // Stream returns the stream that is published.
 func (p *Publication) Stream() *Stream { return p.s }
 

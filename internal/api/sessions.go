@@ -1,0 +1,100 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"weir/internal/access"
+	"weir/internal/session"
+	"weir/internal/stream"
+)
+
+// SessionInfo is a client that publishes or plays.
+type SessionInfo struct {
+	ID       string         `json:"id"`
+	Does     string         `json:"does" enum:"publish,play"`
+	Protocol string         `json:"protocol" enum:"rtmp,rtmps,flv,ws-flv"`
+	Space    string         `json:"space"`
+	App      string         `json:"app"`
+	Stream   string         `json:"stream"`
+	Addr     netip.AddrPort `json:"addr" doc:"Address of the client."`
+	Node     string         `json:"node" doc:"The node that it is connected to."`
+	Since    time.Time      `json:"since"`
+	Bytes    int64          `json:"bytes" doc:"Received from a publisher, sent to a player."`
+}
+
+func (s *Server) sessionInfo(i session.Info) SessionInfo {
+	return SessionInfo{
+		ID: i.ID.String(), Does: i.Kind.Op.String(), Protocol: i.Kind.Protocol,
+		Space: i.Key.Space, App: i.Key.App, Stream: i.Key.Name,
+		Addr: i.Addr, Node: s.Node, Since: i.Since.UTC(), Bytes: i.Bytes,
+	}
+}
+
+// SessionsInput says which sessions to list.
+type SessionsInput struct {
+	Paging
+	Space  string `query:"space" maxLength:"128" doc:"Of this space only."`
+	App    string `query:"app" maxLength:"128" doc:"Of this app only."`
+	Stream string `query:"stream" maxLength:"255" doc:"Of streams of this name only."`
+	Does   string `query:"does" enum:"publish,play" doc:"Publishers or players only."`
+}
+
+type sessionPage struct{ Body Page[SessionInfo] }
+
+func (s *Server) listSessions(ctx context.Context, in *SessionsInput) (*sessionPage, error) {
+	c := caller(ctx)
+	var all []session.Info
+	if in.Space != "" && in.App != "" && in.Stream != "" {
+		all = s.Sessions.Of(stream.Key{Space: in.Space, App: in.App, Name: in.Stream})
+	} else {
+		all = s.Sessions.Sessions()
+	}
+	var list []SessionInfo
+	for _, i := range all {
+		if c.Sees(i.Key.Space) && (in.Space == "" || in.Space == i.Key.Space) && (in.App == "" || in.App == i.Key.App) &&
+			(in.Stream == "" || in.Stream == i.Key.Name) && (in.Does == "" || in.Does == i.Kind.Op.String()) {
+			list = append(list, s.sessionInfo(i))
+		}
+	}
+	p, err := page(list, in.Paging, sorting[SessionInfo]{list: "sessions", key: func(i *SessionInfo) string { return i.ID }})
+	return &sessionPage{p}, err
+}
+
+type sessionPath struct {
+	ID string `path:"id" minLength:"16" maxLength:"16" example:"0123456789abcdef" doc:"ID of the session."`
+}
+
+func (s *Server) endSession(ctx context.Context, in *sessionPath) (*struct{}, error) {
+	id, err := session.ParseID(in.ID)
+	if err != nil {
+		return nil, nil // there is no such session
+	}
+	if i, ok := s.Sessions.Find(id); ok && caller(ctx).Sees(i.Key.Space) {
+		s.Sessions.Kick(id)
+	}
+	return nil, nil
+}
+
+func (s *Server) sessionRoutes() {
+	add(s, route{
+		ID: "listSessions", Method: http.MethodGet, Path: "/sessions", Tag: "Streams", Summary: "List publishers and players",
+		Detail: "Players of HLS have no session: they are only counted.",
+		Role:   Viewer, Scope: Filtered,
+	}, s.listSessions)
+	add(s, route{
+		ID: "endSession", Method: http.MethodDelete, Path: "/sessions/{id}", Tag: "Streams", Summary: "End one publisher or player",
+		Detail: "One that is gone is no error.",
+		Role:   Operator, Scope: Filtered,
+	}, s.endSession)
+}
+
+// use is the access.Op of a word.
+func use(word string) access.Op {
+	if word == access.Publish.String() {
+		return access.Publish
+	}
+	return access.Play
+}

@@ -1,0 +1,372 @@
+package api
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base32"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/time/rate"
+)
+
+// A token is weir_ID_SECRET: ID is 40 random bits and names it in lists and
+// logs, SECRET is 256 and nobody but its holder has it. What is kept is the
+// SHA-256 of SECRET, which is as good as any slower hash for that many bits.
+const (
+	tokenPrefix = "weir_"
+	idLength    = 8
+	secretBytes = 32
+)
+
+var tokenEncoding = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
+
+// Token is a right to call the API, without its secret. It never changes.
+type Token struct {
+	ID        string
+	Name      string
+	Role      Role
+	Space     string // the only one that it is for; empty: all
+	Created   time.Time
+	CreatedBy string    // name of the token that made it
+	Expires   time.Time // zero: never
+
+	hash  [sha256.Size]byte
+	local bool // of this machine only
+}
+
+// Expired reports whether t is not valid any more.
+func (t *Token) Expired(now time.Time) bool { return !t.Expires.IsZero() && !now.Before(t.Expires) }
+
+// storedToken is a Token in the store.
+type storedToken struct {
+	ID        string    `json:"id"`
+	Name      string    `json:"name"`
+	Role      Role      `json:"role"`
+	Space     string    `json:"space,omitempty"`
+	Created   time.Time `json:"created"`
+	CreatedBy string    `json:"created_by,omitempty"`
+	Expires   time.Time `json:"expires,omitzero"`
+	SHA256    string    `json:"sha256"`
+}
+
+func (t *Token) encode() ([]byte, error) {
+	return json.Marshal(storedToken{t.ID, t.Name, t.Role, t.Space, t.Created, t.CreatedBy, t.Expires, hex.EncodeToString(t.hash[:])})
+}
+
+func decodeToken(b []byte) (*Token, error) {
+	var s storedToken
+	if err := json.Unmarshal(b, &s); err != nil {
+		return nil, err
+	}
+	t := &Token{ID: s.ID, Name: s.Name, Role: s.Role, Space: s.Space, Created: s.Created, CreatedBy: s.CreatedBy, Expires: s.Expires}
+	hash, err := hex.DecodeString(s.SHA256)
+	if err != nil || len(hash) != len(t.hash) || t.Role == Anybody {
+		return nil, errors.New("no token")
+	}
+	copy(t.hash[:], hash)
+	return t, nil
+}
+
+const (
+	tokenBucket = "weir_tokens"
+	tokenKey    = "token." // and the ID
+	startedKey  = "started"
+	maxTokens   = 10_000
+)
+
+// ErrNoToken is the error of what is done to a token that is not there.
+var ErrNoToken = errors.New("no such token")
+
+// ErrTooManyTokens is the error of making one too many.
+var ErrTooManyTokens = errors.New("there are too many tokens; revoke some")
+
+// Tokens are all tokens of the cluster. They live in a bucket of JetStream and
+// are held in memory, so that to authenticate needs no store, and goes on
+// while it is away. Methods may be called from any goroutine.
+type Tokens struct {
+	kv    jetstream.KeyValue
+	watch jetstream.KeyWatcher
+	log   *slog.Logger
+
+	mu   sync.RWMutex
+	byID map[string]*held
+}
+
+// held is a token in memory, with what it has left to ask.
+type held struct {
+	*Token
+	limit *rate.Limiter
+}
+
+// OpenTokens reads all tokens; replicas is how many nodes keep them. The
+// caller must Run and Close it.
+func OpenTokens(ctx context.Context, js jetstream.JetStream, replicas int, log *slog.Logger) (*Tokens, error) {
+	kv, err := js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
+		Bucket: tokenBucket, Description: "who may call the API", History: 1, Replicas: max(1, replicas), Storage: jetstream.FileStorage,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open the store of tokens: %w", err)
+	}
+	t := &Tokens{kv: kv, log: log, byID: make(map[string]*held)}
+	if t.watch, err = kv.WatchAll(context.WithoutCancel(ctx)); err != nil {
+		return nil, fmt.Errorf("read the tokens: %w", err)
+	}
+	for {
+		select {
+		case e := <-t.watch.Updates():
+			if e == nil { // that was all there is
+				return t, nil
+			}
+			t.apply(e)
+		case <-ctx.Done():
+			t.Close()
+			return nil, fmt.Errorf("read the tokens: %w", ctx.Err())
+		}
+	}
+}
+
+// Run learns what other nodes do to tokens, until ctx ends or t is closed.
+func (t *Tokens) Run(ctx context.Context) {
+	for {
+		select {
+		case e, ok := <-t.watch.Updates():
+			if !ok {
+				return
+			}
+			if e != nil {
+				t.apply(e)
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// Close ends the watch over the store.
+func (t *Tokens) Close() { t.watch.Stop() }
+
+// apply takes over what the store says of one key.
+func (t *Tokens) apply(e jetstream.KeyValueEntry) {
+	id, ok := strings.CutPrefix(e.Key(), tokenKey)
+	if !ok {
+		return
+	}
+	if e.Operation() != jetstream.KeyValuePut {
+		t.drop(id)
+		return
+	}
+	tok, err := decodeToken(e.Value())
+	if err != nil || tok.ID != id {
+		t.log.Error("a token of the store cannot be read", "id", id)
+		return
+	}
+	t.hold(tok)
+}
+
+func (t *Tokens) hold(tok *Token) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.byID[tok.ID] == nil {
+		t.byID[tok.ID] = &held{tok, rate.NewLimiter(askRate, askBurst)}
+	}
+}
+
+func (t *Tokens) drop(id string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.byID, id)
+}
+
+// newToken gives tok its ID and hash and returns its text.
+func newToken(tok *Token) string {
+	var b [5 + secretBytes]byte
+	rand.Read(b[:])
+	tok.ID = tokenEncoding.EncodeToString(b[:5])
+	secret := tokenEncoding.EncodeToString(b[5:])
+	tok.hash = sha256.Sum256([]byte(secret))
+	return tokenPrefix + tok.ID + "_" + secret
+}
+
+// Create makes a token of the Name, Role, Space and Expires of tok, and
+// returns it and its text, which nobody will learn again.
+func (t *Tokens) Create(ctx context.Context, tok Token) (*Token, string, error) {
+	t.mu.RLock()
+	n := len(t.byID)
+	t.mu.RUnlock()
+	if n >= maxTokens {
+		return nil, "", ErrTooManyTokens
+	}
+	text := newToken(&tok)
+	tok.Created = time.Now().UTC().Truncate(time.Second)
+	b, err := tok.encode()
+	if err != nil {
+		return nil, "", err
+	}
+	if _, err := t.kv.Create(ctx, tokenKey+tok.ID, b); err != nil {
+		return nil, "", fmt.Errorf("store a token: %w", err)
+	}
+	t.hold(&tok)
+	return &tok, text, nil
+}
+
+// First makes the first token of an admin if there has never been one, and
+// returns its text; otherwise it returns an empty text.
+func (t *Tokens) First(ctx context.Context) (string, error) {
+	_, err := t.kv.Create(ctx, startedKey, []byte(time.Now().UTC().Format(time.RFC3339)))
+	if errors.Is(err, jetstream.ErrKeyExists) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("store the first token: %w", err)
+	}
+	_, text, err := t.Create(ctx, Token{Name: "first", Role: Admin, CreatedBy: "first start"})
+	if err != nil {
+		t.kv.Purge(context.WithoutCancel(ctx), startedKey)
+	}
+	return text, err
+}
+
+// Revoke ends a token: on this node at once, on others within a second.
+func (t *Tokens) Revoke(ctx context.Context, id string) error {
+	t.mu.RLock()
+	h := t.byID[id]
+	t.mu.RUnlock()
+	if h == nil || h.local {
+		return ErrNoToken
+	}
+	if err := t.kv.Delete(ctx, tokenKey+id); err != nil {
+		return fmt.Errorf("revoke a token: %w", err)
+	}
+	t.drop(id)
+	return nil
+}
+
+// List returns all tokens of the store, in no order.
+func (t *Tokens) List() []*Token {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	list := make([]*Token, 0, len(t.byID))
+	for _, h := range t.byID {
+		if !h.local {
+			list = append(list, h.Token)
+		}
+	}
+	return list
+}
+
+// Local makes a token of an admin that is valid on this node, from this
+// machine, until the process ends, and writes it into a file that only the
+// owner can read. So who may read the data of the server can use its command
+// line without a token of his own. The caller removes the file at the end.
+func (t *Tokens) Local(file string) error {
+	tok := &Token{Name: "local", Role: Admin, Created: time.Now().UTC(), local: true}
+	text := newToken(tok)
+	temp, err := os.CreateTemp(filepath.Dir(file), ".token-*") // mode 0600
+	if err != nil {
+		return fmt.Errorf("write the local token: %w", err)
+	}
+	_, err = temp.WriteString(text + "\n")
+	if err = errors.Join(err, temp.Close()); err == nil {
+		err = os.Rename(temp.Name(), file)
+	}
+	if err != nil {
+		os.Remove(temp.Name())
+		return fmt.Errorf("write the local token: %w", err)
+	}
+	t.hold(tok)
+	return nil
+}
+
+// RemoveLocal removes the file of Local.
+func RemoveLocal(file string) error {
+	if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// find returns the token of that text, nil if there is none.
+func (t *Tokens) find(text string) *held {
+	rest, ok := strings.CutPrefix(text, tokenPrefix)
+	id, secret, found := strings.Cut(rest, "_")
+	if !ok || !found || len(id) != idLength || len(secret) > 64 {
+		return nil
+	}
+	t.mu.RLock()
+	h := t.byID[id]
+	t.mu.RUnlock()
+	var want [sha256.Size]byte
+	if h != nil {
+		want = h.hash
+	}
+	got := sha256.Sum256([]byte(secret))
+	if subtle.ConstantTimeCompare(got[:], want[:]) != 1 || h == nil {
+		return nil
+	}
+	return h
+}
+
+// authenticate returns who sends r. What it may ask in a second is limited.
+func (s *Server) authenticate(r *http.Request) (*Caller, error) {
+	addr := r.RemoteAddr
+	if host, _, err := net.SplitHostPort(addr); err == nil {
+		addr = host
+	}
+	if a, err := netip.ParseAddr(addr); err == nil {
+		addr = a.Unmap().String()
+	}
+	values := r.Header.Values("Authorization")
+	scheme, text := "", ""
+	if len(values) == 1 {
+		scheme, text, _ = strings.Cut(values[0], " ")
+	}
+	now := time.Now()
+	var h *held
+	why := "the API needs a token: send Authorization: Bearer TOKEN"
+	if strings.EqualFold(scheme, "Bearer") {
+		h = s.Tokens.find(strings.TrimSpace(text))
+		why = "the token is not valid: it is wrong, or it was revoked"
+	}
+	switch {
+	case h == nil:
+	case h.Expired(now):
+		h, why = nil, "the token has expired"
+	case h.local && !loopback(addr):
+		h, why = nil, "the token of the data folder is for this machine only"
+	}
+	if h == nil {
+		if wait := s.failing.note(addr, now); wait > 0 {
+			return nil, tooMany(wait, "authentication has failed too often at this address")
+		}
+		return nil, huma.ErrorWithHeaders(problem(http.StatusUnauthorized, kindToken, "%s", why),
+			http.Header{"Www-Authenticate": {`Bearer realm="weir"`}})
+	}
+	if re := h.limit.ReserveN(now, 1); re.DelayFrom(now) > 0 {
+		wait := re.DelayFrom(now)
+		re.CancelAt(now)
+		return nil, tooMany(wait, fmt.Sprintf("the token %q has asked more than %d times a second", h.Name, askRate))
+	}
+	return &Caller{h.Token, addr}, nil
+}
+
+func loopback(addr string) bool {
+	a, err := netip.ParseAddr(addr)
+	return err == nil && a.IsLoopback()
+}

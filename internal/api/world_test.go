@@ -1,0 +1,209 @@
+package api
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"weir/internal/access"
+	"weir/internal/event"
+	"weir/internal/hls"
+	"weir/internal/media/av"
+	"weir/internal/policy"
+	"weir/internal/session"
+	"weir/internal/stream"
+)
+
+// world is a Server over real parts.
+type world struct {
+	*Server
+	t   *testing.T
+	set *policy.Set
+
+	mu    sync.Mutex
+	facts []event.Event
+}
+
+// newJetStream returns a JetStream of the test.
+func newJetStream(t testing.TB) jetstream.JetStream {
+	t.Helper()
+	srv, err := server.NewServer(&server.Options{ServerName: "test", DontListen: true, JetStream: true, StoreDir: t.TempDir(), NoLog: true, NoSigs: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv.Start()
+	t.Cleanup(func() { srv.Shutdown(); srv.WaitForShutdown() })
+	if !srv.ReadyForConnections(10 * time.Second) {
+		t.Fatal("nats-server is not ready")
+	}
+	nc, err := nats.Connect("", nats.InProcessServer(srv))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return js
+}
+
+// newWorld returns a world with the spaces default and other, and in default
+// the stream live/demo.
+func newWorld(t testing.TB, change ...func(*Options)) *world {
+	t.Helper()
+	space := func(name, domain string) policy.Space {
+		return policy.Space{
+			Name: name, Domains: []policy.Domain{{Name: domain, Type: policy.Both}}, Apps: []policy.App{policy.DefaultApp("live")},
+			AccessKeys: []policy.AccessKey{{ID: "key1", Secret: policy.NewSecret("topsecret-" + name)}},
+		}
+	}
+	w := &world{set: &policy.Set{DefaultSpace: "default", Spaces: []policy.Space{space("default", "localhost"), space("other", "other.example")}}}
+	w.t, _ = t.(*testing.T)
+	log := slog.New(slog.DiscardHandler)
+	tokens, err := OpenTokens(t.Context(), newJetStream(t), 1, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() { defer close(done); tokens.Run(t.Context()) }() // ends with the test
+	t.Cleanup(func() { tokens.Close(); <-done })
+	hub := stream.NewHub(stream.Options{})
+	gate := access.NewGate(func() *policy.Set { return w.set })
+	o := Options{
+		Log: log, Version: "0.0.0", Node: "n1", Started: time.Now(),
+		Tokens: tokens, Hub: hub, Gate: gate,
+		Sessions: session.NewServer(hub, gate, session.Options{}),
+		HLS:      hls.NewServer(hub, gate, hls.Options{}),
+		Policy:   func() *policy.Set { return w.set },
+		Config:   func() any { return map[string]any{"grace": "10s"} },
+		Emit: func(e event.Event) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.facts = append(w.facts, e)
+		},
+	}
+	t.Cleanup(func() {
+		hub.Close(t.Context())
+		o.Sessions.Close(t.Context())
+		o.HLS.Close()
+	})
+	for _, f := range change {
+		f(&o)
+	}
+	w.Server = New(o)
+	w.publish(t, "default", "demo")
+	return w
+}
+
+// publish makes a stream in the app live.
+func (w *world) publish(t testing.TB, space, name string) *stream.Publication {
+	t.Helper()
+	app := policy.DefaultApp("live")
+	p, err := w.Hub.Publish(stream.Key{Space: space, App: "live", Name: name}, &app, stream.Push{
+		Sequence: event.NewSequence(), Session: "0123456789abcdef",
+		Client: event.Client{Domain: "localhost", Protocol: "rtmp", Addr: netip.MustParseAddrPort("192.0.2.7:5000"), FlashVer: "FMLE/3.0"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 3 {
+		tag := []byte{0xAF, 1, 0x21, 0x10}
+		if err := p.WritePacket(av.Packet{Kind: av.Audio, Codec: av.AAC, DTS: int64(23 * i), Tag: tag, Frame: tag[2:]}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return p
+}
+
+// token makes a token and returns its text.
+func (w *world) token(t testing.TB, tok Token) string {
+	t.Helper()
+	if tok.Name == "" {
+		tok.Name = "test"
+	}
+	_, text, err := w.Tokens.Create(t.Context(), tok)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+// request is one to be made.
+type request struct {
+	method, path string // below Prefix
+	token        string
+	body         any // a string as it is, others as JSON
+	header       map[string]string
+}
+
+// do makes a request and returns the answer.
+func (w *world) do(t testing.TB, q request) *httptest.ResponseRecorder {
+	t.Helper()
+	var body io.Reader
+	switch b := q.body.(type) {
+	case nil:
+	case string:
+		body = strings.NewReader(b)
+	default:
+		text, err := json.Marshal(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body = bytes.NewReader(text)
+	}
+	r := httptest.NewRequest(q.method, "http://127.0.0.1:8081"+Prefix+q.path, body)
+	r.RemoteAddr = "127.0.0.1:40000"
+	if body != nil {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	if q.token != "" {
+		r.Header.Set("Authorization", "Bearer "+q.token)
+	}
+	for k, v := range q.header {
+		if k == "Host" {
+			r.Host = v
+			continue
+		}
+		r.Header.Set(k, v)
+	}
+	rec := httptest.NewRecorder()
+	w.ServeHTTP(rec, r)
+	return rec
+}
+
+// get asks for a path and decodes the answer into v.
+func (w *world) get(t testing.TB, token, path string, v any) {
+	t.Helper()
+	rec := w.do(t, request{method: http.MethodGet, path: path, token: token})
+	if rec.Code != http.StatusOK {
+		t.Fatalf("GET %s: %d %s", path, rec.Code, rec.Body)
+	}
+	if err := json.Unmarshal(rec.Body.Bytes(), v); err != nil {
+		t.Fatalf("GET %s: %v", path, err)
+	}
+}
+
+// kindOf returns the kind of problem that was answered, empty if it was none.
+func kindOf(rec *httptest.ResponseRecorder) kind {
+	var p struct {
+		Type   string `json:"type"`
+		Status int    `json:"status"`
+	}
+	if rec.Header().Get("Content-Type") != "application/problem+json" || json.Unmarshal(rec.Body.Bytes(), &p) != nil || p.Status != rec.Code {
+		return ""
+	}
+	return kind(strings.TrimPrefix(p.Type, typePrefix))
+}
