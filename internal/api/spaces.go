@@ -3,8 +3,6 @@ package api
 import (
 	"context"
 	"net/http"
-
-	"weir/internal/policy"
 )
 
 // SpaceInfo is a space in short.
@@ -37,17 +35,6 @@ func (s *Server) listSpaces(ctx context.Context, in *spacesInput) (*spacePage, e
 	}
 	p, err := page(list, in.Paging, sorting[SpaceInfo]{list: "spaces", key: func(sp *SpaceInfo) string { return sp.Name }})
 	return &spacePage{p}, err
-}
-
-// space returns the space of that name as it is in force.
-func (s *Server) space(name string) (*policy.Space, error) {
-	set := s.Policy()
-	for i := range set.Spaces {
-		if set.Spaces[i].Name == name {
-			return &set.Spaces[i], nil
-		}
-	}
-	return nil, notFound("space", name)
 }
 
 func (s *Server) spaceRoutes() {

@@ -1,13 +1,13 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"net/http"
 	"net/netip"
 	"strings"
 	"time"
 
-	"weir/internal/access"
 	"weir/internal/media/av"
 	"weir/internal/stream"
 )
@@ -25,7 +25,12 @@ type StreamInfo struct {
 	Publisher *PublisherInfo `json:"publisher,omitempty" doc:"Absent while the stream is held."`
 	Video     *VideoInfo     `json:"video,omitempty" doc:"Absent without video."`
 	Audio     *AudioInfo     `json:"audio,omitempty" doc:"Absent without audio."`
+	BitRate   int64          `json:"bit_rate" doc:"Of the last seconds, bit/s."`
 	Bytes     int64          `json:"bytes" doc:"Of media, since it went on the air."`
+	BytesOut  int64          `json:"bytes_out" doc:"Sent to players, since it went on the air."`
+	Jumps     int64          `json:"jumps" doc:"Of the publishers' clocks, since it went on the air."`
+	Drift     float64        `json:"drift" doc:"Seconds by which the sound has come to be ahead of the picture in this push."`
+	Lead      float64        `json:"lead" doc:"Seconds by which the publisher's clock has come to be ahead of the server's in this push."`
 	Players   PlayerCount    `json:"players"`
 }
 
@@ -40,94 +45,78 @@ type PublisherInfo struct {
 	Since    time.Time      `json:"since" doc:"When this push began."`
 }
 
-// VideoInfo is the video of a stream.
+// VideoInfo is the video of a stream. What is not known yet is 0.
 type VideoInfo struct {
-	Codec  string `json:"codec" doc:"Name of the codec as FFmpeg has it."`
-	Width  int    `json:"width" doc:"Pixels; 0 while unknown."`
-	Height int    `json:"height" doc:"Pixels; 0 while unknown."`
-	Frames int64  `json:"frames" doc:"Since it went on the air."`
+	Codec       string  `json:"codec" doc:"FFmpeg's name of the codec."`
+	Profile     int     `json:"profile,omitempty" doc:"As the codec numbers its profiles."`
+	Level       int     `json:"level,omitempty" doc:"As the codec numbers its levels."`
+	Width       int     `json:"width" doc:"Pixels."`
+	Height      int     `json:"height" doc:"Pixels."`
+	FrameRate   float64 `json:"frame_rate" doc:"Frames a second as they arrive."`
+	Declared    float64 `json:"declared_frame_rate,omitempty" doc:"Frames a second as the codec's configuration or the metadata say."`
+	Frames      int64   `json:"frames" doc:"Since it went on the air."`
+	GOP         int     `json:"gop" doc:"Frames of the newest whole group of pictures."`
+	KeyInterval float64 `json:"key_interval" doc:"Seconds between the two newest key frames."`
+	SinceKey    float64 `json:"since_key" doc:"Seconds since the last key frame."`
 }
 
-// AudioInfo is the audio of a stream.
+// AudioInfo is the audio of a stream. What is not known yet is 0.
 type AudioInfo struct {
-	Codec      string `json:"codec" doc:"Name of the codec as FFmpeg has it."`
-	SampleRate int    `json:"sample_rate" doc:"Samples a second; 0 while unknown."`
+	Codec      string `json:"codec" doc:"FFmpeg's name of the codec."`
+	SampleRate int    `json:"sample_rate" doc:"Samples a second."`
+	Channels   int    `json:"channels"`
+	Frames     int64  `json:"frames" doc:"Since it went on the air."`
 }
 
 // PlayerCount is how many play a stream, by protocol.
 type PlayerCount struct {
-	Total int `json:"total"`
-	RTMP  int `json:"rtmp"`
-	RTMPS int `json:"rtmps"`
-	FLV   int `json:"flv"`
-	WSFLV int `json:"ws_flv"`
-	HLS   int `json:"hls" doc:"Estimated from requests for the playlist."`
+	Total int64 `json:"total"`
+	RTMP  int64 `json:"rtmp"`
+	RTMPS int64 `json:"rtmps"`
+	FLV   int64 `json:"flv"`
+	WSFLV int64 `json:"ws_flv"`
+	HLS   int64 `json:"hls" doc:"Estimated from requests for the playlist."`
+	Other int64 `json:"other"`
 }
 
-// count adds n players of a protocol.
-func (p *PlayerCount) count(protocol string, n int) {
-	p.Total += n
-	switch protocol {
-	case access.RTMP:
-		p.RTMP += n
-	case access.RTMPS:
-		p.RTMPS += n
-	case access.FLV:
-		p.FLV += n
-	case access.WSFLV:
-		p.WSFLV += n
-	case access.HLS:
-		p.HLS += n
+// playerCount returns n, which is in the order of stream.Protocols.
+func playerCount(n [len(stream.Protocols)]int64) PlayerCount {
+	var p PlayerCount
+	for i, to := range [...]*int64{&p.RTMP, &p.RTMPS, &p.FLV, &p.WSFLV, &p.HLS, &p.Other} {
+		*to = n[i]
+		p.Total += n[i]
 	}
-}
-
-// players counts the players of all streams at one moment.
-func (s *Server) players() map[stream.Key]*PlayerCount {
-	all := make(map[stream.Key]*PlayerCount)
-	of := func(k stream.Key) *PlayerCount {
-		if all[k] == nil {
-			all[k] = &PlayerCount{}
-		}
-		return all[k]
-	}
-	for k, by := range s.Sessions.Players() {
-		for protocol, n := range by {
-			of(k).count(protocol, n)
-		}
-	}
-	for k, n := range s.HLS.Players() {
-		of(k).count(access.HLS, n)
-	}
-	return all
+	return p
 }
 
 // describeStream makes the description of st.
-func (s *Server) describeStream(st *stream.Stream, players *PlayerCount, now time.Time) StreamInfo {
+func (s *Server) describeStream(st *stream.Stream, now time.Time) StreamInfo {
 	i := st.Info()
 	d := StreamInfo{
 		Space: i.Key.Space, App: i.Key.App, Stream: i.Key.Name, Node: s.Node,
-		Live: i.Live, Since: i.Start.UTC(), Seconds: now.Sub(i.Start).Seconds(), Bytes: i.Bytes,
+		Live: i.Live, Since: i.Start.UTC(), Seconds: now.Sub(i.Start).Seconds(),
+		BitRate: i.BitRate, Bytes: i.Bytes, Jumps: i.Jumps, Drift: i.Drift.Seconds(), Lead: i.Lead.Seconds(),
+		Players: playerCount(i.Traffic.Players),
 	}
-	if p := st.Publication(); p != nil {
-		push := p.Push()
-		c := &push.Client
-		encoder := c.FlashVer
-		if encoder == "" {
-			encoder = c.UserAgent
-		}
+	for _, n := range i.Traffic.Out {
+		d.BytesOut += n
+	}
+	if i.Live && i.Push != nil {
+		c := &i.Push.Client
 		d.Publisher = &PublisherInfo{
-			Session: push.Session, Sequence: push.Sequence, Protocol: c.Protocol, Addr: c.Addr, Domain: c.Domain,
-			Encoder: encoder, Since: p.Start().UTC(),
+			Session: i.Push.Session, Sequence: i.Push.Sequence, Protocol: c.Protocol, Addr: c.Addr, Domain: c.Domain,
+			Encoder: cmp.Or(c.FlashVer, c.UserAgent), Since: i.Pushed.UTC(),
 		}
 	}
-	if i.Video != av.Unknown {
-		d.Video = &VideoInfo{i.Video.String(), i.Width, i.Height, i.Frames}
+	if v := &i.Video; v.Codec != av.Unknown {
+		d.Video = &VideoInfo{
+			Codec: v.Codec.String(), Profile: v.Profile, Level: v.Level, Width: v.Width, Height: v.Height,
+			FrameRate: v.Measured, Declared: v.Declared, Frames: v.Frames,
+			GOP: v.GOP, KeyInterval: v.KeyInterval.Seconds(), SinceKey: v.SinceKey.Seconds(),
+		}
 	}
-	if i.Audio != av.Unknown {
-		d.Audio = &AudioInfo{i.Audio.String(), i.Rate}
-	}
-	if players != nil {
-		d.Players = *players
+	if a := &i.Audio; a.Codec != av.Unknown {
+		d.Audio = &AudioInfo{a.Codec.String(), a.SampleRate, a.Channels, a.Frames}
 	}
 	return d
 }
@@ -139,23 +128,24 @@ type StreamsInput struct {
 	App     string `query:"app" maxLength:"128" doc:"Of this app only."`
 	Prefix  string `query:"prefix" maxLength:"255" doc:"Whose names begin so."`
 	Live    bool   `query:"live" doc:"Without those that are held for their publisher to return."`
-	Players int    `query:"min_players" minimum:"0" doc:"With at least so many players."`
-	Order   string `query:"order" enum:"name,since,-since,players,-players,bytes,-bytes" default:"name" doc:"What to sort by; with - the greatest first."`
+	Players int64  `query:"min_players" minimum:"0" doc:"With at least so many players."`
+	BitRate int64  `query:"min_bit_rate" minimum:"0" doc:"With at least so many bit/s."`
+	Order   string `query:"order" enum:"name,since,-since,players,-players,bit_rate,-bit_rate,bytes,-bytes" default:"name" doc:"What to sort by; with - the greatest first."`
 }
 
 type streamPage struct{ Body Page[StreamInfo] }
 
 // orders are the ways to sort streams.
 var orders = map[string]func(*StreamInfo) float64{
-	"name":    nil,
-	"since":   func(d *StreamInfo) float64 { return float64(d.Since.UnixMicro()) },
-	"players": func(d *StreamInfo) float64 { return float64(d.Players.Total) },
-	"bytes":   func(d *StreamInfo) float64 { return float64(d.Bytes) },
+	"name":     nil,
+	"since":    func(d *StreamInfo) float64 { return float64(d.Since.UnixMicro()) },
+	"players":  func(d *StreamInfo) float64 { return float64(d.Players.Total) },
+	"bit_rate": func(d *StreamInfo) float64 { return float64(d.BitRate) },
+	"bytes":    func(d *StreamInfo) float64 { return float64(d.Bytes) },
 }
 
 func (s *Server) listStreams(ctx context.Context, in *StreamsInput) (*streamPage, error) {
 	c, now := caller(ctx), time.Now()
-	players := s.players()
 	var list []StreamInfo
 	for _, st := range s.Hub.Streams() {
 		k := st.Key()
@@ -166,8 +156,8 @@ func (s *Server) listStreams(ctx context.Context, in *StreamsInput) (*streamPage
 			!strings.HasPrefix(k.Name, in.Prefix):
 			continue
 		}
-		d := s.describeStream(st, players[k], now)
-		if in.Live && !d.Live || d.Players.Total < in.Players {
+		d := s.describeStream(st, now)
+		if in.Live && !d.Live || d.Players.Total < in.Players || d.BitRate < in.BitRate {
 			continue
 		}
 		list = append(list, d)
@@ -204,7 +194,48 @@ func (s *Server) getStream(_ context.Context, in *StreamPath) (*streamOutput, er
 	if err != nil {
 		return nil, err
 	}
-	return &streamOutput{s.describeStream(st, s.players()[st.Key()], time.Now())}, nil
+	return &streamOutput{s.describeStream(st, time.Now())}, nil
+}
+
+// Sample is what was published in a while.
+type Sample struct {
+	Start       time.Time `json:"start"`
+	Bytes       int64     `json:"bytes"`
+	BitRate     int64     `json:"bit_rate" doc:"bit/s."`
+	VideoFrames int       `json:"video_frames"`
+	AudioFrames int       `json:"audio_frames"`
+	KeyFrames   int       `json:"key_frames"`
+	KeyInterval float64   `json:"key_interval" doc:"Seconds: the longest between key frames that ended in it; 0 if none did."`
+	Jumps       int       `json:"jumps" doc:"Of the publisher's clock."`
+	Drift       float64   `json:"drift" doc:"Seconds by which sound was ahead of picture at its end."`
+}
+
+type timelineOutput struct {
+	Body struct {
+		Seconds []Sample `json:"seconds" nullable:"false" doc:"By the second, up to two minutes back, the oldest first."`
+		Tens    []Sample `json:"tens" nullable:"false" doc:"By ten seconds, up to half an hour back, the oldest first."`
+	}
+}
+
+func (s *Server) getTimeline(_ context.Context, in *StreamPath) (*timelineOutput, error) {
+	st, err := s.find(in)
+	if err != nil {
+		return nil, err
+	}
+	samples := func(list []stream.Sample, seconds int64) []Sample {
+		all := make([]Sample, 0, len(list))
+		for _, x := range list {
+			all = append(all, Sample{
+				Start: x.Start.UTC(), Bytes: x.Bytes, BitRate: x.Bytes * 8 / seconds, VideoFrames: x.VideoFrames, AudioFrames: x.AudioFrames,
+				KeyFrames: x.KeyFrames, KeyInterval: x.KeyInterval.Seconds(), Jumps: x.Jumps, Drift: x.Drift.Seconds(),
+			})
+		}
+		return all
+	}
+	seconds, tens := st.Timeline()
+	out := &timelineOutput{}
+	out.Body.Seconds, out.Body.Tens = samples(seconds, 1), samples(tens, 10)
+	return out, nil
 }
 
 func (s *Server) endPublisher(_ context.Context, in *StreamPath) (*struct{}, error) {
@@ -237,6 +268,11 @@ func (s *Server) streamRoutes() {
 		ID: "getStream", Method: http.MethodGet, Path: "/streams/{space}/{app}/{stream}", Tag: "Streams", Summary: "Describe a stream on the air",
 		Role: Viewer, Scope: InSpace,
 	}, s.getStream)
+	add(s, route{
+		ID: "getTimeline", Method: http.MethodGet, Path: "/streams/{space}/{app}/{stream}/timeline", Tag: "Streams",
+		Summary: "How the quality of a push has been",
+		Role:    Viewer, Scope: InSpace,
+	}, s.getTimeline)
 	add(s, route{
 		ID: "endPublisher", Method: http.MethodDelete, Path: "/streams/{space}/{app}/{stream}/publisher", Tag: "Streams",
 		Summary: "End the push of a stream",

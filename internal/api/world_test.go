@@ -184,6 +184,17 @@ func (w *world) do(t testing.TB, q request) *httptest.ResponseRecorder {
 	return rec
 }
 
+// from asks /self from an address.
+func (w *world) from(t testing.TB, addr, token string) *httptest.ResponseRecorder {
+	t.Helper()
+	r := httptest.NewRequest(http.MethodGet, "http://127.0.0.1:8081"+Prefix+"/self", nil)
+	r.RemoteAddr = addr
+	r.Header.Set("Authorization", "Bearer "+token)
+	rec := httptest.NewRecorder()
+	w.ServeHTTP(rec, r)
+	return rec
+}
+
 // get asks for a path and decodes the answer into v.
 func (w *world) get(t testing.TB, token, path string, v any) {
 	t.Helper()

@@ -2,24 +2,6 @@ package session
 
 import "weir/internal/stream"
 
-// Players returns how many play each stream now, by protocol.
-func (s *Server) Players() map[stream.Key]map[string]int {
-	all := make(map[stream.Key]map[string]int)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for ss := range s.sessions {
-		if ss.player == nil {
-			continue
-		}
-		key := ss.grant.Key()
-		if all[key] == nil {
-			all[key] = make(map[string]int)
-		}
-		all[key][ss.kind.Protocol]++
-	}
-	return all
-}
-
 // Of returns the sessions of one stream, in no order.
 func (s *Server) Of(key stream.Key) []Info {
 	var list []Info
