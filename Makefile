@@ -17,8 +17,13 @@ run: build ## build and start weir serve (more flags: make run ARGS='-c weir.yam
 	exec bin/weir serve $(ARGS)
 
 .PHONY: build
-build: go web ## build bin/weir
+build: go web bin/weir-forkserver.so ## build bin/weir
 	$(GO) build -o bin/weir ./cmd/weir
+
+# What makes a picture cost a tenth. Without a C compiler weir does without.
+bin/weir-forkserver.so: internal/ffmpeg/forkserver/forkserver.c
+	@mkdir -p bin
+	@$${CC:-cc} -O2 -Wall -shared -fPIC -o $@ $< || echo "pictures will cost more CPU: there is no C compiler to build $@ with" >&2
 
 .PHONY: test
 test: lint tools ## everything a change must pass: lint, go test -race, real clients

@@ -20,7 +20,7 @@ const picture = `
 	node bench
 	api
 	session hls callback storage/storagetest
-	access storage
+	access ffmpeg storage
 	stream
 	event policy
 	media/rtmp

@@ -15,6 +15,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"weir/internal/bench"
+	"weir/internal/ffmpeg"
 	"weir/internal/node"
 )
 
@@ -31,6 +32,13 @@ type cli struct {
 }
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == ffmpeg.SandboxArg {
+		if err := ffmpeg.Sandbox(os.Args[2:]); err != nil { // otherwise it has become another program
+			fmt.Fprintln(os.Stderr, message(err))
+			os.Exit(125)
+		}
+		return
+	}
 	// The first SIGTERM or interrupt asks to end in order, the second ends.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)

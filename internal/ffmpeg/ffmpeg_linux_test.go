@@ -1,0 +1,374 @@
+package ffmpeg
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+)
+
+// TestMain is also the program that locks itself in, and the ffmpeg that is
+// locked in: what its standard input says it shall do.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case SandboxArg:
+			if err := Sandbox(os.Args[2:]); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(125)
+			}
+			os.Exit(0)
+		case "-hide_banner", "-nostdin":
+			fake(os.Args[1:])
+			os.Exit(0)
+		}
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// fake is an ffmpeg that does what an evil or a broken one might.
+func fake(args []string) {
+	switch args[len(args)-1] {
+	case "-version":
+		fmt.Println("ffmpeg version 0-fake Copyright")
+		return
+	case "-encoders", "-decoders":
+		fmt.Println(" -------\n V....D mjpeg  JPEG\n V....D h264  H.264")
+		return
+	}
+	in := make([]byte, 64)
+	n, _ := os.Stdin.Read(in)
+	verb, arg, _ := strings.Cut(string(in[:n]), " ")
+	switch verb {
+	case "echo":
+		fmt.Print(arg)
+	case "args":
+		fmt.Print(strings.Join(args, "\n"))
+	case "crash":
+		fmt.Fprintln(os.Stderr, "this goes wrong")
+		syscall.Kill(os.Getpid(), syscall.SIGSEGV) // which is not even allowed
+		os.Exit(3)
+	case "hang":
+		select {}
+	case "deaf": // to SIGTERM, as any process may be
+		select {}
+	case "flood":
+		for {
+			os.Stderr.Write(bytes.Repeat([]byte("flood "), 1000))
+		}
+	case "gigabyte":
+		b := make([]byte, 1<<20)
+		for range 1 << 10 {
+			os.Stdout.Write(b)
+		}
+	case "memory":
+		var all []byte
+		for {
+			all = append(all, bytes.Repeat([]byte{1}, 64<<20)...)
+			if len(all) == 1 {
+				return
+			}
+		}
+	case "spin":
+		for n := 1; n != 0; n += 2 {
+		}
+	case "probe":
+		probe(arg)
+	}
+}
+
+// probe tries to get out.
+func probe(outside string) {
+	try := func(what string, err error) {
+		if err == nil {
+			fmt.Println(what, "SUCCEEDED")
+		} else {
+			fmt.Println(what, "denied")
+		}
+	}
+	_, err := os.ReadFile(outside)
+	try("open", err)
+	_, err = os.ReadFile("/etc/passwd")
+	try("passwd", err)
+	try("write", os.WriteFile(filepath.Join(filepath.Dir(outside), "written"), []byte("x"), 0o600))
+	try("write-tmp", os.WriteFile("/tmp/weir-written", []byte("x"), 0o600))
+	try("mkdir", os.Mkdir("/tmp/weir-made", 0o700))
+	_, err = net.Dial("tcp", "127.0.0.1:1")
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		err = nil // that it got so far is too far
+	}
+	try("connect", err)
+	_, err = net.Listen("tcp", "127.0.0.1:0")
+	try("listen", err)
+	fd, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
+	_ = fd
+	try("unix-socket", err)
+	_, err = syscall.ForkExec("/bin/true", []string{"true"}, nil)
+	try("fork", err)
+	try("exec", syscall.Exec("/bin/true", []string{"true"}, nil))
+	try("ptrace", syscall.PtraceAttach(os.Getppid()))
+	try("kill", syscall.Kill(os.Getppid(), 0))
+	try("mount", syscall.Mount("none", "/tmp", "tmpfs", 0, ""))
+	_, err = os.ReadDir("/proc/1")
+	try("proc", err)
+	_, _, e := syscall.RawSyscall(425, 8, 0, 0) // io_uring_setup
+	try("io_uring", errno(e))
+	_, _, e = syscall.RawSyscall(syscall.SYS_UNSHARE, syscall.CLONE_NEWUSER, 0, 0)
+	try("unshare", errno(e))
+	try("environment", map[bool]error{true: errors.New("none of the server's"), false: nil}[os.Getenv("WEIR_TEST_SECRET") == ""])
+}
+
+func errno(e syscall.Errno) error {
+	if e == 0 {
+		return nil
+	}
+	return e
+}
+
+// open returns a folder that another user can read.
+func open(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "weir")
+	if err == nil {
+		err = os.Chmod(dir, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+// self is this program, where another user can run it.
+func self(t testing.TB) string {
+	t.Helper()
+	path, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path = filepath.Join(open(t), "ffmpeg")
+	if err := os.WriteFile(path, b, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// newFake returns a Tool whose ffmpeg is fake.
+func newFake(t testing.TB) *Tool {
+	t.Helper()
+	tool := New(Options{Self: "/proc/self/exe", Path: self(t)})
+	t.Cleanup(tool.Close)
+	if err := tool.Ready(t.Context()); err != nil {
+		t.Skip(err)
+	}
+	return tool
+}
+
+// job is one for the fake ffmpeg.
+func job(l Limits) *Job {
+	if l.Time == 0 {
+		l.Time = 20 * time.Second
+	}
+	return &Job{Inputs: []Input{{Format: "h264"}}, Outputs: []Output{{Format: "mjpeg", Max: 1 << 20}}, Limits: l}
+}
+
+// The ffmpeg that is locked in can do nothing but compute.
+func TestProbeFromInside(t *testing.T) {
+	t.Setenv("WEIR_TEST_SECRET", "1")
+	outside := filepath.Join(open(t), "secret")
+	if err := os.WriteFile(outside, []byte("secret"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	tool := newFake(t)
+	l := tool.Health().Layers
+	t.Logf("layers: %+v", l)
+	if !l.Strong() {
+		t.Skip("this kernel has no Landlock or no seccomp")
+	}
+	out, _, err := tool.Run(t.Context(), job(Limits{}), []byte("probe "+outside))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(string(out), "denied"); n != 17 || strings.Contains(string(out), "SUCCEEDED") {
+		t.Errorf("%d of 17 ways out are denied:\n%s", n, out)
+	}
+	for _, f := range []string{"/tmp/weir-written", "/tmp/weir-made", filepath.Join(filepath.Dir(outside), "written")} {
+		if _, err := os.Stat(f); err == nil {
+			t.Errorf("%s was made", f)
+		}
+	}
+}
+
+// What a broken ffmpeg does costs its own job only.
+func TestBrokenChildren(t *testing.T) {
+	tool := newFake(t)
+	for _, c := range []struct {
+		what   string
+		limits Limits
+		want   Reason
+	}{
+		{"hang", Limits{Time: time.Second}, TimedOut},
+		{"deaf", Limits{Time: 20 * time.Second, Stall: 300 * time.Millisecond}, Stalled},
+		{"crash", Limits{}, Failed},
+		{"flood", Limits{Time: time.Second}, TimedOut},
+		{"gigabyte", Limits{}, Flooded},
+		{"memory", Limits{Memory: 256 << 20}, Failed},
+		{"spin", Limits{CPU: time.Second}, Failed},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			t.Parallel()
+			_, _, err := tool.Run(t.Context(), job(c.limits), []byte(c.what))
+			var e *Error
+			if !errors.As(err, &e) || e.Reason != c.want || len(e.Stderr) > ringSize {
+				t.Errorf("%s: %.300v, want one that %v", c.what, err, c.want)
+			}
+		})
+	}
+	t.Run("echo", func(t *testing.T) {
+		t.Parallel()
+		if out, _, err := tool.Run(t.Context(), job(Limits{}), []byte("echo me")); string(out) != "me" {
+			t.Errorf("echo: %q, %v", out, err)
+		}
+	})
+}
+
+func TestContextEndsJob(t *testing.T) {
+	tool := newFake(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	p, err := tool.Start(ctx, job(Limits{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	io.WriteString(p.Input(0), "hang")
+	cancel()
+	<-p.Done()
+	var e *Error
+	if !errors.As(p.Err(), &e) || e.Reason != Killed {
+		t.Errorf("err = %v, want one that was ended", p.Err())
+	}
+	if err := syscall.Kill(-p.cmd.Process.Pid, 0); !errors.Is(err, syscall.ESRCH) {
+		t.Errorf("the group of the process is still there: %v", err)
+	}
+}
+
+func TestManyPipes(t *testing.T) {
+	tool := newFake(t)
+	j := &Job{
+		Inputs:   []Input{{Format: "flv"}, {Format: "png_pipe"}},
+		Filters:  Graph{{In: []string{"0:v:0", "1:v:0"}, Filters: []Filter{{"overlay", []Arg{{"x", "W-w-10"}}}}, Out: []string{"v"}}},
+		Outputs:  []Output{{Format: "flv", Options: []Option{Map("v"), Word("c:v", "libx264")}}, {Format: "mpegts", Options: []Option{Map("0:a:0?")}}},
+		Progress: true,
+		Limits:   Limits{Time: 20 * time.Second},
+	}
+	p, err := tool.Start(t.Context(), j)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	io.WriteString(p.Input(0), "args")
+	out, err := io.ReadAll(p.Output(0))
+	want := "-nostdin -hide_banner -nostats -loglevel error -stats_period 1 -progress pipe:5 " +
+		"-protocol_whitelist pipe -f flv -i pipe:0 -protocol_whitelist pipe -f png_pipe -i pipe:3 -filter_complex [0:v:0][1:v:0]overlay=x=W-w-10[v] " +
+		"-map [v] -c:v libx264 -f flv pipe:1 -map 0:a:0? -f mpegts pipe:4"
+	if got := strings.ReplaceAll(string(out), "\n", " "); got != want || err != nil {
+		t.Errorf("command line:\n%s\n%v\nwant:\n%s", got, err, want)
+	}
+	<-p.Done()
+	if err := p.Err(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestUnavailable(t *testing.T) {
+	for _, o := range []Options{
+		{}, {Self: "/proc/self/exe", Path: filepath.Join(t.TempDir(), "none")}, {Self: filepath.Join(t.TempDir(), "none"), Path: self(t)},
+	} {
+		tool := New(o)
+		defer tool.Close()
+		if _, _, err := tool.Run(t.Context(), job(Limits{}), nil); !errors.Is(err, ErrUnavailable) || tool.Health().Error == "" {
+			t.Errorf("%+v: err = %v, want ErrUnavailable", o, err)
+		}
+	}
+	tool := newFake(t)
+	tool.Close()
+	if _, err := tool.Start(t.Context(), job(Limits{})); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("after Close: %v, want ErrUnavailable", err)
+	}
+}
+
+// The fork server, with the real ffmpeg, where both are there.
+func TestForkServer(t *testing.T) {
+	library := buildForkServer(t)
+	key, err := os.ReadFile("testdata/key.h264")
+	if err != nil {
+		t.Fatal(err)
+	}
+	warm := New(Options{Self: "/proc/self/exe", ForkServer: library})
+	defer warm.Close()
+	cold := New(Options{Self: "/proc/self/exe"})
+	defer cold.Close()
+	if err := cold.Ready(t.Context()); err != nil {
+		t.Skip(err)
+	}
+	j := &Job{
+		Inputs:  []Input{{Format: "h264", Options: []Option{Int("threads", 1)}}},
+		Outputs: []Output{{Format: "image2pipe", Options: []Option{Word("c:v", "mjpeg"), Int("frames:v", 1), Int("threads", 1)}, Max: 1 << 20}},
+		Limits:  Limits{Time: 20 * time.Second, CPU: 10 * time.Second},
+	}
+	want, use, err := cold.Run(t.Context(), j, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("cold: %v", use.CPU)
+	for range 3 {
+		got, use, err := warm.Run(t.Context(), j, key)
+		if err != nil || !bytes.Equal(got, want) {
+			t.Fatalf("forked: %d bytes, %v, want %d", len(got), err, len(want))
+		}
+		t.Logf("warm: %v", use.CPU)
+	}
+	if !warm.Health().ForkServer || warm.warm.broken {
+		t.Error("it was not forked")
+	}
+	if _, _, err := warm.Run(t.Context(), j, []byte("no picture")); err == nil {
+		t.Error("what is no picture gives no error")
+	}
+	hang := *j
+	hang.Limits.Time = 50 * time.Millisecond
+	p, err := warm.Start(t.Context(), &hang)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Close()
+}
+
+func buildForkServer(t testing.TB) string {
+	if _, err := exec.LookPath("ffmpeg"); err != nil {
+		t.Skip(err)
+	}
+	cc, err := exec.LookPath("cc")
+	if err != nil {
+		t.Skip(err)
+	}
+	library := filepath.Join(open(t), "weir-forkserver.so")
+	if out, err := exec.Command(cc, "-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-o", library, "forkserver/forkserver.c").CombinedOutput(); err != nil {
+		t.Fatalf("cc: %v\n%s", err, out)
+	}
+	return library
+}

@@ -1,0 +1,119 @@
+/*
+ * A fork server for ffmpeg, loaded into it with LD_PRELOAD.
+ *
+ * A dynamically linked ffmpeg has some two hundred libraries, and loading them
+ * takes ten times as much CPU as making a JPEG of a key frame. Here they are
+ * loaded once. What would have been main then waits on descriptor 3, a
+ * SOCK_SEQPACKET socket, and forks a child for each job, which becomes the
+ * ffmpeg of that job: it begins in the state just before main, has seen no
+ * other job's bytes, and puts on a stricter seccomp filter first.
+ *
+ * From the master:   'F' struct sock_filter...   the filter of the children
+ *                    'J' argument NUL ...        a job, with three descriptors
+ *                                                for 0, 1 and 2
+ * To the master, after each job: struct result.
+ *
+ * It does one job at a time; the master kills the process group when a job is
+ * not wanted any more. It ends when the master closes its end.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { control = 3, max_args = 256, max_filter = 512 };
+
+struct result {
+	int32_t status; /* of wait4(2) */
+	int32_t rss;    /* KiB */
+	int64_t cpu;    /* microseconds */
+};
+
+typedef int (*main_t)(int, char **, char **);
+
+static main_t program;
+static char message[64 << 10];
+static struct sock_filter filter[max_filter];
+static struct sock_fprog restricted = { 0, filter };
+
+/* receive reads a message and up to three descriptors. */
+static ssize_t receive(int fds[3])
+{
+	char ancillary[CMSG_SPACE(3 * sizeof(int))];
+	struct iovec iov = { message, sizeof message - 1 };
+	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = ancillary, .msg_controllen = sizeof ancillary };
+	ssize_t n = recvmsg(control, &m, MSG_CMSG_CLOEXEC);
+	struct cmsghdr *c = CMSG_FIRSTHDR(&m);
+
+	fds[0] = fds[1] = fds[2] = -1;
+	if (c && c->cmsg_type == SCM_RIGHTS && c->cmsg_len == CMSG_LEN(3 * sizeof(int)))
+		memcpy(fds, CMSG_DATA(c), 3 * sizeof(int));
+	return n;
+}
+
+/* become turns a child into the ffmpeg of a job. */
+static int become(ssize_t n, int fds[3], char **envp)
+{
+	char *args[max_args + 1];
+	int count = 0;
+
+	for (char *p = message + 1; p < message + n && count < max_args; p += strlen(p) + 1)
+		args[count++] = p;
+	args[count] = 0;
+	for (int i = 0; i < 3; i++)
+		if (dup2(fds[i], i) < 0)
+			_exit(126);
+	syscall(SYS_close_range, 3, ~0U, 0);
+	if (restricted.len && syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &restricted))
+		_exit(126);
+	return program(count, args, envp);
+}
+
+static int serve(int argc, char **argv, char **envp)
+{
+	int fds[3];
+	ssize_t n;
+
+	(void)argc, (void)argv;
+	while ((n = receive(fds)) > 0) {
+		message[n] = 0;
+		if (message[0] == 'F' && (size_t)n - 1 <= sizeof filter) {
+			memcpy(filter, message + 1, n - 1);
+			restricted.len = (n - 1) / sizeof filter[0];
+			continue;
+		}
+		if (message[0] != 'J' || fds[2] < 0)
+			_exit(126);
+		pid_t child = fork();
+		if (child == 0)
+			return become(n, fds, envp);
+		struct result r = { 126 << 8, 0, 0 };
+		struct rusage use;
+		for (int i = 0; i < 3; i++)
+			close(fds[i]);
+		if (child > 0 && wait4(child, &r.status, 0, &use) == child) {
+			r.rss = use.ru_maxrss;
+			r.cpu = (use.ru_utime.tv_sec + use.ru_stime.tv_sec) * 1000000LL + use.ru_utime.tv_usec + use.ru_stime.tv_usec;
+		}
+		if (write(control, &r, sizeof r) < 0)
+			_exit(0);
+	}
+	_exit(0);
+}
+
+/* The C library calls this to run main, once all libraries are loaded. */
+int __libc_start_main(main_t m, int argc, char **argv, void (*init)(void), void (*fini)(void), void (*rtld_fini)(void), void *stack_end)
+{
+	int (*real)(main_t, int, char **, void (*)(void), void (*)(void), void (*)(void), void *) = dlsym(RTLD_NEXT, "__libc_start_main");
+
+	program = m;
+	return real(serve, argc, argv, init, fini, rtld_fini, stack_end);
+}
