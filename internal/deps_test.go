@@ -19,7 +19,7 @@ const picture = `
 	cmd/weir
 	node bench
 	api
-	session hls callback storage/storagetest
+	session hls quality callback storage/storagetest
 	access ffmpeg storage
 	stream
 	event policy

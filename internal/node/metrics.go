@@ -79,6 +79,11 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	for refusal, count := range refused {
 		counter("refused_total", "Requests that were refused.", count, "op", refusal.Op.String(), "reason", string(refusal.Reason))
 	}
+	alerts := c.n.quality.Stats()
+	for alert, count := range alerts.Raised {
+		gauge("alerts", "Alerts that are raised.", float64(count), "alert", alert)
+		counter("alerts_total", "Alerts that were raised.", alerts.Ever[alert], "alert", alert)
+	}
 	gauge("hls_streams", "Streams that have, or lately had, HLS players.", float64(hls.Channels))
 	gauge("hls_segment_bytes", "Bytes of HLS segments in memory.", float64(hls.Held))
 	counter("hls_playlists_total", "HLS playlists served.", hls.Playlists)

@@ -23,6 +23,7 @@ import (
 	"weir/internal/hls"
 	"weir/internal/media/rtmp"
 	"weir/internal/policy"
+	"weir/internal/quality"
 	"weir/internal/session"
 	"weir/internal/stream"
 )
@@ -44,6 +45,7 @@ type Node struct {
 	hub      *stream.Hub
 	sessions *session.Server
 	hls      *hls.Server
+	quality  *quality.Monitor
 	metrics  *prometheus.Registry
 }
 
@@ -71,8 +73,11 @@ func New(cfg *Config, log *slog.Logger) (n *Node, err error) {
 	n.watcher = newWatcher(files, log)
 
 	l := &cfg.Limits
+	n.quality = quality.NewMonitor(quality.Options{Log: log})
 	n.hub = stream.NewHub(stream.Options{
 		Log:           log,
+		Began:         n.quality.Began,
+		Ended:         n.quality.Ended,
 		GatherCeiling: orNever(cfg.GatherCeiling),
 		SlowAfter:     l.SlowTime,
 		SlowBytes:     int(l.SlowSize),
@@ -165,6 +170,10 @@ func (n *Node) Run(ctx context.Context) error {
 	var watch errgroup.Group
 	watch.Go(func() error { n.watcher.run(watching, n.reload); return nil })
 
+	looking, stopLooking := context.WithCancel(context.WithoutCancel(ctx))
+	var look errgroup.Group
+	look.Go(func() error { n.quality.Run(looking); return nil })
+
 	// Each of these ends when its listener is closed.
 	serve, serving := errgroup.WithContext(ctx)
 	for name, ln := range n.listeners {
@@ -201,6 +210,8 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 	late := n.hub.Close(grace)
 	late = errors.Join(late, n.sessions.Close(grace))
+	stopLooking()
+	look.Wait()
 	n.hls.Close()
 	late = errors.Join(late, media.Shutdown(grace))
 	media.Close()

@@ -183,6 +183,8 @@ type App struct {
 	HLS    HLS    `yaml:"hls"`
 	Record Record `yaml:"record"`
 
+	Quality Quality `yaml:"quality"`
+
 	Callback *Callback `yaml:"callback"` // nil: that of the space
 }
 
@@ -211,6 +213,7 @@ func (a *App) SetDefaults() {
 		},
 	}
 	a.Record.SetDefaults()
+	a.Quality.SetDefaults()
 }
 
 // HLS is how an app's streams are cut into segments.

@@ -269,3 +269,29 @@ func TestRecordProblems(t *testing.T) {
 		t.Errorf("problems %q, want %q", got, c.want)
 	}
 }
+
+func TestQuality(t *testing.T) {
+	good := DefaultApp("a").Quality
+	for _, tt := range []struct {
+		path   string
+		change func(*Quality)
+	}{
+		{"", func(q *Quality) {}},
+		{"", func(q *Quality) { *q = Quality{} }},
+		{"no_data", func(q *Quality) { q.NoData = time.Millisecond }},
+		{"no_key_frame", func(q *Quality) { q.NoKeyFrame = 2 * time.Hour }},
+		{"low_bit_rate", func(q *Quality) { q.LowBitRate = 91 }},
+		{"low_bit_rate", func(q *Quality) { q.LowBitRate = -1 }},
+		{"drift", func(q *Quality) { q.Drift = 49 * time.Millisecond }},
+		{"drift", func(q *Quality) { q.Drift = -time.Second }},
+		{"jumps", func(q *Quality) { q.Jumps = 10_001 }},
+	} {
+		q := good
+		tt.change(&q)
+		var c checker
+		c.quality("q", &q)
+		if got := len(c.problems); got != 0 && tt.path == "" || tt.path != "" && (got != 1 || c.problems[0].Path != "q."+tt.path) {
+			t.Errorf("problems of %+v: %v, want one of %q", q, c.problems, tt.path)
+		}
+	}
+}

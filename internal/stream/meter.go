@@ -272,7 +272,7 @@ type Quality struct {
 	BitRate     int64         // bit/s of the last ten seconds; -1 until there are so many
 	Median      int64         // bit/s of ten seconds, in the push's last ten minutes; 0 in its first
 	Drift       time.Duration // by which sound is ahead of picture
-	Jumps       int           // of the publisher's clock, in the last minute
+	Jumps       int           // of the publisher's clock, in about the last minute
 }
 
 // Quality returns how things stand. It is valid while the publication goes on.
@@ -292,16 +292,21 @@ func (p *Publication) Quality(now time.Time) Quality {
 	case q.HasVideo:
 		q.SinceKey = now.Sub(m.firstVideo)
 	}
-	bytes := int64(0)
-	for sec := max(0, m.sec-60, m.began); sec < m.sec; sec++ {
-		f := &m.fine[sec%fineSamples]
-		q.Jumps += int(f.jumps)
-		if sec >= m.sec-coarseSeconds {
-			bytes += int64(f.bytes)
+	if m.sec-m.began > coarseSeconds {
+		bytes := int64(0)
+		for sec := m.sec - coarseSeconds; sec < m.sec; sec++ {
+			bytes += int64(m.fine[sec%fineSamples].bytes)
 		}
-	}
-	if q.Jumps += int(m.now.jumps); m.sec-m.began > coarseSeconds {
 		q.BitRate = bytes * 8 / coarseSeconds
+	}
+	// By whole tens, the one that is being filled and six before.
+	q.Jumps = int(m.now.jumps)
+	ten := m.sec / coarseSeconds
+	if m.sec%coarseSeconds > 0 {
+		q.Jumps += int(m.coarse[ten%coarseSamples].jumps)
+	}
+	for t := max(ten-6, m.began/coarseSeconds); t < ten; t++ {
+		q.Jumps += int(m.coarse[t%coarseSamples].jumps)
 	}
 	return q
 }
