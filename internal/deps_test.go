@@ -22,7 +22,7 @@ const picture = `
 	session hls quality callback storage/storagetest
 	access ffmpeg storage
 	stream
-	event policy
+	event policy bus
 	media/rtmp
 	media/flv media/mpegts
 	media/av media/amf media/m3u8

@@ -1,0 +1,170 @@
+package bus
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// open opens a Bus that ends with the test.
+func open(t *testing.T, cfg Config) *Bus {
+	t.Helper()
+	b, err := Open(t.Context(), cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(b.Close)
+	return b
+}
+
+func put(t *testing.T, b *Bus, replicas int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	for {
+		kv, err := KV(ctx, b.JetStream(), jetstream.KeyValueConfig{Bucket: "test", Replicas: replicas}, 1, nil)
+		if err == nil {
+			_, err = kv.PutString(ctx, "a", "b")
+		}
+		if err == nil {
+			return
+		}
+		select {
+		case <-time.After(50 * time.Millisecond): // a cluster that has no majority yet
+		case <-ctx.Done():
+			t.Fatal(err)
+		}
+	}
+}
+
+func get(t *testing.T, b *Bus) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	kv, err := KV(ctx, b.JetStream(), jetstream.KeyValueConfig{Bucket: "test", Replicas: b.Replicas()}, 1, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := kv.Get(ctx, "a")
+	if err != nil || string(e.Value()) != "b" {
+		t.Fatalf("Get = %v, %v, want b", e, err)
+	}
+}
+
+func TestInProcess(t *testing.T) {
+	dir := t.TempDir()
+	b := open(t, Config{Node: "n", Dir: dir})
+	if b.RouteAddr() != nil || b.server.Addr() != nil {
+		t.Errorf("it listens on %v, %v", b.RouteAddr(), b.server.Addr())
+	}
+	put(t, b, 1)
+	b.Close()
+	get(t, open(t, Config{Node: "n", Dir: dir}))
+}
+
+func TestStartFails(t *testing.T) {
+	file := t.TempDir() + "/file"
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := Open(t.Context(), Config{Node: "n", Dir: file}, slog.New(slog.DiscardHandler))
+	if err == nil || !strings.Contains(err.Error(), file) {
+		t.Errorf("Open with a file for its folder: %v, want an error that names it", err)
+	}
+}
+
+func TestExternal(t *testing.T) {
+	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	url := "nats://127.0.0.1:1" // where nobody is
+	b := open(t, Config{Node: "n", URL: url})
+	if _, err := b.JetStream().AccountInfo(t.Context()); err == nil {
+		t.Error("JetStream answers where there is none")
+	}
+	s.Start()
+	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
+	if !s.ReadyForConnections(10 * time.Second) {
+		t.Fatal("NATS did not start")
+	}
+	b = open(t, Config{Node: "n", URL: s.ClientURL()})
+	put(t, b, 1)
+	get(t, b)
+}
+
+func TestCluster(t *testing.T) {
+	// Ports of our own, as each must know the others' before they listen.
+	var routes []string
+	var held []net.Listener
+	for range 3 {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		held = append(held, ln)
+		routes = append(routes, ln.Addr().String())
+	}
+	var nodes []*Bus
+	for i, addr := range routes {
+		held[i].Close()
+		nodes = append(nodes, open(t, Config{Node: addr[len(addr)-5:], Dir: t.TempDir(), Cluster: &Cluster{
+			Name: "c", Listen: addr, Routes: routes, User: "weir", Password: "canary",
+		}}))
+	}
+	put(t, nodes[0], nodes[0].Replicas())
+	nodes[0].Close()
+	get(t, nodes[1])
+	get(t, nodes[2])
+}
+
+func TestSchema(t *testing.T) {
+	js := open(t, Config{Node: "n", Dir: t.TempDir()}).JetStream()
+	cfg := jetstream.StreamConfig{Name: "s", Subjects: []string{"s.>"}, MaxAge: time.Hour}
+	var steps []int
+	migrate := func(_ context.Context, from int) error { steps = append(steps, from); return nil }
+	for _, v := range []int{1, 1, 3} {
+		if _, err := Stream(t.Context(), js, cfg, v, migrate); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(steps) != 2 || steps[0] != 1 || steps[1] != 2 {
+		t.Errorf("migrated from %v, want from 1 and 2", steps)
+	}
+	var newer *Newer
+	if _, err := Stream(t.Context(), js, cfg, 2, migrate); !errors.As(err, &newer) || newer.Has != 3 {
+		t.Errorf("schema 3 opened by one that knows 2: %v", err)
+	}
+	cfg.MaxAge = time.Minute
+	s, err := Stream(t.Context(), js, cfg, 3, migrate)
+	if err != nil || s.CachedInfo().Config.MaxAge != time.Minute {
+		t.Errorf("changed: %v, %v", s, err)
+	}
+	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "other", Subjects: []string{"other"}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Stream(t.Context(), js, jetstream.StreamConfig{Name: "other"}, 1, nil); err == nil {
+		t.Error("took a stream of somebody else")
+	}
+	kv := jetstream.KeyValueConfig{Bucket: "b"}
+	for range 2 {
+		if _, err := KV(t.Context(), js, kv, 2, migrate); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := KV(t.Context(), js, kv, 1, migrate); !errors.As(err, &newer) {
+		t.Errorf("bucket with schema 2 opened by one that knows 1: %v", err)
+	}
+	failed := errors.New("no")
+	if _, err := KV(t.Context(), js, kv, 3, func(context.Context, int) error { return failed }); !errors.Is(err, failed) {
+		t.Errorf("failed migration: %v", err)
+	}
+}
