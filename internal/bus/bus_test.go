@@ -25,38 +25,48 @@ func open(t *testing.T, cfg Config) *Bus {
 	return b
 }
 
-func put(t *testing.T, b *Bus, replicas int) {
+// eventually calls f until it succeeds: a cluster may have no majority yet.
+func eventually(t *testing.T, f func(context.Context) error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	for {
-		kv, err := KV(ctx, b.JetStream(), jetstream.KeyValueConfig{Bucket: "test", Replicas: replicas}, 1, nil)
-		if err == nil {
-			_, err = kv.PutString(ctx, "a", "b")
-		}
+		err := f(ctx)
 		if err == nil {
 			return
 		}
 		select {
-		case <-time.After(50 * time.Millisecond): // a cluster that has no majority yet
+		case <-time.After(50 * time.Millisecond):
 		case <-ctx.Done():
 			t.Fatal(err)
 		}
 	}
 }
 
+func put(t *testing.T, b *Bus) {
+	t.Helper()
+	eventually(t, func(ctx context.Context) error {
+		kv, err := KV(ctx, b.JetStream(), jetstream.KeyValueConfig{Bucket: "test", Replicas: b.Replicas()}, 1, nil)
+		if err == nil {
+			_, err = kv.PutString(ctx, "a", "b")
+		}
+		return err
+	})
+}
+
 func get(t *testing.T, b *Bus) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	kv, err := KV(ctx, b.JetStream(), jetstream.KeyValueConfig{Bucket: "test", Replicas: b.Replicas()}, 1, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	e, err := kv.Get(ctx, "a")
-	if err != nil || string(e.Value()) != "b" {
-		t.Fatalf("Get = %v, %v, want b", e, err)
-	}
+	eventually(t, func(ctx context.Context) error {
+		kv, err := KV(ctx, b.JetStream(), jetstream.KeyValueConfig{Bucket: "test", Replicas: b.Replicas()}, 1, nil)
+		if err != nil {
+			return err
+		}
+		e, err := kv.Get(ctx, "a")
+		if err == nil && string(e.Value()) != "b" {
+			t.Errorf("Get = %q, want b", e.Value())
+		}
+		return err
+	})
 }
 
 func TestInProcess(t *testing.T) {
@@ -65,7 +75,7 @@ func TestInProcess(t *testing.T) {
 	if b.RouteAddr() != nil || b.server.Addr() != nil {
 		t.Errorf("it listens on %v, %v", b.RouteAddr(), b.server.Addr())
 	}
-	put(t, b, 1)
+	put(t, b)
 	b.Close()
 	get(t, open(t, Config{Node: "n", Dir: dir}))
 }
@@ -97,7 +107,7 @@ func TestExternal(t *testing.T) {
 		t.Fatal("NATS did not start")
 	}
 	b = open(t, Config{Node: "n", URL: s.ClientURL()})
-	put(t, b, 1)
+	put(t, b)
 	get(t, b)
 }
 
@@ -120,7 +130,7 @@ func TestCluster(t *testing.T) {
 			Name: "c", Listen: addr, Routes: routes, User: "weir", Password: "canary",
 		}}))
 	}
-	put(t, nodes[0], nodes[0].Replicas())
+	put(t, nodes[0])
 	nodes[0].Close()
 	get(t, nodes[1])
 	get(t, nodes[2])

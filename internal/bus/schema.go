@@ -81,7 +81,7 @@ func KV(ctx context.Context, js jetstream.JetStream, cfg jetstream.KeyValueConfi
 
 // answerTime is how long JetStream may take to answer. A cluster without a
 // majority does not answer at all.
-const answerTime = 5 * time.Second
+const answerTime = 3 * time.Second
 
 func find(ctx context.Context, js jetstream.JetStream, stream string) (jetstream.Stream, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
