@@ -224,6 +224,10 @@ func draw(t *rapid.T, name string, v reflect.Value) {
 			t.Fatal(err)
 		}
 		return
+	case encoding.TextUnmarshaler:
+		if v.Kind() != reflect.String {
+			t.Fatalf("%T needs the method words, for Schema and for this test", x)
+		}
 	}
 	switch v.Kind() {
 	case reflect.Struct:
