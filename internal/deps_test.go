@@ -19,6 +19,7 @@ const picture = `
 	cmd/weir
 	node bench
 	api
+	cluster
 	session hls quality callback storage/storagetest
 	access ffmpeg storage
 	stream

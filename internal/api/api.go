@@ -57,6 +57,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"weir/internal/access"
+	"weir/internal/cluster"
 	"weir/internal/event"
 	"weir/internal/hls"
 	"weir/internal/policy"
@@ -80,8 +81,10 @@ type Options struct {
 	Sessions *session.Server
 	HLS      *hls.Server
 	Gate     *access.Gate
+	Nodes    *cluster.Nodes
 	Policy   func() *policy.Set
-	Config   func() any // as in force, secrets masked
+	Config   func() []byte // as in force, JSON, secrets masked
+	Self     func() cluster.Node
 
 	// Emit puts a fact into the event log. It never waits.
 	Emit func(event.Event)

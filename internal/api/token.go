@@ -24,6 +24,8 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/time/rate"
+
+	"weir/internal/bus"
 )
 
 // A token is weir_ID_SECRET: ID is 40 random bits and names it in lists and
@@ -86,6 +88,7 @@ func decodeToken(b []byte) (*Token, error) {
 
 const (
 	tokenBucket = "weir_tokens"
+	tokenSchema = 1
 	tokenKey    = "token." // and the ID
 	startedKey  = "started"
 	maxTokens   = 10_000
@@ -101,12 +104,14 @@ var ErrTooManyTokens = errors.New("there are too many tokens; revoke some")
 // are held in memory, so that to authenticate needs no store, and goes on
 // while it is away. Methods may be called from any goroutine.
 type Tokens struct {
-	kv    jetstream.KeyValue
-	watch jetstream.KeyWatcher
-	log   *slog.Logger
+	js       jetstream.JetStream
+	replicas int
+	log      *slog.Logger
 
-	mu   sync.RWMutex
-	byID map[string]*held
+	mu    sync.RWMutex
+	kv    jetstream.KeyValue // nil until loaded
+	watch jetstream.KeyWatcher
+	byID  map[string]*held
 }
 
 // held is a token in memory, with what it has left to ask.
@@ -115,41 +120,68 @@ type held struct {
 	limit *rate.Limiter
 }
 
-// OpenTokens reads all tokens; replicas is how many nodes keep them. The
-// caller must Run and Close it.
-func OpenTokens(ctx context.Context, js jetstream.JetStream, replicas int, log *slog.Logger) (*Tokens, error) {
-	kv, err := js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
-		Bucket: tokenBucket, Description: "who may call the API", History: 1, Replicas: max(1, replicas), Storage: jetstream.FileStorage,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("open the store of tokens: %w", err)
+// NewTokens returns the tokens of a store, of which nothing is known until
+// Load or Run; replicas is how many nodes keep them.
+func NewTokens(js jetstream.JetStream, replicas int, log *slog.Logger) *Tokens {
+	return &Tokens{js: js, replicas: replicas, log: log, byID: make(map[string]*held)}
+}
+
+// Load reads all tokens. It does nothing if they have been read.
+func (t *Tokens) Load(ctx context.Context) error {
+	if t.store() != nil {
+		return nil
 	}
-	t := &Tokens{kv: kv, log: log, byID: make(map[string]*held)}
-	if t.watch, err = kv.WatchAll(context.WithoutCancel(ctx)); err != nil {
-		return nil, fmt.Errorf("read the tokens: %w", err)
+	kv, err := bus.KV(ctx, t.js, jetstream.KeyValueConfig{
+		Bucket: tokenBucket, Description: "who may call the API", History: 1, Replicas: max(1, t.replicas), Storage: jetstream.FileStorage,
+	}, tokenSchema, nil)
+	if err != nil {
+		return fmt.Errorf("open the store of tokens: %w", err)
+	}
+	watch, err := kv.WatchAll(context.WithoutCancel(ctx)) // until it is stopped
+	if err != nil {
+		return fmt.Errorf("read the tokens: %w", err)
 	}
 	for {
 		select {
-		case e := <-t.watch.Updates():
-			if e == nil { // that was all there is
-				return t, nil
+		case e := <-watch.Updates():
+			if e != nil {
+				t.apply(e)
+				continue
 			}
-			t.apply(e)
+			t.mu.Lock() // that was all there is
+			defer t.mu.Unlock()
+			t.kv, t.watch = kv, watch
+			return nil
 		case <-ctx.Done():
-			t.Close()
-			return nil, fmt.Errorf("read the tokens: %w", ctx.Err())
+			watch.Stop()
+			return fmt.Errorf("read the tokens: %w", ctx.Err())
 		}
 	}
 }
 
-// Run learns what other nodes do to tokens, until ctx ends or t is closed.
+// Run reads all tokens, if that has not been done, and learns what other nodes
+// do to them, until ctx ends.
 func (t *Tokens) Run(ctx context.Context) {
+	for said := false; t.store() == nil; said = true {
+		try, cancel := context.WithTimeout(ctx, 5*time.Second)
+		err := t.Load(try)
+		cancel()
+		if err == nil {
+			break
+		}
+		if !said && ctx.Err() == nil {
+			t.log.Warn("tokens cannot be read yet", "err", err)
+		}
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return
+		}
+	}
+	defer t.watch.Stop()
 	for {
 		select {
-		case e, ok := <-t.watch.Updates():
-			if !ok {
-				return
-			}
+		case e := <-t.watch.Updates():
 			if e != nil {
 				t.apply(e)
 			}
@@ -159,8 +191,15 @@ func (t *Tokens) Run(ctx context.Context) {
 	}
 }
 
-// Close ends the watch over the store.
-func (t *Tokens) Close() { t.watch.Stop() }
+// store returns the bucket, nil until it is loaded.
+func (t *Tokens) store() jetstream.KeyValue {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.kv
+}
+
+// errNotLoaded is the error of a change before Load.
+var errNotLoaded = errors.New("the store of tokens has not been reached yet")
 
 // apply takes over what the store says of one key.
 func (t *Tokens) apply(e jetstream.KeyValueEntry) {
@@ -208,8 +247,11 @@ func newToken(tok *Token) string {
 // returns it and its text, which nobody will learn again.
 func (t *Tokens) Create(ctx context.Context, tok Token) (*Token, string, error) {
 	t.mu.RLock()
-	n := len(t.byID)
+	n, kv := len(t.byID), t.kv
 	t.mu.RUnlock()
+	if kv == nil {
+		return nil, "", errNotLoaded
+	}
 	if n >= maxTokens {
 		return nil, "", ErrTooManyTokens
 	}
@@ -219,7 +261,7 @@ func (t *Tokens) Create(ctx context.Context, tok Token) (*Token, string, error) 
 	if err != nil {
 		return nil, "", err
 	}
-	if _, err := t.kv.Create(ctx, tokenKey+tok.ID, b); err != nil {
+	if _, err := kv.Create(ctx, tokenKey+tok.ID, b); err != nil {
 		return nil, "", fmt.Errorf("store a token: %w", err)
 	}
 	t.hold(&tok)
@@ -229,7 +271,11 @@ func (t *Tokens) Create(ctx context.Context, tok Token) (*Token, string, error) 
 // First makes the first token of an admin if there has never been one, and
 // returns its text; otherwise it returns an empty text.
 func (t *Tokens) First(ctx context.Context) (string, error) {
-	_, err := t.kv.Create(ctx, startedKey, []byte(time.Now().UTC().Format(time.RFC3339)))
+	kv := t.store()
+	if kv == nil {
+		return "", errNotLoaded
+	}
+	_, err := kv.Create(ctx, startedKey, []byte(time.Now().UTC().Format(time.RFC3339)))
 	if errors.Is(err, jetstream.ErrKeyExists) {
 		return "", nil
 	}
@@ -238,7 +284,7 @@ func (t *Tokens) First(ctx context.Context) (string, error) {
 	}
 	_, text, err := t.Create(ctx, Token{Name: "first", Role: Admin, CreatedBy: "first start"})
 	if err != nil {
-		t.kv.Purge(context.WithoutCancel(ctx), startedKey)
+		kv.Purge(context.WithoutCancel(ctx), startedKey)
 	}
 	return text, err
 }
@@ -246,12 +292,15 @@ func (t *Tokens) First(ctx context.Context) (string, error) {
 // Revoke ends a token: on this node at once, on others within a second.
 func (t *Tokens) Revoke(ctx context.Context, id string) error {
 	t.mu.RLock()
-	h := t.byID[id]
+	h, kv := t.byID[id], t.kv
 	t.mu.RUnlock()
-	if h == nil || h.local {
+	switch {
+	case kv == nil:
+		return errNotLoaded
+	case h == nil || h.local:
 		return ErrNoToken
 	}
-	if err := t.kv.Delete(ctx, tokenKey+id); err != nil {
+	if err := kv.Delete(ctx, tokenKey+id); err != nil {
 		return fmt.Errorf("revoke a token: %w", err)
 	}
 	t.drop(id)
@@ -350,6 +399,9 @@ func (s *Server) authenticate(r *http.Request) (*Caller, error) {
 		h, why = nil, "the token has expired"
 	case h.local && !loopback(addr):
 		h, why = nil, "the token of the data folder is for this machine only"
+	}
+	if h == nil && s.Tokens.store() == nil {
+		return nil, problem(http.StatusServiceUnavailable, kindUnavailable, "the store of tokens has not been reached yet; try again")
 	}
 	if h == nil {
 		if wait := s.failing.note(addr, now); wait > 0 {

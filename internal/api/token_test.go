@@ -98,11 +98,13 @@ func TestTokensOfNoUse(t *testing.T) {
 func TestFirstToken(t *testing.T) {
 	js, log := newJetStream(t), slog.New(slog.DiscardHandler)
 	open := func() *Tokens {
-		tokens, err := OpenTokens(t.Context(), js, 1, log)
-		if err != nil {
+		tokens := NewTokens(js, 1, log)
+		if _, err := tokens.First(t.Context()); err != errNotLoaded {
+			t.Fatalf("First() before Load: %v", err)
+		}
+		if err := tokens.Load(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(tokens.Close)
 		return tokens
 	}
 	tokens := open()
@@ -133,8 +135,8 @@ func TestTokensOfTwoNodes(t *testing.T) {
 	js, log := newJetStream(t), slog.New(slog.DiscardHandler)
 	var nodes [2]*Tokens
 	for i := range nodes {
-		var err error
-		if nodes[i], err = OpenTokens(t.Context(), js, 1, log); err != nil {
+		nodes[i] = NewTokens(js, 1, log)
+		if err := nodes[i].Load(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -152,9 +154,6 @@ func TestTokensOfTwoNodes(t *testing.T) {
 	}
 	if next(); nodes[1].find(text) != nil {
 		t.Error("the other node still knows the token")
-	}
-	for _, n := range nodes {
-		n.Close()
 	}
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"weir/internal/access"
+	"weir/internal/cluster"
 	"weir/internal/event"
 	"weir/internal/hls"
 	"weir/internal/media/av"
@@ -73,13 +74,14 @@ func newWorld(t testing.TB, change ...func(*Options)) *world {
 	w := &world{set: &policy.Set{DefaultSpace: "default", Spaces: []policy.Space{space("default", "localhost"), space("other", "other.example")}}}
 	w.t, _ = t.(*testing.T)
 	log := slog.New(slog.DiscardHandler)
-	tokens, err := OpenTokens(t.Context(), newJetStream(t), 1, log)
-	if err != nil {
+	js := newJetStream(t)
+	tokens := NewTokens(js, 1, log)
+	if err := tokens.Load(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	done := make(chan struct{})
 	go func() { defer close(done); tokens.Run(t.Context()) }() // ends with the test
-	t.Cleanup(func() { tokens.Close(); <-done })
+	t.Cleanup(func() { <-done })
 	hub := stream.NewHub(stream.Options{})
 	gate := access.NewGate(func() *policy.Set { return w.set })
 	o := Options{
@@ -88,7 +90,11 @@ func newWorld(t testing.TB, change ...func(*Options)) *world {
 		Sessions: session.NewServer(hub, gate, session.Options{}),
 		HLS:      hls.NewServer(hub, gate, hls.Options{}),
 		Policy:   func() *policy.Set { return w.set },
-		Config:   func() any { return map[string]any{"grace": "10s"} },
+		Config: func() []byte {
+			return []byte(`{"grace":"10s","nats":{"url":"nats://u:topsecret@a,nats://u:topsecret@b"},"list":["https://u:topsecret@c"]}`)
+		},
+		Nodes: cluster.NewNodes(js, 1, log),
+		Self:  func() cluster.Node { return cluster.Node{Name: "n1", Version: "0.0.0", Started: time.Now()} },
 		Emit: func(e event.Event) {
 			w.mu.Lock()
 			defer w.mu.Unlock()

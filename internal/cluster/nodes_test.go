@@ -1,0 +1,90 @@
+package cluster
+
+import (
+	"context"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// TestNodes has two nodes on one list, of which one leaves.
+func TestNodes(t *testing.T) {
+	js := nodesJetStream(t)
+	var lists [2]*Nodes
+	var stop [2]context.CancelFunc
+	var done [2]chan struct{}
+	for i, name := range []string{"a.example", "b.example"} {
+		lists[i] = NewNodes(js, 1, slog.New(slog.DiscardHandler))
+		ctx, cancel := context.WithCancel(t.Context())
+		told, gone := make(chan struct{}, 1), make(chan struct{})
+		stop[i], done[i] = cancel, gone
+		go func() { // ends with stop
+			defer close(gone)
+			lists[i].Run(ctx, func() Node { told <- struct{}{}; return Node{Name: name, Version: "1", Started: time.Now()} })
+		}()
+		<-told
+	}
+	watch, err := func() (jetstream.KeyWatcher, error) {
+		kv, err := lists[0].open(t.Context())
+		if err != nil {
+			return nil, err
+		}
+		return kv.WatchAll(t.Context())
+	}()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for seen := map[string]bool{}; len(seen) < 2; {
+		if e := <-watch.Updates(); e != nil {
+			seen[e.Key()] = true
+		}
+	}
+	names := func() map[string]bool {
+		list, err := lists[0].List(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := map[string]bool{}
+		for _, n := range list {
+			m[n.Name] = true
+		}
+		return m
+	}
+	if m := names(); len(m) != 2 || !m["a.example"] || !m["b.example"] {
+		t.Errorf("List() = %v, want both", m)
+	}
+	stop[1]()
+	<-done[1]
+	if m := names(); len(m) != 1 || !m["a.example"] {
+		t.Errorf("List() after b left = %v", m)
+	}
+	stop[0]()
+	<-done[0]
+}
+
+func nodesJetStream(t *testing.T) jetstream.JetStream {
+	t.Helper()
+	srv, err := server.NewServer(&server.Options{ServerName: "test", DontListen: true, JetStream: true, StoreDir: t.TempDir(), NoLog: true, NoSigs: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv.Start()
+	t.Cleanup(func() { srv.Shutdown(); srv.WaitForShutdown() })
+	if !srv.ReadyForConnections(10 * time.Second) {
+		t.Fatal("nats-server is not ready")
+	}
+	nc, err := nats.Connect("", nats.InProcessServer(srv))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return js
+}
