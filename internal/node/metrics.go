@@ -91,5 +91,5 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	counter("hls_sent_bytes_total", "Bytes of HLS playlists and segments served.", hls.BytesOut)
 	counter("connections_refused_total", "Connections of addresses that had too many.", c.n.conns.refused.Load())
 	counter("rtmp_unfit_total", "RTMP connections that failed before they asked for anything.", sessions.Unfit)
-	counter("panics_recovered_total", "Connections that were ended by a panic.", sessions.Panics+hls.Panics+c.n.panics.Load())
+	counter("panics_recovered_total", "Panics that ended a connection, a player, a stream's packaging or the like, and nothing else.", sessions.Panics+hls.Panics+hub.Panics+c.n.panics.Load())
 }

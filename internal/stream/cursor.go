@@ -45,6 +45,8 @@ func (p *Player) step() (head, body []byte, err error) {
 		return head, nil, nil
 	case going && p.pos < end: // too far behind
 		p.jump(f)
+	case f.failed != nil:
+		return nil, nil, f.failed
 	case f.ended:
 		return p.goodbye, nil, ErrOver
 	case going && p.raw != nil && p.want == f.format && p.joined.IsZero():
@@ -92,9 +94,27 @@ func (p *Player) jump(f *feed) {
 // limit. place returns with f.mu held, so that what ends the wait cannot come
 // unseen; f is nil if the stream was over before.
 func (p *Player) place() (f *feed, head []byte, limit int64) {
+	p.s.mu.Lock()
+	defer p.s.mu.Unlock()
+	var held *feed
+	placed := false
+	defer func() {
+		if !placed && held != nil { // a panic
+			held.mu.Unlock()
+		}
+	}()
+	f, head, limit = p.find(&held)
+	placed = true
+	return f, head, limit
+}
+
+// find is place with s.mu held. The feed whose lock it holds is in held.
+func (p *Player) find(held **feed) (f *feed, head []byte, limit int64) {
 	s := p.s
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	lock := func(f *feed) {
+		f.mu.Lock()
+		*held = f
+	}
 	f, limit = p.feed.Load(), math.MaxInt64
 	start := !p.begun || p.seek
 	want := p.want
@@ -111,7 +131,7 @@ func (p *Player) place() (f *feed, head []byte, limit int64) {
 			f = s.feedOf(want)
 			p.move(f)
 		}
-		f.mu.Lock()
+		lock(f)
 		if p.paused || f.key < 0 || f.marks[f.key].seq < p.seq {
 			head, p.pending = p.pending, nil // that much can be sent
 			return f, head, limit
@@ -124,7 +144,7 @@ func (p *Player) place() (f *feed, head []byte, limit int64) {
 		p.pos, p.seq, p.pending, p.begun, p.seek = m.at, m.seq, nil, true, false
 		return f, head, limit
 	}
-	f.mu.Lock()
+	lock(f)
 	if f.format == want {
 		return f, nil, limit
 	}
@@ -149,9 +169,10 @@ func (p *Player) place() (f *feed, head []byte, limit int64) {
 		head = s.encodeHeader(&audio, false, seq)
 	}
 	f.mu.Unlock()
+	*held = nil
 	f = s.feedOf(want)
 	p.move(f)
-	f.mu.Lock()
+	lock(f)
 	p.pos, p.seq = f.position(seq), seq
 	return f, head, limit
 }

@@ -136,6 +136,7 @@ type feed struct {
 	out    int64  // end of what was flushed; players write up to here
 	key    int    // index in marks of the newest packet to start at, -1: none
 	ended  bool
+	failed error // why it ended before the stream did
 	pumps  []*pump
 
 	// Gathering.
@@ -151,7 +152,6 @@ func (s *Stream) feedOf(format Format) *feed {
 	if f == nil {
 		f = &feed{s: s, format: format, key: -1}
 		f.grown.L = &f.mu
-		s.feeds[format] = f
 		if s.cached {
 			now := time.Now()
 			for seq := s.gop; seq < s.next(); seq++ {
@@ -159,6 +159,7 @@ func (s *Stream) feedOf(format Format) *feed {
 			}
 			f.out = f.tail
 		}
+		s.feeds[format] = f
 	}
 	return f
 }
@@ -173,7 +174,9 @@ func (f *feed) leave() {
 	if f.timer != nil {
 		f.timer.Stop()
 	}
-	delete(f.s.feeds, f.format)
+	if f.s.feeds[f.format] == f {
+		delete(f.s.feeds, f.format)
+	}
 }
 
 // slow returns how many players have a goroutine of their own. s.mu and f.mu
@@ -187,10 +190,17 @@ func (f *feed) slow() int {
 }
 
 // append encodes a packet for the feed's players and wakes them, at once or
-// when enough has gathered. s.mu is held.
+// when enough has gathered. A panic is the end of the feed, with its players.
+// s.mu is held.
 func (f *feed) append(p *av.Packet, seq uint64, now time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	defer func() {
+		if v := recover(); v != nil {
+			f.s.hub.fault(f.s, "feed", v)
+			f.fail(ErrFault)
+		}
+	}()
 	if !f.format.wants(p.Kind) {
 		if p.Key { // players that only bide their time here can start
 			f.grown.Broadcast()
@@ -360,6 +370,19 @@ func (f *feed) wake() {
 		u.wake()
 	}
 	f.grown.Broadcast()
+}
+
+// fail ends the feed before its stream ends. Its players get no more than what
+// there is. s.mu and f.mu are held.
+func (f *feed) fail(err error) {
+	f.ended, f.failed = true, err
+	delete(f.s.feeds, f.format)
+	if f.timed {
+		f.timed = false
+		f.timer.Stop()
+	}
+	f.out = f.tail
+	f.wake()
 }
 
 // end ends the feed: its players write what there is and their goodbye.

@@ -20,7 +20,9 @@ package stream
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -37,6 +39,8 @@ var (
 	ErrOver = errors.New("stream is over")
 	// ErrStuck ends players whose socket took nothing for too long.
 	ErrStuck = errors.New("player took nothing for too long")
+	// ErrFault ends players that a fault of ours would not let go on.
+	ErrFault = errors.New("fault of the server")
 )
 
 // Options are a hub's settings; a zero field takes the default.
@@ -111,8 +115,9 @@ func NewHub(o Options) *Hub {
 }
 
 // OnPublish makes f run for every stream, in a goroutine of its own, from the
-// stream's first publication on. Its context ends with the stream. It is
-// called before the hub is used.
+// stream's first publication on. Its context ends with the stream. A panic of f
+// is the end of f for that stream, and of nothing else. OnPublish is called
+// before the hub is used.
 func (h *Hub) OnPublish(f func(context.Context, *Stream)) { h.onPublish = append(h.onPublish, f) }
 
 // Follow is OnPublish for those that must not miss a packet: f gets a Reader
@@ -157,11 +162,11 @@ func (h *Hub) Publish(key Key, app *policy.App, push Push) (*Publication, error)
 		var ctx context.Context
 		ctx, s.cancel = context.WithCancel(context.Background())
 		for _, f := range h.onPublish {
-			h.tasks.Go(func() { f(ctx, s) }) // ends when f has seen the stream's end
+			h.tasks.Go(func() { defer h.rescue(s); f(ctx, s) }) // ends when f has seen the stream's end
 		}
 		for _, f := range h.follow {
 			r := s.NewReader()
-			h.tasks.Go(func() { defer r.Close(); f(ctx, s, r) }) // as above
+			h.tasks.Go(func() { defer h.rescue(s); defer r.Close(); f(ctx, s, r) }) // as above
 		}
 	} else if old, live := s.publication(); live {
 		switch {
@@ -218,6 +223,7 @@ func (h *Hub) Close(ctx context.Context) error {
 type counters struct {
 	Publishers, Players, PacketsIn, BytesIn, BytesOut, Writes atomic.Int64
 	Jumps, JumpedFrames, JumpedBytes, Stuck, ReaderJumps      atomic.Int64
+	Panics                                                    atomic.Int64
 	Join                                                      [len(JoinBuckets) + 1]atomic.Int64
 	JoinNanos                                                 atomic.Int64
 }
@@ -242,6 +248,7 @@ type Stats struct {
 	JumpedBytes  int64 // bytes that they did not get
 	Stuck        int64 // players disconnected because they took nothing
 	ReaderJumps  int64 // jumps of packet readers
+	Panics       int64 // that ended a player, a feed with its players or a function of OnPublish
 	Gather       time.Duration
 	// Join counts players by the time from Play to the last byte of their first
 	// frame, cumulated: Join[i] took JoinBuckets[i] or less; the last is all.
@@ -259,6 +266,7 @@ func (h *Hub) Stats() Stats {
 		Publishers: c.Publishers.Load(), Players: c.Players.Load(), Streams: int64(n), BytesIn: c.BytesIn.Load(),
 		PacketsIn: c.PacketsIn.Load(), BytesOut: c.BytesOut.Load(), Writes: c.Writes.Load(), Jumps: c.Jumps.Load(),
 		JumpedFrames: c.JumpedFrames.Load(), JumpedBytes: c.JumpedBytes.Load(), Stuck: c.Stuck.Load(), ReaderJumps: c.ReaderJumps.Load(),
+		Panics: c.Panics.Load(),
 		Gather: h.gather.now(), JoinSum: time.Duration(c.JoinNanos.Load()),
 	}
 	sum := int64(0)
@@ -267,6 +275,20 @@ func (h *Hub) Stats() Stats {
 		st.Join[i] = sum
 	}
 	return st
+}
+
+// fault counts and logs a panic that somebody has recovered from.
+func (h *Hub) fault(s *Stream, of string, v any) {
+	h.stats.Panics.Add(1)
+	h.opt.Log.Error("panic", "stream", s.key.String(), "of", of, "value", fmt.Sprint(v), "stack", string(debug.Stack()))
+}
+
+// rescue is deferred around what a feature does for a stream: it makes a panic
+// the end of that only.
+func (h *Hub) rescue(s *Stream) {
+	if v := recover(); v != nil {
+		h.fault(s, "feature", v)
+	}
 }
 
 // joined counts a player's join time.

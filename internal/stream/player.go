@@ -123,7 +123,7 @@ func (p *Player) Close(err error) {
 			p.orders.close = err
 		}
 	})
-	p.conn.Close() // a write that blocks ends
+	p.hangUp() // a write that blocks ends
 }
 
 // Inject sends b between two packets. It keeps b. An error means that the
@@ -186,8 +186,15 @@ func (p *Player) order(give func()) {
 // errHanded ends a player's goroutine when a pump has taken over.
 var errHanded = errors.New("handed to a pump")
 
-// run is the player's own goroutine.
+// run is the player's own goroutine. A panic, of its connection or of ours, is
+// the end of the player and of nothing else.
 func (p *Player) run() {
+	defer func() {
+		if v := recover(); v != nil {
+			p.s.hub.fault(p.s, "player", v)
+			p.finish(ErrFault)
+		}
+	}()
 	for {
 		head, body, err := p.step()
 		if err == errHanded {
@@ -220,10 +227,20 @@ func (p *Player) finish(err error) {
 	p.move(nil)
 	p.s.mu.Unlock()
 	p.s.traffic.leave(p.account)
-	p.conn.Close()
+	p.hangUp()
 	p.s.hub.stats.Players.Add(-1)
 	close(p.done)
 	p.s.hub.tasks.Done()
+}
+
+// hangUp closes the connection, whatever that does.
+func (p *Player) hangUp() {
+	defer func() {
+		if v := recover(); v != nil {
+			p.s.hub.fault(p.s, "connection", v)
+		}
+	}()
+	p.conn.Close()
 }
 
 // obey takes orders.

@@ -18,6 +18,7 @@ type pump struct {
 
 	// Of the goroutine.
 	players []*Player
+	at      int // index in players of the one whose turn it is
 	yield   yielder
 	cache   [2]view
 	buf     []byte // for fn, which RawConn.Write calls: what to write,
@@ -64,10 +65,29 @@ func (u *pump) wake() {
 func (u *pump) run() {
 	defer u.yield.close()
 	for range u.signal {
-		if u.pass() {
+		if u.guard() {
 			return
 		}
 	}
+}
+
+// guard is pass, in which a panic is the end of the player whose turn it was.
+// The others are looked at again.
+func (u *pump) guard() (over bool) {
+	defer func() {
+		v := recover()
+		if v == nil {
+			return
+		}
+		u.f.s.hub.fault(u.f.s, "pump", v)
+		u.cache, u.buf = [2]view{}, nil
+		if u.at < len(u.players) {
+			u.players[u.at].failed = ErrFault
+			u.drop(u.at)
+		}
+		u.wake()
+	}()
+	return u.pass()
 }
 
 // pass writes to every player what it does not have yet, and reports whether
@@ -84,6 +104,7 @@ func (u *pump) pass() bool {
 	var bytes, writes int64
 	var by [len(Protocols)]int64
 	for i := 0; i < len(u.players); {
+		u.at = i
 		p := u.players[i]
 		for p.pos < target && len(p.pending) == 0 && p.failed == nil {
 			v := u.view(p.pos, target)
@@ -103,7 +124,7 @@ func (u *pump) pass() bool {
 			u.yield.let()
 		}
 	}
-	u.cache = [2]view{}
+	u.at, u.cache = 0, [2]view{}
 	f.s.hub.stats.BytesOut.Add(bytes)
 	f.s.hub.stats.Writes.Add(writes)
 	for i, n := range by {
