@@ -77,6 +77,7 @@ type note struct {
 	ContentType  string            `json:"contentType,omitempty"`
 	CacheControl string            `json:"cacheControl,omitempty"`
 	Meta         map[string]string `json:"meta,omitempty"`
+	Upload       string            `json:"upload,omitempty"` // the upload that made it
 }
 
 // Put implements Bucket.
@@ -323,7 +324,7 @@ func (d *Directory) object(key string, info fs.FileInfo) Object {
 	if n.Size != info.Size() {
 		n = note{}
 	}
-	obj.SHA256, obj.ContentType, obj.CacheControl, obj.Meta = n.SHA256, n.ContentType, n.CacheControl, n.Meta
+	obj.SHA256, obj.ContentType, obj.CacheControl, obj.Meta, obj.mark = n.SHA256, n.ContentType, n.CacheControl, n.Meta, n.Upload
 	if obj.ContentType == "" {
 		obj.ContentType = ContentType(key)
 	}
@@ -585,21 +586,12 @@ func (d *Directory) Upload(ctx context.Context, key string, o PutOptions) (Uploa
 	}
 	u := &directoryUpload{d: d, state: directoryState{key, newID()}, parts: map[int]int64{}}
 	u.dir = uploadFolder + "/" + u.state.ID
-	u.info = uploadNote{note{SHA256: o.SHA256, ContentType: o.ContentType, CacheControl: o.CacheControl, Meta: withUpload(o.Meta, u.state.ID)}, o.PartSize, o.IfAbsent}
+	u.info = uploadNote{note{SHA256: o.SHA256, ContentType: o.ContentType, CacheControl: o.CacheControl, Meta: o.Meta, Upload: u.state.ID}, o.PartSize, o.IfAbsent}
 	if err := u.create(); err != nil {
 		d.root.RemoveAll(u.dir)
 		return nil, fmt.Errorf("begin upload of %s to bucket %s: %w", key, d.name, err)
 	}
 	return u, nil
-}
-
-// withUpload returns meta with the mark of an upload.
-func withUpload(meta map[string]string, id string) map[string]string {
-	marked := map[string]string{metaUpload: id}
-	for name, value := range meta {
-		marked[name] = value
-	}
-	return marked
 }
 
 func (u *directoryUpload) create() error {
@@ -694,7 +686,7 @@ func (u *directoryUpload) load() error {
 // completed says whether the object is there, and notes it.
 func (u *directoryUpload) completed() bool {
 	obj, err := u.d.stat(u.state.Key)
-	if err != nil || obj.Meta[metaUpload] != u.state.ID {
+	if err != nil || obj.mark != u.state.ID {
 		return false
 	}
 	// A crash between the names of note and object leaves the mark on an older object.
@@ -846,7 +838,7 @@ func (u *directoryUpload) complete() (Object, error) {
 	if err != nil {
 		return Object{}, err
 	}
-	if obj.Size != size || obj.Meta[metaUpload] != u.state.ID {
+	if obj.Size != size || obj.mark != u.state.ID {
 		return Object{}, fmt.Errorf("%w: %d bytes are there, not %d", ErrMismatch, obj.Size, size)
 	}
 	u.done = &obj

@@ -42,7 +42,8 @@ var (
 // done ctx has already tried a few times where that made sense.
 //
 // Keys are those that CheckKey accepts. A key must not be the folder of another
-// key: where there is "a/b" there can be no "a".
+// key: where there is "a/b" there can be no "a". An S3 server that keeps files
+// may refuse parts of a key that are longer than 255 bytes, with ErrKey.
 type Bucket interface {
 	// Put stores an object, in place of one that has the key, unless
 	// IfAbsent. It reads body to its end, once. When it fails there is no
@@ -152,9 +153,11 @@ type Object struct {
 	CacheControl string
 	Meta         map[string]string // nil if there is none
 	Bucket       string            // the name of the bucket that has it
+
+	mark string // of the upload or write that made it
 }
 
-// metaUpload is the meta value by which an upload knows its object again.
+// metaUpload is the meta value by which an upload knows its object again. Nobody else sees it.
 const metaUpload = "weir-upload"
 
 const (

@@ -1,0 +1,453 @@
+package storage
+
+import (
+	"context"
+	"crypto/md5"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/minio/minio-go/v7"
+)
+
+// s3Upload is a multipart upload. While it lives an object below markFolder
+// says that it is ours, so that Sweep never touches an upload of somebody else
+// who has the bucket too.
+type s3Upload struct {
+	s     *S3
+	state s3State
+
+	mu    sync.Mutex
+	parts map[int]s3Part
+	done  *Object // completed
+}
+
+type s3State struct {
+	Key      string `json:"key"`
+	ID       string `json:"id"`   // of the server
+	Mark     string `json:"mark"` // in the object's meta
+	PartSize int    `json:"partSize"`
+	IfAbsent bool   `json:"ifAbsent,omitempty"`
+	Unsure   bool   `json:"unsure,omitempty"` // the server may have begun another one whose answer was lost
+}
+
+type s3Part struct {
+	size int64
+	etag string
+}
+
+// Upload implements Bucket.
+func (s *S3) Upload(ctx context.Context, key string, o PutOptions) (Upload, error) {
+	o, err := o.check(key)
+	if err != nil {
+		return nil, err
+	}
+	u, err := s.begin(ctx, key, o)
+	if err != nil {
+		return nil, s.wrap("begin upload of", key, err)
+	}
+	return u, nil
+}
+
+func (s *S3) begin(ctx context.Context, key string, o PutOptions) (*s3Upload, error) {
+	u := &s3Upload{s: s, state: s3State{Key: key, Mark: newID(), PartSize: o.PartSize, IfAbsent: o.IfAbsent}, parts: map[int]s3Part{}}
+	if o.IfAbsent {
+		if err := s.absent(ctx, key); err != nil {
+			return nil, err
+		}
+	}
+	if _, err := s.putOne(ctx, markFolder+u.state.Mark, []byte(key), sha256.Sum256([]byte(key)), PutOptions{ContentType: "text/plain; charset=utf-8"}); err != nil {
+		return nil, err
+	}
+	attempts := 0
+	err := s.try(ctx, 0, func(a *attempt) (err error) {
+		attempts++
+		u.state.ID, err = s.core.NewMultipartUpload(a, s.bucket, s.key(key), s.putOptions(o, u.state.Mark, o.SHA256))
+		if err == nil && u.state.ID == "" {
+			err = errors.New("the server gave no upload id")
+		}
+		return err
+	})
+	u.state.Unsure = attempts > 1
+	if err != nil {
+		return nil, err
+	}
+	return u, nil
+}
+
+// Resume implements Bucket.
+func (s *S3) Resume(ctx context.Context, state []byte) (Upload, error) {
+	u := &s3Upload{s: s, parts: map[int]s3Part{}}
+	err := json.Unmarshal(state, &u.state)
+	if err == nil {
+		err = CheckKey(u.state.Key)
+	}
+	if err == nil && (u.state.ID == "" || len(u.state.Mark) != 32 || strings.Trim(u.state.Mark, "0123456789abcdef") != "" || u.state.PartSize < MinPartSize) {
+		err = errors.New("not a state of this bucket")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("resume upload to bucket %s: %w", s.name, err)
+	}
+	if err := u.load(ctx); err != nil {
+		return nil, s.wrap("resume upload of", u.state.Key, err)
+	}
+	return u, nil
+}
+
+// load asks the server for the parts.
+func (u *s3Upload) load(ctx context.Context) error {
+	parts, _, err := u.s.listParts(ctx, u.s.key(u.state.Key), u.state.ID)
+	if errors.Is(err, ErrNotExist) {
+		if u.completed(ctx) {
+			return nil
+		}
+	}
+	if err != nil {
+		return err
+	}
+	u.parts = parts
+	return nil
+}
+
+// listParts returns the parts of an upload and when the last one came.
+func (s *S3) listParts(ctx context.Context, key, id string) (parts map[int]s3Part, newest time.Time, err error) {
+	err = s.try(ctx, 0, func(a *attempt) error {
+		parts, newest = map[int]s3Part{}, time.Time{}
+		for marker := 0; ; {
+			r, err := s.core.ListObjectParts(a, s.bucket, key, id, marker, 1000)
+			if err != nil {
+				return err
+			}
+			a.moved()
+			for _, p := range r.ObjectParts {
+				parts[p.PartNumber] = s3Part{p.Size, strings.Trim(p.ETag, `"`)}
+				if p.LastModified.After(newest) {
+					newest = p.LastModified
+				}
+			}
+			if !r.IsTruncated || r.NextPartNumberMarker <= marker {
+				return nil
+			}
+			marker = r.NextPartNumberMarker
+		}
+	})
+	return parts, newest, err
+}
+
+// completed says whether the object of the upload is there, and notes it.
+func (u *s3Upload) completed(ctx context.Context) bool {
+	obj, err := u.s.stat(ctx, u.state.Key)
+	if err != nil || obj.mark != u.state.Mark {
+		return false
+	}
+	u.mu.Lock()
+	u.done = &obj
+	u.mu.Unlock()
+	return true
+}
+
+func (u *s3Upload) State() []byte {
+	text, err := json.Marshal(u.state)
+	if err != nil {
+		panic(err) // strings and numbers
+	}
+	return text
+}
+
+func (u *s3Upload) PartSize() int { return u.state.PartSize }
+
+func (u *s3Upload) finished() *Object {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.done
+}
+
+func (u *s3Upload) WritePart(ctx context.Context, n int, data []byte) error {
+	if err := checkPart(n, len(data), u.state.PartSize); err != nil {
+		return err
+	}
+	if u.finished() != nil {
+		return nil
+	}
+	tag, sum := md5.Sum(data), sha256.Sum256(data)
+	var part minio.ObjectPart
+	err := u.s.try(ctx, int64(len(data)), func(a *attempt) (err error) {
+		part, err = u.s.core.PutObjectPart(a, u.s.bucket, u.s.key(u.state.Key), u.state.ID, n, a.body(data), int64(len(data)), minio.PutObjectPartOptions{
+			Md5Base64: base64.StdEncoding.EncodeToString(tag[:]), Sha256Hex: hex.EncodeToString(sum[:]),
+		})
+		if err == nil {
+			err = u.s.checkETag(part.ETag, tag)
+		}
+		return err
+	})
+	if err != nil {
+		return u.s.wrap(fmt.Sprintf("upload part %d of", n), u.state.Key, err)
+	}
+	u.mu.Lock()
+	u.parts[n] = s3Part{int64(len(data)), part.ETag}
+	u.mu.Unlock()
+	return nil
+}
+
+func (u *s3Upload) Parts(ctx context.Context) ([]Part, error) {
+	return u.sorted(), ctx.Err()
+}
+
+func (u *s3Upload) sorted() []Part {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	sizes := map[int]int64{}
+	for n, p := range u.parts {
+		sizes[n] = p.size
+	}
+	return sortedParts(sizes)
+}
+
+func (u *s3Upload) Complete(ctx context.Context) (Object, error) {
+	obj, err := u.complete(ctx)
+	if err != nil {
+		return Object{}, u.s.wrap("complete upload of", u.state.Key, err)
+	}
+	return obj, nil
+}
+
+func (u *s3Upload) complete(ctx context.Context) (Object, error) {
+	if done := u.finished(); done != nil {
+		u.unmark(ctx)
+		return *done, nil
+	}
+	parts := u.sorted()
+	size, err := checkParts(parts, u.state.PartSize)
+	if err != nil {
+		return Object{}, err
+	}
+	if u.state.IfAbsent {
+		switch obj, err := u.s.stat(ctx, u.state.Key); {
+		case err == nil && obj.mark == u.state.Mark: // an answer was lost
+		case err == nil:
+			return Object{}, ErrExist
+		case !errors.Is(err, ErrNotExist):
+			return Object{}, err
+		}
+	}
+	list := make([]minio.CompletePart, len(parts))
+	u.mu.Lock()
+	for i, p := range parts {
+		list[i] = minio.CompletePart{PartNumber: p.N, ETag: u.parts[p.N].etag}
+	}
+	u.mu.Unlock()
+	// A server may copy all of it before it answers, so it has the time of a transfer.
+	err = u.s.try(ctx, size, func(a *attempt) error {
+		a.stall.Reset(u.s.o.Stall + time.Duration(size)*time.Second/(32<<20))
+		var o minio.PutObjectOptions
+		u.s.conditional(&o, u.state.IfAbsent)
+		_, err := u.s.core.CompleteMultipartUpload(a, u.s.bucket, u.s.key(u.state.Key), u.state.ID, list, o)
+		if u.s.hasNoConditions(err, u.state.IfAbsent) {
+			return errCondition
+		}
+		return err
+	})
+	// Whatever the answer was, the object says whether it is there: a request
+	// whose answer is lost succeeded, a second one finds no upload any more.
+	if err != nil && (ctx.Err() != nil || !u.completed(ctx)) {
+		return Object{}, err
+	}
+	obj, err := u.s.stat(ctx, u.state.Key)
+	if err != nil {
+		return Object{}, fmt.Errorf("it is not there after the server completed it: %w", err)
+	}
+	if obj.Size != size || obj.mark != u.state.Mark {
+		return Object{}, fmt.Errorf("%w: %d bytes are there, not %d", ErrMismatch, obj.Size, size)
+	}
+	if err := u.checkWhole(obj.ETag, parts); err != nil {
+		return Object{}, err
+	}
+	u.mu.Lock()
+	u.done = &obj
+	u.mu.Unlock()
+	u.unmark(ctx)
+	return obj, nil
+}
+
+// checkWhole compares the tag of the whole with what it must be of those of
+// the parts: the MD5 of their MD5s, and their number.
+func (u *s3Upload) checkWhole(etag string, parts []Part) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	h := md5.New()
+	for _, p := range parts {
+		b, err := hex.DecodeString(u.parts[p.N].etag)
+		if err != nil || len(b) != 16 {
+			return nil // tags of another kind
+		}
+		h.Write(b)
+	}
+	want := fmt.Sprintf("%x-%d", h.Sum(nil), len(parts))
+	if len(etag) != len(want) || u.s.opaque.Load() || strings.EqualFold(etag, want) {
+		return nil
+	}
+	return fmt.Errorf("%w: the tag of the whole is %s, and must be %s", ErrMismatch, short(etag), want)
+}
+
+// unmark removes the note for Sweep, if there is nothing left for it. What
+// cannot be removed costs Sweep a look.
+func (u *s3Upload) unmark(ctx context.Context) {
+	if !u.state.Unsure {
+		u.s.deleteOne(ctx, markFolder+u.state.Mark)
+	}
+}
+
+func (u *s3Upload) Abort(ctx context.Context) error {
+	if u.finished() != nil {
+		return nil
+	}
+	err := u.s.abort(ctx, u.s.key(u.state.Key), u.state.ID)
+	if err != nil {
+		return u.s.wrap("abort upload of", u.state.Key, err)
+	}
+	u.unmark(ctx)
+	return nil
+}
+
+func (s *S3) abort(ctx context.Context, key, id string) error {
+	err := s.try(ctx, 0, func(a *attempt) error {
+		return s.core.AbortMultipartUpload(a, s.bucket, key, id)
+	})
+	if errors.Is(err, ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// Sweep implements Bucket. It looks at the uploads of those keys only that
+// are noted as ours.
+func (s *S3) Sweep(ctx context.Context, age time.Duration) (int, error) {
+	swept, err := s.sweep(ctx, time.Now().Add(-age))
+	if err != nil {
+		return swept, fmt.Errorf("sweep bucket %s: %w", s.name, err)
+	}
+	return swept, nil
+}
+
+func (s *S3) sweep(ctx context.Context, before time.Time) (swept int, err error) {
+	var marks []minio.ObjectInfo
+	err = s.try(ctx, 0, func(a *attempt) error {
+		marks = nil
+		for info := range s.core.ListObjectsIter(a, s.bucket, minio.ListObjectsOptions{Prefix: s.prefix + markFolder, Recursive: true}) {
+			a.moved()
+			if info.Err != nil {
+				return info.Err
+			}
+			if info.LastModified.Before(before) && info.Size <= maxKey {
+				marks = append(marks, info)
+			}
+		}
+		return a.Err()
+	})
+	if err != nil {
+		return 0, err
+	}
+	for _, m := range marks {
+		mark := strings.TrimPrefix(m.Key, s.prefix)
+		key, err := s.readMark(ctx, mark)
+		if errors.Is(err, ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return swept, err
+		}
+		n, kept, err := s.sweepKey(ctx, s.key(key), before)
+		swept += n
+		if err != nil {
+			return swept, err
+		}
+		if kept > 0 {
+			continue
+		}
+		if err := s.deleteOne(ctx, mark); err != nil {
+			return swept, err
+		}
+	}
+	return swept, nil
+}
+
+// readMark returns the key of a noted upload.
+func (s *S3) readMark(ctx context.Context, mark string) (string, error) {
+	b := &s3Body{ctx: ctx, s: s, key: mark, n: -1}
+	if _, err := b.open(); err != nil {
+		return "", err
+	}
+	defer b.Close()
+	text := make([]byte, maxKey+1)
+	n := 0
+	for n < len(text) {
+		m, err := b.Read(text[n:])
+		n += m
+		if err != nil {
+			break
+		}
+	}
+	if key := string(text[:n]); CheckKey(key) == nil {
+		return key, nil
+	}
+	return "", ErrNotExist
+}
+
+// sweepKey aborts the uploads of one key which nothing has been written to for long.
+func (s *S3) sweepKey(ctx context.Context, key string, before time.Time) (swept, kept int, err error) {
+	var ids []string
+	err = s.try(ctx, 0, func(a *attempt) error {
+		ids, kept = nil, 0
+		for keyMarker, idMarker := "", ""; ; {
+			r, err := s.core.ListMultipartUploads(a, s.bucket, key, keyMarker, idMarker, "", 1000)
+			var e minio.ErrorResponse
+			if errors.As(err, &e) && e.StatusCode == http.StatusNotFound {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			a.moved()
+			for _, u := range r.Uploads {
+				switch {
+				case u.Key != key:
+				case u.Initiated.Before(before):
+					ids = append(ids, u.UploadID)
+				default:
+					kept++
+				}
+			}
+			if !r.IsTruncated || r.NextKeyMarker == keyMarker && r.NextUploadIDMarker == idMarker {
+				return nil
+			}
+			keyMarker, idMarker = r.NextKeyMarker, r.NextUploadIDMarker
+		}
+	})
+	if err != nil {
+		return 0, 0, err
+	}
+	for _, id := range ids {
+		_, newest, err := s.listParts(ctx, key, id)
+		switch {
+		case errors.Is(err, ErrNotExist):
+			continue
+		case err != nil:
+			return swept, kept, err
+		case !newest.Before(before):
+			kept++
+			continue
+		}
+		if err := s.abort(ctx, key, id); err != nil {
+			return swept, kept, err
+		}
+		swept++
+	}
+	return swept, kept, nil
+}
