@@ -1,7 +1,6 @@
 package node
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -179,9 +178,9 @@ func (c *Config) Verify() error {
 // parseConfig reads the text of the file of that name.
 func parseConfig(file string, data []byte) (*Config, error) {
 	c := DefaultConfig()
-	var d decoder
-	d.decode(bytes.TrimPrefix(data, []byte("\ufeff")), c) // some editors write a byte order mark
-	c.check(d.add)
+	var d policy.Decoder
+	d.YAML(data, c)
+	c.check(d.Add)
 	if c.TLS.Cert != "" {
 		for l, def := range map[*Address]Address{&c.Listen.RTMPS: "127.0.0.1:1936", &c.Listen.HTTPS: "127.0.0.1:8443"} {
 			if *l == "" {
@@ -189,8 +188,8 @@ func parseConfig(file string, data []byte) (*Config, error) {
 			}
 		}
 	}
-	if err := d.err(file); err != nil {
-		return nil, err
+	if problems := d.Problems(); len(problems) > 0 {
+		return nil, &ConfigError{file, problems}
 	}
 	return c, nil
 }

@@ -97,6 +97,7 @@ var urlTypes = enum[URLType]{{"a", URLTypeA}, {"c", URLTypeC}, {"d", URLTypeD}, 
 func (t URLType) String() string                { return urlTypes.name(t) }
 func (t URLType) MarshalText() ([]byte, error)  { return []byte(t.String()), nil }
 func (t *URLType) UnmarshalText(b []byte) error { return urlTypes.parse(b, t) }
+func (URLType) words() []string                 { return urlTypes.words() }
 
 // External is the authentication by a server of the customer (A.4).
 type External struct {
@@ -133,6 +134,7 @@ var bodyModes = enum[BodyMode]{{"json", BodyJSON}, {"form", BodyForm}}
 func (m BodyMode) String() string                { return bodyModes.name(m) }
 func (m BodyMode) MarshalText() ([]byte, error)  { return []byte(m.String()), nil }
 func (m *BodyMode) UnmarshalText(b []byte) error { return bodyModes.parse(b, m) }
+func (BodyMode) words() []string                 { return bodyModes.words() }
 
 // OnError is what an unanswered question means.
 type OnError uint8
@@ -147,6 +149,7 @@ var onErrors = enum[OnError]{{"deny", OnErrorDeny}, {"allow", OnErrorAllow}}
 func (o OnError) String() string                { return onErrors.name(o) }
 func (o OnError) MarshalText() ([]byte, error)  { return []byte(o.String()), nil }
 func (o *OnError) UnmarshalText(b []byte) error { return onErrors.parse(b, o) }
+func (OnError) words() []string                 { return onErrors.words() }
 
 // Require is how many methods of authentication must pass.
 type Require uint8
@@ -161,6 +164,7 @@ var requires = enum[Require]{{"all", RequireAll}, {"any", RequireAny}}
 func (r Require) String() string                { return requires.name(r) }
 func (r Require) MarshalText() ([]byte, error)  { return []byte(r.String()), nil }
 func (r *Require) UnmarshalText(b []byte) error { return requires.parse(b, r) }
+func (Require) words() []string                 { return requires.words() }
 
 // Segments is how HLS segments are covered by authentication.
 type Segments uint8
@@ -175,6 +179,7 @@ var segmentModes = enum[Segments]{{"token", SegmentsToken}, {"exempt", SegmentsE
 func (s Segments) String() string                { return segmentModes.name(s) }
 func (s Segments) MarshalText() ([]byte, error)  { return []byte(s.String()), nil }
 func (s *Segments) UnmarshalText(b []byte) error { return segmentModes.parse(b, s) }
+func (Segments) words() []string                 { return segmentModes.words() }
 
 // AccessKey is a pair of key and secret of a space, with which its owner signs
 // URLs (A.3).

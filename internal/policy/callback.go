@@ -71,6 +71,7 @@ var callbackFormats = enum[CallbackFormat]{{"v2", CallbackV2}, {"v1-json", Callb
 func (f CallbackFormat) String() string                { return callbackFormats.name(f) }
 func (f CallbackFormat) MarshalText() ([]byte, error)  { return []byte(f.String()), nil }
 func (f *CallbackFormat) UnmarshalText(b []byte) error { return callbackFormats.parse(b, f) }
+func (CallbackFormat) words() []string                 { return callbackFormats.words() }
 
 // Delivery is how the receivers of a space's callbacks are called, whatever
 // they are told of. It is that of the moment of the call.

@@ -25,10 +25,6 @@ type Set struct {
 	DefaultSpace string  `yaml:"default_space"`
 	Spaces       []Space `yaml:"spaces"`
 
-	// Buckets are where recordings and snapshots go; the first is that of an
-	// app that names none. An empty list is that of AllBuckets.
-	Buckets []Bucket `yaml:"buckets"`
-
 	once    sync.Once
 	domains map[string]place // by canonical name or pattern; see index
 }
@@ -172,6 +168,7 @@ var domainTypes = enum[DomainType]{{"publish", Publish}, {"play", Play}, {"both"
 func (t DomainType) String() string                { return domainTypes.name(t) }
 func (t DomainType) MarshalText() ([]byte, error)  { return []byte(t.String()), nil }
 func (t *DomainType) UnmarshalText(b []byte) error { return domainTypes.parse(b, t) }
+func (DomainType) words() []string                 { return domainTypes.words() }
 
 // App is how the streams of one app are treated.
 type App struct {
@@ -248,6 +245,7 @@ var hlsModes = enum[HLSMode]{{"on_demand", HLSOnDemand}, {"always", HLSAlways}, 
 func (m HLSMode) String() string                { return hlsModes.name(m) }
 func (m HLSMode) MarshalText() ([]byte, error)  { return []byte(m.String()), nil }
 func (m *HLSMode) UnmarshalText(b []byte) error { return hlsModes.parse(b, m) }
+func (HLSMode) words() []string                 { return hlsModes.words() }
 
 // enum is the words of a setting that takes one of a few.
 type enum[T comparable] []struct {
@@ -262,6 +260,14 @@ func (e enum[T]) name(v T) string {
 		}
 	}
 	return "invalid"
+}
+
+func (e enum[T]) words() []string {
+	list := make([]string, len(e))
+	for i, x := range e {
+		list[i] = x.word
+	}
+	return list
 }
 
 func (e enum[T]) parse(b []byte, v *T) error {

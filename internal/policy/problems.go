@@ -39,7 +39,6 @@ func (s *Set) Problems() []Problem {
 	if s.DefaultSpace != "" && spaces[s.DefaultSpace] == "" {
 		c.add("default_space", "there is no space %.128q", s.DefaultSpace)
 	}
-	c.buckets(s)
 	return c.problems
 }
 

@@ -65,6 +65,7 @@ var recordModes = enum[RecordMode]{{"off", RecordOff}, {"automatic", RecordAutom
 func (m RecordMode) String() string                { return recordModes.name(m) }
 func (m RecordMode) MarshalText() ([]byte, error)  { return []byte(m.String()), nil }
 func (m *RecordMode) UnmarshalText(b []byte) error { return recordModes.parse(b, m) }
+func (RecordMode) words() []string                 { return recordModes.words() }
 
 // RecordChange says what becomes of the file when something changes.
 type RecordChange uint8
@@ -79,6 +80,7 @@ var recordChanges = enum[RecordChange]{{"new_file", RecordNewFile}, {"discontinu
 func (c RecordChange) String() string                { return recordChanges.name(c) }
 func (c RecordChange) MarshalText() ([]byte, error)  { return []byte(c.String()), nil }
 func (c *RecordChange) UnmarshalText(b []byte) error { return recordChanges.parse(b, c) }
+func (RecordChange) words() []string                 { return recordChanges.words() }
 
 // RecordVersion is what a callback of a recording says.
 type RecordVersion uint8
@@ -93,6 +95,7 @@ var recordVersions = enum[RecordVersion]{{"old", RecordOld}, {"new", RecordNew}}
 func (v RecordVersion) String() string                { return recordVersions.name(v) }
 func (v RecordVersion) MarshalText() ([]byte, error)  { return []byte(v.String()), nil }
 func (v *RecordVersion) UnmarshalText(b []byte) error { return recordVersions.parse(b, v) }
+func (RecordVersion) words() []string                 { return recordVersions.words() }
 
 // record checks how an app's streams are recorded.
 func (c *checker) record(path string, sp *Space, r *Record) {
