@@ -200,13 +200,46 @@ type Forbidden struct {
 // SetDefaults forbids everything.
 func (f *Forbidden) SetDefaults() { *f = Forbidden{Type: Both} }
 
+// Covers reports whether f keeps somebody from doing op, which is Publish or
+// Play, to a stream now.
+func (f *Forbidden) Covers(op DomainType, app, stream string, now time.Time) bool {
+	return f.App == app && (f.Stream == "" || f.Stream == stream) && f.Type.Allows(op) && (f.Until.IsZero() || now.Before(f.Until.Time))
+}
+
 // Forbids reports whether somebody may not do op, which is Publish or Play, to
 // a stream now.
 func (s *Space) Forbids(op DomainType, app, stream string, now time.Time) bool {
 	for i := range s.Forbidden {
-		f := &s.Forbidden[i]
-		if f.App == app && (f.Stream == "" || f.Stream == stream) && f.Type.Allows(op) &&
-			(f.Until.IsZero() || now.Before(f.Until.Time)) {
+		if s.Forbidden[i].Covers(op, app, stream, now) {
+			return true
+		}
+	}
+	return s.Bans.forbids(op, app, stream, now)
+}
+
+// Bans are what is forbidden by an order of the moment and not by the
+// configuration: they may be many, one for each app and stream. A Bans never
+// changes; nil has none.
+type Bans struct{ byStream map[streamOfApp]Forbidden }
+
+type streamOfApp struct{ app, stream string }
+
+// NewBans returns the Bans of a list. A later one of the same app and stream
+// stands for an earlier one.
+func NewBans(list []Forbidden) *Bans {
+	b := &Bans{make(map[streamOfApp]Forbidden, len(list))}
+	for _, f := range list {
+		b.byStream[streamOfApp{f.App, f.Stream}] = f
+	}
+	return b
+}
+
+func (b *Bans) forbids(op DomainType, app, stream string, now time.Time) bool {
+	if b == nil {
+		return false
+	}
+	for _, s := range []string{stream, ""} {
+		if f, ok := b.byStream[streamOfApp{app, s}]; ok && f.Covers(op, app, stream, now) {
 			return true
 		}
 	}

@@ -177,32 +177,5 @@ func (s *Set) HasSecrets() bool {
 
 // secrets calls yield for every secret that is set.
 func (s *Set) secrets(yield func(path string, secret Secret)) {
-	see := func(path string, secret Secret) {
-		if !secret.IsZero() {
-			yield(path, secret)
-		}
-	}
-	for i := range s.Spaces {
-		sp := &s.Spaces[i]
-		for j := range sp.AccessKeys {
-			see(fmt.Sprintf("spaces[%d].access_keys[%d].secret", i, j), sp.AccessKeys[j].Secret)
-		}
-		see(fmt.Sprintf("spaces[%d].callback_delivery.secret", i), sp.Deliver().Secret)
-		for j := range sp.Domains {
-			for _, op := range []DomainType{Publish, Play} {
-				a, path := sp.Domains[j].Access(op), fmt.Sprintf("spaces[%d].domains[%d].%s.", i, j, op)
-				if a.Simple != nil {
-					see(path+"simple.key", a.Simple.Key)
-					see(path+"simple.spare_key", a.Simple.SpareKey)
-				}
-				if a.SignedURL != nil {
-					see(path+"signed_url.key", a.SignedURL.Key)
-					see(path+"signed_url.spare_key", a.SignedURL.SpareKey)
-				}
-				if a.External != nil {
-					see(path+"external.secret", a.External.Secret)
-				}
-			}
-		}
-	}
+	EachSecret(s, func(path string, secret *Secret) { yield(path, *secret) })
 }

@@ -363,7 +363,7 @@ func TestWeak(t *testing.T) {
 			Play:    Access{SignedURL: &SignedURL{Key: NewSecret("x")}, External: &External{}},
 		}},
 	}}}
-	want := []string{"spaces[0].access_keys[0].secret", "spaces[0].domains[0].publish.simple.spare_key", "spaces[0].domains[0].play.signed_url.key"}
+	want := []string{"spaces[0].domains[0].publish.simple.spare_key", "spaces[0].domains[0].play.signed_url.key", "spaces[0].access_keys[0].secret"}
 	if diff := cmp.Diff(want, set.Weak()); diff != "" {
 		t.Errorf("Weak (-want +got):\n%s", diff)
 	}

@@ -110,6 +110,8 @@ type node struct {
 	text string // of a scalar as it stands there; of kindText what it means
 	at   spot
 
+	secret bool // of text that is to be encoded
+
 	keys []key   // of a section, one for each of list
 	list []*node // of a section or list
 }

@@ -42,9 +42,9 @@ func (e Encoding) YAML(v any) []byte {
 
 // JSON is YAML for DecodeJSON, on one line.
 func (e Encoding) JSON(v any) []byte {
-	var b bytes.Buffer
-	writeJSON(&b, e.tree(v))
-	return b.Bytes()
+	var b strings.Builder
+	e.tree(v).json(&b, false)
+	return []byte(b.String())
 }
 
 // tree returns v as the values of a text.
@@ -85,9 +85,9 @@ func (e Encoding) value(v, def reflect.Value) *node {
 		case s.IsZero():
 			return nil
 		case e.Secret == nil:
-			return &node{kind: kindText, text: hidden}
+			return &node{kind: kindText, text: hidden, secret: true}
 		}
-		return &node{kind: kindText, text: e.Secret(s)}
+		return &node{kind: kindText, text: e.Secret(s), secret: true}
 	}
 	if v.Type() == durationType {
 		return &node{kind: kindText, text: formatDuration(v.Interface().(time.Duration))}
@@ -267,7 +267,8 @@ func quote(s string) []byte {
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
 }
 
-func writeJSON(b *bytes.Buffer, n *node) {
+// json writes n on one line; show masks its secrets.
+func (n *node) json(b *strings.Builder, show bool) {
 	switch n.kind {
 	case kindSection, kindList:
 		open, end := byte('{'), byte('}')
@@ -283,11 +284,15 @@ func writeJSON(b *bytes.Buffer, n *node) {
 				b.Write(quote(n.keys[i].name))
 				b.WriteByte(':')
 			}
-			writeJSON(b, e)
+			e.json(b, show)
 		}
 		b.WriteByte(end)
 	case kindText:
-		b.Write(quote(n.text))
+		if text := n.text; show && n.secret {
+			b.Write(quote(hidden))
+		} else {
+			b.Write(quote(text))
+		}
 	default:
 		b.WriteString(n.text)
 	}

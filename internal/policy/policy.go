@@ -114,6 +114,8 @@ type Space struct {
 
 	Callback *Callback `yaml:"callback"`          // of apps without one of their own
 	Delivery *Delivery `yaml:"callback_delivery"` // nil: the defaults
+
+	Bans *Bans // beside Forbidden; not a part of the configuration
 }
 
 // App returns the app of that name, or nil. Names differ by case.

@@ -32,6 +32,7 @@ func (s *Set) Problems() []Problem {
 		for j := range sp.AccessKeys {
 			c.accessKey(fmt.Sprintf("%s.access_keys[%d]", path, j), &sp.AccessKeys[j], keys)
 		}
+		c.atMost(path+".forbidden", len(sp.Forbidden), maxForbidden)
 		for j := range sp.Forbidden {
 			c.forbidden(fmt.Sprintf("%s.forbidden[%d]", path, j), &sp.Forbidden[j])
 		}
@@ -39,8 +40,18 @@ func (s *Set) Problems() []Problem {
 	if s.DefaultSpace != "" && spaces[s.DefaultSpace] == "" {
 		c.add("default_space", "there is no space %.128q", s.DefaultSpace)
 	}
+	c.buckets(s)
+	EachSecret(s, func(path string, secret *Secret) {
+		if secret.Reveal() == hidden {
+			c.add(path, "%s is how a secret is shown; write the secret itself", hidden)
+		}
+	})
 	return c.problems
 }
+
+// maxForbidden is how many streams the configuration of a space may forbid:
+// each request looks at all of them. Bans may be more.
+const maxForbidden = 1000
 
 type checker struct{ problems []Problem }
 
