@@ -69,6 +69,7 @@ var bucketTypes = enum[BucketType]{{"directory", BucketDirectory}, {"s3", Bucket
 func (t BucketType) String() string                { return bucketTypes.name(t) }
 func (t BucketType) MarshalText() ([]byte, error)  { return []byte(t.String()), nil }
 func (t *BucketType) UnmarshalText(b []byte) error { return bucketTypes.parse(b, t) }
+func (BucketType) words() []string                 { return bucketTypes.words() }
 
 // BucketStyle is where the name of an S3 bucket stands in its URLs.
 type BucketStyle uint8
@@ -84,6 +85,7 @@ var bucketStyles = enum[BucketStyle]{{"auto", BucketStyleAuto}, {"path", BucketS
 func (t BucketStyle) String() string                { return bucketStyles.name(t) }
 func (t BucketStyle) MarshalText() ([]byte, error)  { return []byte(t.String()), nil }
 func (t *BucketStyle) UnmarshalText(b []byte) error { return bucketStyles.parse(b, t) }
+func (BucketStyle) words() []string                 { return bucketStyles.words() }
 
 // BucketCredentials is where the credentials of an S3 bucket come from.
 type BucketCredentials uint8
@@ -99,6 +101,7 @@ var bucketCredentials = enum[BucketCredentials]{{"keys", BucketKeys}, {"environm
 func (t BucketCredentials) String() string                { return bucketCredentials.name(t) }
 func (t BucketCredentials) MarshalText() ([]byte, error)  { return []byte(t.String()), nil }
 func (t *BucketCredentials) UnmarshalText(b []byte) error { return bucketCredentials.parse(b, t) }
+func (BucketCredentials) words() []string                 { return bucketCredentials.words() }
 
 // ownFolders are those of the data folder that Weir itself uses.
 var ownFolders = []string{"nats", "bus", "cluster", "journal", "eventlog", "events", "spool", "record", "snapshot", "transcode", "callback", "policy", "keys", "tmp"}

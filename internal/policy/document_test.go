@@ -18,7 +18,7 @@ func TestDocuments(t *testing.T) {
 		var want Set
 		draw(t, "set", reflect.ValueOf(&want).Elem())
 		docs := want.Documents()
-		if docs[0].Name != General || len(docs) != 1+len(want.Spaces) {
+		if docs[0].Name != General || len(docs) != 1+len(want.Spaces)+len(want.Buckets) {
 			t.Fatalf("%d documents of %d spaces, the first is %s", len(docs), len(want.Spaces), docs[0].Name)
 		}
 		got := NewSet(docs)
