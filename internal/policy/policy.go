@@ -25,6 +25,10 @@ type Set struct {
 	DefaultSpace string  `yaml:"default_space"`
 	Spaces       []Space `yaml:"spaces"`
 
+	// Buckets are where recordings and snapshots go; the first is that of an
+	// app that names none. An empty list is that of AllBuckets.
+	Buckets []Bucket `yaml:"buckets"`
+
 	once    sync.Once
 	domains map[string]place // by canonical name or pattern; see index
 }
