@@ -257,7 +257,7 @@ func TestRecordProblems(t *testing.T) {
 		app := DefaultApp("live")
 		app.Record = good
 		c.change(&app.Record)
-		set := &Set{Spaces: []Space{{Name: "a", Apps: []App{app}}}, Buckets: []Bucket{{Name: "archive", SecondAfter: time.Minute}}}
+		set := &Set{Spaces: []Space{{Name: "a", Apps: []App{app}}}, Buckets: []Bucket{{Name: "archive", SecondAfter: time.Hour}}}
 		var got []string
 		for _, p := range set.Problems() {
 			rest := strings.TrimPrefix(strings.TrimPrefix(p.Path, "spaces[0].apps[0].record"), ".")
