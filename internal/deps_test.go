@@ -21,7 +21,7 @@ const picture = `
 	api
 	cluster
 	session hls quality callback storage/storagetest
-	access ffmpeg storage
+	access eventlog ffmpeg storage
 	stream
 	event policy bus
 	media/rtmp

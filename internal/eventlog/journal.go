@@ -1,0 +1,480 @@
+package eventlog
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"weir/internal/event"
+)
+
+// journal is where facts become durable, in a folder on this machine: in order,
+// one fsync for all that wait. What JetStream has is removed again. What is
+// open, a push that has begun and not ended, is carried from segment to segment,
+// so that after the process was killed its end can be told.
+//
+// A record that cannot be written, because the disk is full, waits in memory,
+// where there is room for a bounded number.
+type journal struct {
+	dir         string
+	log         *slog.Logger
+	segmentSize int64         // a longer one is followed by the next
+	limit       int64         // bytes on disk; more are refused
+	queueLimit  int           // bytes in memory; more are refused
+	beat        time.Duration // between two marks
+
+	wake    chan struct{} // has room for one
+	quit    chan struct{} // closed by close
+	stopped chan struct{} // closed when run has ended
+
+	mu       sync.Mutex
+	queue    []record // not yet on disk
+	queued   int      // bytes of queue
+	appended uint64   // records, since the journal was opened
+	durable  uint64   // of them, on disk
+	changed  chan struct{}
+	segs     []*segment // those that JetStream does not have whole; the last is written to
+	bytes    int64      // of all of segs
+	acked    mark       // without its time
+	marked   mark       // the last acked that is on disk
+	failure  error      // of the last attempt to write
+	closing  bool
+	latency  histogram
+
+	// Of the goroutine run.
+	active *segment // the last of segs
+	file   *os.File
+	buf    []byte
+	open   map[string][]byte // payload of the fact with which it began, by Sequence
+}
+
+// record is what is to be written.
+type record struct {
+	subject string
+	data    []byte
+	begins  string // Sequence of the push that it begins
+	ends    string // of the one that it ends
+	at      time.Time
+}
+
+func (r *record) size() int { return frameHead + 1 + 2 + len(r.subject) + len(r.data) }
+
+// The bytes of one write: what comes later waits for the next.
+const maxWrite = 4 << 20
+
+// found is what a journal knew when it was opened.
+type found struct {
+	clean bool                   // the process before ended in order, or there was none
+	alive time.Time              // when the process before was last known to live
+	open  map[string]event.Event // what it left open, by Sequence
+	torn  int64                  // bytes cut off
+}
+
+// openJournal opens the journal in j.dir, or makes one. The caller runs it.
+func openJournal(j *journal) (*found, error) {
+	if err := os.MkdirAll(j.dir, 0o700); err != nil {
+		return nil, err
+	}
+	j.changed, j.wake = make(chan struct{}), make(chan struct{}, 1)
+	j.quit, j.stopped = make(chan struct{}), make(chan struct{})
+	j.open = make(map[string][]byte)
+	f := &found{clean: true, open: make(map[string]event.Event)}
+	list, err := segments(j.dir)
+	if err != nil {
+		return nil, err
+	}
+	for i, s := range list {
+		if err := j.load(s, f); err != nil {
+			return nil, err
+		}
+		info, err := os.Stat(s.path)
+		if err != nil {
+			return nil, err
+		}
+		if torn := info.Size() - s.size; torn > 0 {
+			f.torn += torn
+			if i < len(list)-1 {
+				j.log.Error("a journal is damaged; facts in it may be lost", "file", s.path, "bytes", torn)
+			}
+			if err := os.Truncate(s.path, s.size); err != nil {
+				return nil, err
+			}
+		}
+	}
+	number := uint64(1)
+	if len(list) > 0 {
+		number = list[len(list)-1].number + 1
+	}
+	if i := slices.IndexFunc(list, func(s *segment) bool { return s.id != "" && s.id == j.acked.Segment }); i >= 0 {
+		list = list[i:]
+	}
+	list = slices.DeleteFunc(list, func(s *segment) bool {
+		return s.facts == 0 || s.id == j.acked.Segment && j.acked.Index >= s.facts
+	})
+	active, file, err := create(j.dir, number, j.head(j.acked))
+	if err != nil {
+		return nil, fmt.Errorf("make a journal: %w", err)
+	}
+	j.segs, j.active, j.file = append(list, active), active, file
+	for _, s := range j.segs {
+		j.bytes += s.size
+	}
+	return f, j.tidy()
+}
+
+// tidy removes the files of segments that are not in j.segs.
+func (j *journal) tidy() error {
+	list, err := segments(j.dir)
+	if err != nil {
+		return err
+	}
+	for _, s := range list {
+		if !slices.ContainsFunc(j.segs, func(k *segment) bool { return k.number == s.number }) {
+			if err := os.Remove(s.path); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// load reads what is in a segment of a process before.
+func (j *journal) load(s *segment, f *found) error {
+	return s.scan(func(k kind, payload []byte) error {
+		f.clean = k == kindClean
+		switch k {
+		case kindMark, kindClean:
+			var m mark
+			if json.Unmarshal(payload, &m) == nil {
+				f.lived(m.Time)
+				m.Time = time.Time{}
+				j.acked, j.marked = m, m
+			}
+		case kindFact, kindCarry:
+			subject, data, err := parseFact(payload)
+			if err != nil || !tellsOfPush(subject) {
+				return nil
+			}
+			var e event.Event
+			if json.Unmarshal(data, &e) != nil {
+				return nil
+			}
+			if k == kindFact {
+				f.lived(e.Time)
+			}
+			if e.Type == event.TypePublishStarted {
+				f.open[e.Sequence], j.open[e.Sequence] = e, bytes.Clone(payload)
+			} else {
+				delete(f.open, e.Sequence)
+				delete(j.open, e.Sequence)
+			}
+		}
+		return nil
+	})
+}
+
+func (f *found) lived(t time.Time) {
+	if t.After(f.alive) {
+		f.alive = t
+	}
+}
+
+// head returns the first frames of a new segment.
+func (j *journal) head(m mark) []byte {
+	m.Time = time.Now()
+	b := m.frame(kindMark)
+	for _, seq := range slices.Sorted(maps.Keys(j.open)) {
+		b = appendFrame(b, kindCarry, j.open[seq])
+	}
+	return b
+}
+
+// append puts a record behind all others. It reports whether there was room.
+func (j *journal) append(r record) bool {
+	n := r.size()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	limit := j.limit
+	if r.ends != "" { // of what has begun the end is told
+		limit += limit / 4
+	}
+	if j.closing || j.queued+n > j.queueLimit || j.bytes+int64(j.queued+n) > limit {
+		return false
+	}
+	j.queue = append(j.queue, r)
+	j.queued += n
+	j.appended++
+	select {
+	case j.wake <- struct{}{}:
+	default:
+	}
+	return true
+}
+
+// flush waits until all records appended before are on disk.
+func (j *journal) flush(ctx context.Context) error {
+	j.mu.Lock()
+	want := j.appended
+	for j.durable < want {
+		changed, failure := j.changed, j.failure
+		j.mu.Unlock()
+		select {
+		case <-changed:
+		case <-j.stopped:
+			j.mu.Lock()
+			defer j.mu.Unlock()
+			if j.durable < want {
+				return errors.Join(errClosed, j.failure)
+			}
+			return nil
+		case <-ctx.Done():
+			return errors.Join(ctx.Err(), failure)
+		}
+		j.mu.Lock()
+	}
+	j.mu.Unlock()
+	return nil
+}
+
+var errClosed = errors.New("the event log is closed")
+
+// notify tells everybody who waits that something has changed. The caller holds
+// j.mu.
+func (j *journal) notify() {
+	close(j.changed)
+	j.changed = make(chan struct{})
+}
+
+// retryTime is between attempts to write to a disk that takes nothing.
+const retryTime = time.Second
+
+// run writes records as they come, until close.
+func (j *journal) run() {
+	defer close(j.stopped)
+	defer func() { j.file.Close() }()
+	beat := time.NewTicker(j.beat)
+	defer beat.Stop()
+	var retry <-chan time.Time // while the disk takes nothing
+	for {
+		wake := j.wake
+		if retry != nil {
+			wake = nil
+		}
+		select {
+		case <-wake:
+		case <-retry:
+		case <-beat.C:
+			if retry == nil {
+				j.mark()
+			}
+			continue
+		case <-j.quit:
+			if j.writeAll() == nil {
+				j.markClean()
+			}
+			return
+		}
+		retry = nil
+		if j.writeAll() != nil {
+			retry = time.After(retryTime)
+		}
+	}
+}
+
+// writeAll writes what is in the queue.
+func (j *journal) writeAll() error {
+	for {
+		batch := j.take()
+		if len(batch) == 0 {
+			return nil
+		}
+		j.buf = j.buf[:0]
+		for _, r := range batch {
+			j.buf = appendFrame(j.buf, kindFact, factPayload(r.subject, r.data)...)
+		}
+		if err := j.write(batch); err != nil {
+			return err
+		}
+		if cap(j.buf) > maxWrite/4 {
+			j.buf = nil
+		}
+		j.rotate()
+	}
+}
+
+// take returns the records to be written next, which stay in the queue.
+func (j *journal) take() []record {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	n, size := 0, 0
+	for n < len(j.queue) && (n == 0 || size+j.queue[n].size() <= maxWrite) {
+		size += j.queue[n].size()
+		n++
+	}
+	return j.queue[:n:n]
+}
+
+// write writes j.buf, which is the records of batch, or a mark and no record,
+// and takes them out of the queue when they are on disk. After an error the
+// same place is written again.
+func (j *journal) write(batch []record) error {
+	s := j.active
+	_, err := j.file.WriteAt(j.buf, s.size)
+	if err == nil {
+		err = j.file.Sync()
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if err != nil {
+		if j.failure == nil {
+			j.log.Error("facts cannot be written to disk and wait in memory", "err", err)
+		}
+		j.failure = err
+		j.notify()
+		return err
+	}
+	if j.failure != nil {
+		j.log.Info("facts can be written to disk again")
+		j.failure = nil
+	}
+	s.size += int64(len(j.buf))
+	s.facts += uint64(len(batch))
+	j.bytes += int64(len(j.buf))
+	now := time.Now()
+	for _, r := range batch {
+		if r.begins != "" {
+			j.open[r.begins] = bytes.Join(factPayload(r.subject, r.data), nil)
+		}
+		delete(j.open, r.ends)
+		j.queued -= r.size()
+		j.latency.add(now.Sub(r.at))
+	}
+	clear(j.queue[:len(batch)])
+	j.queue = j.queue[len(batch):]
+	if len(j.queue) == 0 {
+		j.queue = nil
+	}
+	j.durable += uint64(len(batch))
+	j.notify()
+	return nil
+}
+
+// rotate begins a new segment when the last one is long. If the disk takes no
+// new file the old one goes on.
+func (j *journal) rotate() {
+	old := j.active
+	if old.size < j.segmentSize+old.head {
+		return
+	}
+	j.mu.Lock()
+	m := j.acked
+	j.mu.Unlock()
+	s, file, err := create(j.dir, old.number+1, j.head(m))
+	if err != nil {
+		j.log.Warn("the journal of facts goes on in a long file", "err", err)
+		old.head += j.segmentSize // and tries again when that much longer
+		return
+	}
+	j.file.Close()
+	j.active, j.file = s, file
+	j.mu.Lock()
+	old.closed = true
+	j.segs = append(j.segs, s)
+	j.bytes += s.size
+	j.marked = m
+	j.prune()
+	j.notify()
+	j.mu.Unlock()
+}
+
+// mark writes how far JetStream has the facts, and with it that the node lives,
+// if that is of interest.
+func (j *journal) mark() {
+	j.mu.Lock()
+	m, marked := j.acked, j.marked
+	j.mu.Unlock()
+	if m == marked && len(j.open) == 0 {
+		return
+	}
+	j.writeMark(kindMark, m)
+}
+
+// markClean writes the mark of an end in order.
+func (j *journal) markClean() {
+	j.mu.Lock()
+	m := j.acked
+	j.mu.Unlock()
+	j.writeMark(kindClean, m)
+}
+
+func (j *journal) writeMark(k kind, m mark) {
+	saved := m
+	m.Time = time.Now()
+	j.buf = append(j.buf[:0], m.frame(k)...)
+	if j.write(nil) == nil {
+		j.mu.Lock()
+		j.marked = saved
+		j.mu.Unlock()
+	}
+}
+
+// ack says that JetStream, in the stream made at that time, has all before the
+// place, the last of it as seq.
+func (j *journal) ack(at place, seq uint64, stream time.Time) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.acked = mark{Segment: at.seg.id, Index: at.index, Seq: seq, Stream: stream}
+	j.prune()
+	if j.waiting() == 0 {
+		j.notify()
+	}
+}
+
+// prune removes the segments that JetStream has whole. The caller holds j.mu.
+func (j *journal) prune() {
+	for len(j.segs) > 1 {
+		s := j.segs[0]
+		i := slices.IndexFunc(j.segs, func(s *segment) bool { return s.id == j.acked.Segment })
+		if !s.closed || s.facts > 0 && (i < 0 || i == 0 && j.acked.Index < s.facts) {
+			return
+		}
+		if err := os.Remove(s.path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			j.log.Warn("a journal cannot be removed", "err", err)
+			return
+		}
+		j.bytes -= s.size
+		j.segs = slices.Delete(j.segs, 0, 1)
+	}
+}
+
+// waiting returns how many records JetStream does not have. The caller holds
+// j.mu.
+func (j *journal) waiting() int {
+	n := len(j.queue)
+	for _, s := range j.segs {
+		n += int(s.facts)
+		if s.id == j.acked.Segment {
+			n -= int(j.acked.Index)
+		}
+	}
+	return n
+}
+
+// close ends the journal in order. What cannot be written is lost.
+func (j *journal) close() {
+	j.mu.Lock()
+	if !j.closing {
+		j.closing = true
+		close(j.quit)
+	}
+	j.mu.Unlock()
+	<-j.stopped
+}

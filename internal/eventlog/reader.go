@@ -1,0 +1,287 @@
+package eventlog
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"weir/internal/event"
+)
+
+// The number of an event is that of its message in the stream, and behind it
+// seqBits that say which event of the message it is; of the last one they are
+// all set.
+const seqBits = 8
+
+const lastOfMessage = 1<<seqBits - 1
+
+// Entry is an event in the log.
+type Entry struct {
+	Seq   uint64 // goes up; not consecutive
+	Event event.Event
+
+	// Missed is how many messages before this one, each with one event or a
+	// batch of them, were no longer kept when they were to be read. With a filter
+	// that is more narrow it counts those, too, that would not have matched.
+	Missed uint64
+}
+
+// Reader reads the log from one event to the next. It belongs to one
+// goroutine.
+type Reader struct {
+	l    *Log
+	lane *lane
+	f    Filter
+	next uint64 // the least number to be read
+	to   uint64 // the last one, or 0
+	err  error  // for ever
+
+	consumer jetstream.Consumer
+	msgs     jetstream.MessagesContext
+	expect   uint64  // message to come next, or a later one
+	ready    []Entry // read, not yet returned
+	missed   uint64
+	end      bool // nothing more matches
+}
+
+// Read returns a Reader of the events that f matches from the number from on,
+// which waits for those to come. From may be 0. The caller closes it.
+func (l *Log) Read(_ context.Context, f Filter, from uint64) *Reader { return l.reader(f, from, 0) }
+
+// Range is Read for what is there already: after the event with the number to,
+// or the last before it that f matches, Next returns io.EOF.
+func (l *Log) Range(_ context.Context, f Filter, from, to uint64) *Reader {
+	r := l.reader(f, from, to)
+	r.end = from > to
+	return r
+}
+
+func (l *Log) reader(f Filter, from, to uint64) *Reader {
+	r := &Reader{l: l, lane: l.facts, f: f, next: max(from, 1<<seqBits), to: to}
+	crowd, err := f.crowd()
+	if crowd {
+		r.lane = l.crowd
+	}
+	r.err = err
+	return r
+}
+
+// Last returns the number of the last event that is in the log, those of crowds
+// aside. What comes later has a greater one.
+func (l *Log) Last() uint64 { return l.facts.lastSeq() }
+
+// LastOfCrowd is Last for facts of crowds.
+func (l *Log) LastOfCrowd() uint64 { return l.crowd.lastSeq() }
+
+func (l *lane) lastSeq() uint64 {
+	if s := l.ready.Load(); s != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), answerTime)
+		defer cancel()
+		if info, err := (*s).Info(ctx); err == nil {
+			l.last.Store(info.State.LastSeq)
+		}
+	}
+	return l.last.Load()<<seqBits | lastOfMessage
+}
+
+// SeqAt returns a number before which there is no event that happened at t or
+// later, those of crowds aside.
+func (l *Log) SeqAt(ctx context.Context, t time.Time) (uint64, error) { return l.facts.seqAt(ctx, t) }
+
+// SeqAtOfCrowd is SeqAt for facts of crowds.
+func (l *Log) SeqAtOfCrowd(ctx context.Context, t time.Time) (uint64, error) {
+	return l.crowd.seqAt(ctx, t)
+}
+
+func (l *lane) seqAt(ctx context.Context, t time.Time) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	c, err := l.js.OrderedConsumer(ctx, l.config.Name, jetstream.OrderedConsumerConfig{
+		DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &t, HeadersOnly: true, InactiveThreshold: time.Minute,
+	})
+	if err != nil {
+		return 0, fmt.Errorf("look for the time %s: %w", t.Format(time.RFC3339), err)
+	}
+	info := c.CachedInfo()
+	if err := l.js.DeleteConsumer(ctx, l.config.Name, info.Name); err != nil {
+		l.log.Debug("a consumer ends later", "err", err)
+	}
+	return (info.Delivered.Stream + 1) << seqBits, nil
+}
+
+// Next returns the next event. It waits for one, also while JetStream is away,
+// until ctx is done.
+func (r *Reader) Next(ctx context.Context) (Entry, error) {
+	for pause := time.Duration(0); ; {
+		if len(r.ready) > 0 {
+			e := r.ready[0]
+			r.ready = r.ready[1:]
+			r.next = e.Seq + 1
+			return e, nil
+		}
+		if r.err != nil {
+			return Entry{}, r.err
+		}
+		if r.end {
+			return Entry{}, io.EOF
+		}
+		err := r.open(ctx)
+		if err == nil && r.end {
+			continue
+		}
+		if err == nil {
+			if err = r.read(ctx); err == nil {
+				pause = 0
+				continue
+			}
+		}
+		if ctx.Err() != nil {
+			return Entry{}, ctx.Err()
+		}
+		r.l.log.Debug("a reader of the event log begins again", "stream", r.lane.config.Name, "err", err)
+		r.drop()
+		pause = min(max(2*pause, 50*time.Millisecond), 2*time.Second)
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return Entry{}, ctx.Err()
+		}
+	}
+}
+
+// Close ends the Reader.
+func (r *Reader) Close() {
+	r.err = errors.New("the reader is closed")
+	r.ready = nil
+	r.drop()
+}
+
+// drop gives back what the server holds for the reader.
+func (r *Reader) drop() {
+	if r.msgs != nil {
+		r.msgs.Stop()
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		if err := r.l.js.DeleteConsumer(ctx, r.lane.config.Name, r.consumer.CachedInfo().Name); err != nil {
+			r.l.log.Debug("a consumer ends later", "err", err)
+		}
+	}
+	r.msgs, r.consumer = nil, nil
+}
+
+// open begins to read at r.next.
+func (r *Reader) open(ctx context.Context) error {
+	if r.msgs != nil {
+		return nil
+	}
+	s := r.lane.ready.Load()
+	if s == nil {
+		return errAway
+	}
+	info, err := (*s).Info(ctx)
+	if err != nil {
+		return err
+	}
+	st := info.State
+	want := r.next >> seqBits
+	if want > st.LastSeq+1 { // the numbers of a log that is not there any more
+		r.miss(want - st.LastSeq - 1)
+		want = st.FirstSeq
+		r.next = want << seqBits
+	} else if want < st.FirstSeq {
+		if want > 1 {
+			r.miss(st.FirstSeq - want)
+		}
+		want = st.FirstSeq
+	}
+	want = max(want, 1)
+	cfg := jetstream.OrderedConsumerConfig{
+		FilterSubjects: r.f.subjects(r.lane.prefix()), DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: want,
+		InactiveThreshold: time.Minute, MaxResetAttempts: 3,
+	}
+	c, err := r.l.js.OrderedConsumer(ctx, r.lane.config.Name, cfg)
+	if err != nil {
+		return err
+	}
+	if r.to > 0 && c.CachedInfo().NumPending == 0 {
+		r.end = true
+	}
+	r.consumer = c
+	if r.msgs, err = c.Messages(jetstream.PullMaxMessages(256)); err != nil {
+		return err
+	}
+	r.expect = want
+	return nil
+}
+
+var errAway = errors.New("the event log is away")
+
+// miss notes that n messages were not there any more.
+func (r *Reader) miss(n uint64) {
+	r.missed += n
+	r.l.gaps.Add(int64(n))
+}
+
+// read reads one message.
+func (r *Reader) read(ctx context.Context) error {
+	m, err := r.msgs.Next(jetstream.NextContext(ctx))
+	if err != nil {
+		return err
+	}
+	meta, err := m.Metadata()
+	if err != nil {
+		return err
+	}
+	seq := meta.Sequence.Stream
+	if seq > r.expect {
+		if first := r.lane.first(ctx); first > r.expect {
+			r.miss(min(first, seq) - r.expect)
+		}
+	}
+	r.expect = seq + 1
+	if r.to > 0 {
+		if seq<<seqBits > r.to {
+			r.end = true
+			return nil
+		}
+		r.end = meta.NumPending == 0
+	}
+	list, err := decode(m.Data())
+	if err != nil {
+		r.l.log.Error("an event in the log cannot be read", "stream", r.lane.config.Name, "seq", seq, "err", err)
+	}
+	for i := range list {
+		n := seq<<seqBits | uint64(i)
+		if i == len(list)-1 {
+			n |= lastOfMessage
+		}
+		if n >= r.next && (r.to == 0 || n <= r.to) && r.f.match(&list[i]) {
+			r.ready = append(r.ready, Entry{n, list[i], r.missed})
+			r.missed = 0
+		}
+	}
+	r.next = max(r.next, seq<<seqBits|lastOfMessage+1)
+	return nil
+}
+
+// decode reads the events of a message. What it cannot read it leaves out.
+func decode(data []byte) ([]event.Event, error) {
+	if len(data) == 0 || data[0] != '[' {
+		var e event.Event
+		if err := json.Unmarshal(data, &e); err != nil {
+			return nil, err
+		}
+		return []event.Event{e}, nil
+	}
+	var list []event.Event
+	err := json.Unmarshal(data, &list)
+	if len(list) > 1<<seqBits {
+		list, err = list[:1<<seqBits], errors.New("too many in one message")
+	}
+	return list, err
+}
