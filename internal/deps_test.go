@@ -20,7 +20,7 @@ const picture = `
 	node bench
 	api
 	cluster
-	session hls quality callback storage/storagetest
+	session hls stats quality callback storage/storagetest
 	access eventlog ffmpeg storage
 	stream
 	event policy bus

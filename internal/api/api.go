@@ -61,7 +61,9 @@ import (
 	"weir/internal/event"
 	"weir/internal/hls"
 	"weir/internal/policy"
+	"weir/internal/quality"
 	"weir/internal/session"
+	"weir/internal/stats"
 	"weir/internal/stream"
 )
 
@@ -81,6 +83,8 @@ type Options struct {
 	Sessions *session.Server
 	HLS      *hls.Server
 	Gate     *access.Gate
+	Quality  *quality.Monitor
+	Stats    *stats.Book
 	Nodes    *cluster.Nodes
 	Policy   func() *policy.Set
 	Config   func() []byte // as in force, JSON, secrets masked
@@ -123,6 +127,7 @@ func New(o Options) *Server {
 	s.urlRoutes()
 	s.spaceRoutes()
 	s.nodeRoutes()
+	s.statisticsRoutes()
 	s.describe()
 	return s
 }

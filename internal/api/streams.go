@@ -32,6 +32,7 @@ type StreamInfo struct {
 	Drift     float64        `json:"drift" doc:"Seconds by which the sound has come to be ahead of the picture in this push."`
 	Lead      float64        `json:"lead" doc:"Seconds by which the publisher's clock has come to be ahead of the server's in this push."`
 	Players   PlayerCount    `json:"players"`
+	Alerts    []Alert        `json:"alerts" nullable:"false" doc:"What is wrong with the push."`
 }
 
 // PublisherInfo is who publishes a stream.
@@ -100,6 +101,11 @@ func (s *Server) describeStream(st *stream.Stream, now time.Time) StreamInfo {
 	}
 	for _, n := range i.Traffic.Out {
 		d.BytesOut += n
+	}
+	alerts := s.Quality.Alerts(i.Key)
+	d.Alerts = make([]Alert, 0, len(alerts))
+	for a := range alerts {
+		d.Alerts = append(d.Alerts, describeAlert(i.Key, &alerts[a]))
 	}
 	if i.Live && i.Push != nil {
 		c := &i.Push.Client

@@ -23,7 +23,9 @@ import (
 	"weir/internal/hls"
 	"weir/internal/media/av"
 	"weir/internal/policy"
+	"weir/internal/quality"
 	"weir/internal/session"
+	"weir/internal/stats"
 	"weir/internal/stream"
 )
 
@@ -82,13 +84,20 @@ func newWorld(t testing.TB, change ...func(*Options)) *world {
 	done := make(chan struct{})
 	go func() { defer close(done); tokens.Run(t.Context()) }() // ends with the test
 	t.Cleanup(func() { <-done })
-	hub := stream.NewHub(stream.Options{})
+	monitor := quality.NewMonitor(quality.Options{})
+	book := stats.New(stats.Options{JetStream: js, Replicas: 1})
+	hub := stream.NewHub(stream.Options{
+		Began: func(p *stream.Publication) { monitor.Began(p); book.Began(p) },
+		Ended: func(p *stream.Publication) { monitor.Ended(p); book.Ended(p) },
+	})
 	gate := access.NewGate(func() *policy.Set { return w.set })
 	o := Options{
 		Log: log, Version: "0.0.0", Node: "n1", Started: time.Now(),
 		Tokens: tokens, Hub: hub, Gate: gate,
 		Sessions: session.NewServer(hub, gate, session.Options{}),
 		HLS:      hls.NewServer(hub, gate, hls.Options{}),
+		Quality:  monitor,
+		Stats:    book,
 		Policy:   func() *policy.Set { return w.set },
 		Config: func() []byte {
 			return []byte(`{"grace":"10s","nats":{"url":"nats://u:topsecret@a,nats://u:topsecret@b"},"list":["https://u:topsecret@c"]}`)

@@ -110,12 +110,30 @@ func (m *Monitor) Ended(p *stream.Publication) {
 func (m *Monitor) Alerts(key stream.Key) []Alert {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	var list []Alert
 	if w := m.watched[key]; w != nil {
-		for i := range w.states {
-			if !w.states[i].since.IsZero() {
-				list = append(list, w.states[i].alert)
-			}
+		return w.alerts()
+	}
+	return nil
+}
+
+// Raised returns all alerts that are raised, by stream.
+func (m *Monitor) Raised() map[stream.Key][]Alert {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	all := make(map[stream.Key][]Alert)
+	for key, w := range m.watched {
+		if list := w.alerts(); list != nil {
+			all[key] = list
+		}
+	}
+	return all
+}
+
+// alerts returns those that are raised. Monitor.mu is held.
+func (w *watch) alerts() (list []Alert) {
+	for i := range w.states {
+		if !w.states[i].since.IsZero() {
+			list = append(list, w.states[i].alert)
 		}
 	}
 	return list
