@@ -26,38 +26,41 @@ func (d *Demuxer) readAudio(t *demuxTrack, data []byte, pts int64, parse func([]
 	if carried > 0 {
 		at = t.pts
 	}
+	next := at                                                                    // when the next frame is due
 	buf := append(append(make([]byte, 0, carried+len(data)), t.rest...), data...) // frames are views of it
-	off := 0
+	off, since := 0, 0                                                            // samples of the frames since the time at
 	for len(buf)-off >= minAudio {
 		// The PES packet's time is that of the first frame that begins in it.
 		if carried > 0 && off >= carried {
-			at, carried = pts, 0
+			at, carried, since = pts, 0, 0
 		}
 		b := buf[off:]
 		h, ok := parse(b)
 		if !ok {
-			next := bytes.IndexByte(b[1:], 0xFF)
-			if next < 0 {
+			junk := bytes.IndexByte(b[1:], 0xFF)
+			if junk < 0 {
 				off = len(buf)
 				break
 			}
-			off += 1 + next
+			off += 1 + junk
 			continue
 		}
 		if h.size > len(b) {
 			break
 		}
-		p := av.Packet{Kind: av.Audio, Codec: t.codec, DTS: milliseconds(at)}
+		due := func() int64 { return at + int64(since)*1000*Clock/int64(h.rate) }
+		p := av.Packet{Kind: av.Audio, Codec: t.codec, DTS: milliseconds(due())}
 		d.configure(t, p, h.config)
 		p.Frame = b[h.coded:h.size:h.size]
 		d.queue = append(d.queue, p)
 		off += h.size
-		at += int64(h.samples) * 1000 * Clock / int64(h.rate)
+		since += h.samples
+		next = due()
 	}
 	if carried > 0 && off >= carried {
-		at = pts
+		next = pts
 	}
-	t.rest, t.pts = buf[off:], at
+	t.rest, t.pts = buf[off:], next
 }
 
 var adtsRates = [...]int{96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350}

@@ -63,6 +63,18 @@ func NewDemuxer(r io.Reader) *Demuxer {
 	return &Demuxer{r: bufio.NewReaderSize(r, 64*packetSize), pmtPID: -1}
 }
 
+// Continue goes on with r, the next segment of the same stream, once the one
+// before has ended with io.EOF. Tracks and configurations stay known, so that
+// a configuration comes again only if it changed, and times go on where they
+// wrap. Each segment begins with its tables and whole frames.
+func (d *Demuxer) Continue(r io.Reader) {
+	d.r.Reset(r)
+	d.err, d.pat, d.pmt = nil, sectionReader{}, sectionReader{}
+	for _, t := range d.tracks {
+		t.cc, t.open, t.rest = -1, false, nil
+	}
+}
+
 // ReadPacket returns the next packet. It returns io.EOF after the last whole
 // transport packet and ErrSync for what is not a transport stream.
 func (d *Demuxer) ReadPacket() (av.Packet, error) {

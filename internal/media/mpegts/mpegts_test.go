@@ -583,3 +583,64 @@ func BenchmarkMuxer(b *testing.B) {
 		n++
 	}
 }
+
+// Segments of one recording, also those that another process began, give
+// every frame and tell only what changed.
+func TestContinue(t *testing.T) {
+	one := mux(t, NewMuxer(1<<33-90*60),
+		config(av.H264, avcConfig), config(av.AAC, aacConfig), h264(0, 80, true, 300), aac(0, 20), h264(40, 40, false, 70000), aac(23, 20))
+	two := mux(t, NewMuxer(1<<33-90*60), // a continuity counter that begins anew, and times that wrap
+		config(av.H264, avcConfig), config(av.AAC, aacConfig), h264(80, 0, true, 50), aac(93, 170), h264(120, 0, false, 50), aac(116, 170))
+	var got []av.Packet
+	d := NewDemuxer(bytes.NewReader(one))
+	for _, next := range [][]byte{two, nil} {
+		for {
+			p, err := d.ReadPacket()
+			if err == io.EOF {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, p)
+		}
+		d.Continue(bytes.NewReader(next))
+	}
+	var times []int64
+	configs := 0
+	for _, p := range got {
+		if p.Config {
+			configs++
+		} else if p.Kind == av.Video {
+			times = append(times, p.DTS-got[0].DTS)
+		}
+	}
+	if want := []int64{0, 40, 80, 120}; !cmp.Equal(times, want) || configs != 2 || len(got) != 10 {
+		t.Errorf("%d packets, %d configurations, video at %v, want %v", len(got), configs, times, want)
+	}
+}
+
+// Each of many frames in one PES packet has its time to the millisecond.
+func TestAudioTimes(t *testing.T) {
+	packets := []av.Packet{config(av.AAC, aacConfig)}
+	for i := range 1000 {
+		packets = append(packets, aac(int64(float64(i)*1024/44.1+0.5), 20))
+	}
+	i := 0
+	var base int64
+	for _, p := range demux(t, mux(t, NewMuxer(0), packets...)) {
+		if p.Config {
+			continue
+		}
+		if i == 0 {
+			base = p.DTS
+		}
+		if want := packets[i+1].DTS + base; p.DTS < want-1 || p.DTS > want+1 {
+			t.Fatalf("frame %d is at %d, want %d", i, p.DTS, want)
+		}
+		i++
+	}
+	if i != 1000 {
+		t.Errorf("%d frames", i)
+	}
+}
