@@ -58,7 +58,7 @@ import (
 
 	"weir/internal/access"
 	"weir/internal/cluster"
-	"weir/internal/event"
+	"weir/internal/eventlog"
 	"weir/internal/hls"
 	"weir/internal/policy"
 	"weir/internal/quality"
@@ -86,12 +86,10 @@ type Options struct {
 	Quality  *quality.Monitor
 	Stats    *stats.Book
 	Nodes    *cluster.Nodes
+	Events   *eventlog.Log
 	Policy   func() *policy.Set
 	Config   func() []byte // as in force, JSON, secrets masked
 	Self     func() cluster.Node
-
-	// Emit puts a fact into the event log. It never waits.
-	Emit func(event.Event)
 
 	// Hosts are names by which the API is reached, besides IP addresses and
 	// localhost. A page that a hostile name server brought here has another one.
@@ -112,6 +110,7 @@ type Server struct {
 	doc     document
 	failing failures
 	replays replays
+	feeds   feeds
 }
 
 // New returns the Server of a node.
@@ -126,6 +125,8 @@ func New(o Options) *Server {
 	s.tokenRoutes()
 	s.urlRoutes()
 	s.spaceRoutes()
+	s.eventRoutes()
+	s.historyRoutes()
 	s.nodeRoutes()
 	s.statisticsRoutes()
 	s.describe()

@@ -253,7 +253,7 @@ func (s *Server) written(c *Caller, r *http.Request, status int) {
 	if e.Space == "" {
 		e.Space = r.PathValue("space")
 	}
-	s.Emit(e)
+	s.Events.Emit(e)
 	s.log.Info("written by the API", "token", c.Name, "client", c.Addr, "method", r.Method, "path", p, "status", status)
 }
 

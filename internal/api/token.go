@@ -372,6 +372,13 @@ func (t *Tokens) find(text string) *held {
 	return h
 }
 
+// valid reports whether a token that was valid still is.
+func (t *Tokens) valid(tok *Token) bool {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.byID[tok.ID] != nil && !tok.Expired(time.Now())
+}
+
 // authenticate returns who sends r. What it may ask in a second is limited.
 func (s *Server) authenticate(r *http.Request) (*Caller, error) {
 	addr := r.RemoteAddr

@@ -43,9 +43,7 @@ func TestTokens(t *testing.T) {
 	if strings.Contains(string(e.Value()), secret) {
 		t.Error("the store has a secret in it")
 	}
-	w.mu.Lock()
-	facts, err := json.Marshal(w.facts)
-	w.mu.Unlock()
+	facts, err := json.Marshal(w.facts(t, 1, event.TypeAPIWritten))
 	if err != nil || strings.Contains(string(facts), secret) {
 		t.Errorf("facts: %v %s", err, facts)
 	}
@@ -194,16 +192,16 @@ func TestWritesAreFacts(t *testing.T) {
 	w.do(t, request{method: http.MethodDelete, path: "/streams/default/live/x/publisher", token: w.token(t, Token{Name: "eye", Role: Viewer})})
 	w.do(t, request{method: http.MethodDelete, path: "/streams/default/live/x/publisher"})
 	w.do(t, request{method: http.MethodGet, path: "/streams", token: w.token(t, Token{Role: Viewer})})
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if len(w.facts) != 2 {
-		t.Fatalf("facts: %+v", w.facts)
+	w.do(t, request{method: http.MethodDelete, path: "/sessions/0123456789abcdef", token: w.token(t, Token{Name: "end", Role: Admin})})
+	facts := w.facts(t, 3, event.TypeAPIWritten)
+	if last := facts[2].Event.Data.(event.APIWritten); last.Token != "end" {
+		t.Fatalf("the third fact is %+v", last)
 	}
 	for i, want := range []event.APIWritten{{Token: "ops", Role: "operator", Status: 204}, {Token: "eye", Role: "viewer", Status: 403}} {
-		got := w.facts[i].Data.(event.APIWritten)
+		got := facts[i].Event.Data.(event.APIWritten)
 		if got.Token != want.Token || got.Role != want.Role || got.Status != want.Status || got.Method != "DELETE" ||
-			got.Path != "/api/v1/streams/default/live/x/publisher" || got.Addr.String() != "127.0.0.1" || w.facts[i].Space != "default" {
-			t.Errorf("fact %d: %+v", i, w.facts[i])
+			got.Path != "/api/v1/streams/default/live/x/publisher" || got.Addr.String() != "127.0.0.1" || facts[i].Event.Space != "default" {
+			t.Errorf("fact %d: %+v", i, facts[i])
 		}
 	}
 }

@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"io"
 	"log/slog"
@@ -9,7 +10,6 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -20,6 +20,7 @@ import (
 	"weir/internal/access"
 	"weir/internal/cluster"
 	"weir/internal/event"
+	"weir/internal/eventlog"
 	"weir/internal/hls"
 	"weir/internal/media/av"
 	"weir/internal/policy"
@@ -32,11 +33,7 @@ import (
 // world is a Server over real parts.
 type world struct {
 	*Server
-	t   *testing.T
 	set *policy.Set
-
-	mu    sync.Mutex
-	facts []event.Event
 }
 
 // newJetStream returns a JetStream of the test.
@@ -74,7 +71,6 @@ func newWorld(t testing.TB, change ...func(*Options)) *world {
 		}
 	}
 	w := &world{set: &policy.Set{DefaultSpace: "default", Spaces: []policy.Space{space("default", "localhost"), space("other", "other.example")}}}
-	w.t, _ = t.(*testing.T)
 	log := slog.New(slog.DiscardHandler)
 	js := newJetStream(t)
 	tokens := NewTokens(js, 1, log)
@@ -84,6 +80,11 @@ func newWorld(t testing.TB, change ...func(*Options)) *world {
 	done := make(chan struct{})
 	go func() { defer close(done); tokens.Run(t.Context()) }() // ends with the test
 	t.Cleanup(func() { <-done })
+	events, err := eventlog.Open(t.Context(), js, eventlog.Options{Log: log, Node: "n1", Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { events.Close(context.WithoutCancel(t.Context())) })
 	monitor := quality.NewMonitor(quality.Options{})
 	book := stats.New(stats.Options{JetStream: js, Replicas: 1})
 	hub := stream.NewHub(stream.Options{
@@ -102,13 +103,9 @@ func newWorld(t testing.TB, change ...func(*Options)) *world {
 		Config: func() []byte {
 			return []byte(`{"grace":"10s","nats":{"url":"nats://u:topsecret@a,nats://u:topsecret@b"},"list":["https://u:topsecret@c"]}`)
 		},
-		Nodes: cluster.NewNodes(js, 1, log),
-		Self:  func() cluster.Node { return cluster.Node{Name: "n1", Version: "0.0.0", Started: time.Now()} },
-		Emit: func(e event.Event) {
-			w.mu.Lock()
-			defer w.mu.Unlock()
-			w.facts = append(w.facts, e)
-		},
+		Nodes:  cluster.NewNodes(js, 1, log),
+		Events: events,
+		Self:   func() cluster.Node { return cluster.Node{Name: "n1", Version: "0.0.0", Started: time.Now()} },
 	}
 	t.Cleanup(func() {
 		hub.Close(t.Context())
@@ -141,6 +138,22 @@ func (w *world) publish(t testing.TB, space, name string) *stream.Publication {
 		}
 	}
 	return p
+}
+
+// facts waits until the log has n facts of those types, and returns them.
+func (w *world) facts(t testing.TB, n int, types ...event.Type) []eventlog.Entry {
+	t.Helper()
+	r := w.Events.Read(t.Context(), eventlog.Filter{Types: types}, 0)
+	defer r.Close()
+	var list []eventlog.Entry
+	for len(list) < n {
+		e, err := r.Next(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, e)
+	}
+	return list
 }
 
 // token makes a token and returns its text.

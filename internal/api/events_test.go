@@ -1,0 +1,221 @@
+package api
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"weir/internal/event"
+)
+
+// push emits the facts of a push that began at a time and lasted so long.
+func (w *world) push(space, name string, at time.Time, d time.Duration) string {
+	client := event.Client{
+		Domain: "localhost", Protocol: "rtmp", Addr: netip.MustParseAddrPort("192.0.2.7:5000"),
+		Params: []event.Param{{Name: "k", Value: "topsecret"}}, TcURL: "rtmp://localhost/live?k=topsecret",
+	}
+	seq := event.NewSequence()
+	for _, e := range []event.Event{
+		event.New(at, event.PublishStarted{Client: client, Session: "1", Callback: &event.Callback{URL: "http://example.com/?p=topsecret"}}),
+		event.New(at.Add(d), event.PublishEnded{Client: client, Session: "1", Started: at, Reason: "closed", Counters: event.Counters{Bytes: 1000, VideoCodec: "h264"}}),
+	} {
+		e.Space, e.App, e.Stream, e.Sequence = space, "live", name, seq
+		w.Events.Emit(e)
+	}
+	return seq
+}
+
+func TestListEvents(t *testing.T) {
+	w := newWorld(t)
+	now := time.Now()
+	for i := range 10 {
+		w.push("default", fmt.Sprintf("cam%d", i), now.Add(-time.Duration(20-i)*time.Minute), time.Minute)
+	}
+	w.push("other", "cam0", now.Add(-time.Hour), time.Minute)
+	w.facts(t, 22)
+	viewer := w.token(t, Token{Role: Viewer})
+	walk := func(token, query string) []Fact {
+		t.Helper()
+		var list []Fact
+		for cursor := ""; ; {
+			var p Page[Fact]
+			w.get(t, token, "/events?"+query+"&cursor="+url.QueryEscape(cursor), &p)
+			list = append(list, p.Items...)
+			if cursor = p.Next; cursor == "" {
+				return list
+			}
+		}
+	}
+	if got := walk(viewer, "limit=3"); len(got) != 22 || got[0].Event.Stream != "cam0" || got[0].Event.Type != event.TypePublishStarted {
+		t.Errorf("all facts: %d", len(got))
+	}
+	if got := walk(viewer, "limit=2&type=publish.ended&space=default"); len(got) != 10 {
+		t.Errorf("ends in default: %d", len(got))
+	}
+	if got := walk(viewer, "limit=2&stream=cam3"); len(got) != 2 {
+		t.Errorf("facts of cam3: %d", len(got))
+	}
+	if got := walk(w.token(t, Token{Role: Viewer, Space: "other"}), "limit=1"); len(got) != 2 || got[0].Event.Space != "other" {
+		t.Errorf("facts for the token of other: %+v", got)
+	}
+	if got := walk(w.token(t, Token{Role: Viewer, Space: "other"}), "space=default"); len(got) != 0 {
+		t.Errorf("facts of default for the token of other: %+v", got)
+	}
+	at := func(d time.Duration) string { return url.QueryEscape(now.Add(d).Format(time.RFC3339Nano)) }
+	if got := walk(viewer, "limit=2&type=publish.started&since="+at(-15*time.Minute)+"&until="+at(-13*time.Minute)); len(got) != 2 {
+		t.Errorf("beginnings of two minutes: %d", len(got))
+	}
+	rec := w.do(t, request{method: http.MethodGet, path: "/events", token: viewer})
+	if strings.Contains(rec.Body.String(), "topsecret") {
+		t.Error("the facts have a secret in them")
+	}
+	for query, kind := range map[string]kind{
+		"type=frob": kindInvalid, "type=publish.ended,publish.refused": kindInvalid, "cursor=frob": kindCursor,
+		"since=yesterday": kindInvalid, "since=2026-01-02T00:00:00Z&until=2026-01-01T00:00:00Z": kindInvalid,
+	} {
+		if rec := w.do(t, request{method: http.MethodGet, path: "/events?" + query, token: viewer}); kindOf(rec) != kind {
+			t.Errorf("GET /events?%s: %d %s", query, rec.Code, rec.Body)
+		}
+	}
+}
+
+func TestHistory(t *testing.T) {
+	w := newWorld(t)
+	now := time.Now()
+	w.push("default", "a", now.Add(-40*time.Minute), 30*time.Minute)
+	w.push("default", "a", now.Add(-5*time.Minute), time.Minute)
+	w.push("other", "a", now.Add(-5*time.Minute), time.Minute)
+	refused := event.New(now, event.PublishRefused{Client: event.Client{Domain: "x"}, Reason: "auth_failed", Code: 5, Message: "Authentication Failed"})
+	refused.Space, refused.App, refused.Stream = "default", "live", "a"
+	w.Events.Emit(refused)
+	w.facts(t, 6)
+	w.facts(t, 1, event.TypePublishRefused)
+	viewer := w.token(t, Token{Role: Viewer})
+
+	var pushes Page[PushInfo]
+	w.get(t, viewer, "/history/pushes?space=default", &pushes)
+	if n := len(pushes.Items); n != 2 || pushes.Items[0].Seconds != 1800 || pushes.Items[0].Brought.Bytes != 1000 || pushes.Items[1].Reason != "closed" {
+		t.Errorf("pushes: %+v", pushes.Items)
+	}
+	var failed Page[FailedPush]
+	w.get(t, viewer, "/history/failed-pushes", &failed)
+	if len(failed.Items) != 1 || failed.Items[0].Reason != "auth_failed" || failed.Items[0].Code != 5 {
+		t.Errorf("failed pushes: %+v", failed.Items)
+	}
+	var sums struct{ Items []Duration }
+	w.get(t, viewer, "/history/durations?space=default&since="+url.QueryEscape(now.Add(-20*time.Minute).Format(time.RFC3339Nano)), &sums)
+	if len(sums.Items) != 2 || sums.Items[0].Stream != "a" || sums.Items[0].Pushes != 2 || sums.Items[0].Seconds < 659 || sums.Items[0].Seconds > 661 ||
+		!sums.Items[1].Live || sums.Items[1].Stream != "demo" {
+		t.Errorf("durations: %+v", sums.Items)
+	}
+}
+
+// follow opens a feed and returns what reads its next message: its fields, or
+// nil at the end.
+func (w *world) feed(t *testing.T, srv *httptest.Server, token, query, last string) (next func() map[string]string, leave func()) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, srv.URL+Prefix+"/events/feed?"+query, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	if last != "" {
+		req.Header.Set("Last-Event-ID", last)
+	}
+	resp, err := srv.Client().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp.StatusCode != http.StatusOK || resp.Header.Get("Content-Type") != "text/event-stream" {
+		t.Fatalf("feed: %s %v", resp.Status, resp.Header)
+	}
+	r := bufio.NewScanner(resp.Body)
+	return func() map[string]string {
+		m := map[string]string{}
+		for r.Scan() {
+			if r.Text() == "" {
+				if len(m) > 0 && m["retry"] == "" {
+					return m
+				}
+				clear(m)
+				continue
+			}
+			k, v, _ := strings.Cut(r.Text(), ": ")
+			m[k] = v
+		}
+		return nil
+	}, func() { resp.Body.Close() }
+}
+
+func TestFollowEvents(t *testing.T) {
+	w := newWorld(t)
+	srv := httptest.NewServer(w)
+	defer srv.Close()
+	viewer := w.token(t, Token{Role: Viewer})
+	next, leave := w.feed(t, srv, viewer, "type=publish.ended&space=default", "")
+	w.push("other", "x", time.Now(), time.Second)
+	w.push("default", "a", time.Now(), time.Second)
+	w.push("default", "b", time.Now(), time.Second)
+	first := next()
+	var e event.Event
+	if err := json.Unmarshal([]byte(first["data"]), &e); err != nil || e.Stream != "a" || first["event"] != "publish.ended" || strings.Contains(first["data"], "topsecret") {
+		t.Errorf("the first message: %v %v", first, err)
+	}
+	leave()
+
+	// Who comes back with the last id goes on behind it.
+	next, leave = w.feed(t, srv, viewer, "type=publish.ended&space=default", first["id"])
+	if m := next(); !strings.Contains(m["data"], `"stream":"b"`) {
+		t.Errorf("after the return: %v", m)
+	}
+	leave()
+
+	// A token of another space sees nothing of this one.
+	next, leave = w.feed(t, srv, w.token(t, Token{Role: Viewer, Space: "other"}), "", "1")
+	if m := next(); !strings.Contains(m["data"], `"space":"other"`) {
+		t.Errorf("the feed of other: %v", m)
+	}
+	leave()
+
+	// A feed ends with its token.
+	tok, text, err := w.Tokens.Create(t.Context(), Token{Name: "short", Role: Viewer})
+	if err != nil {
+		t.Fatal(err)
+	}
+	next, leave = w.feed(t, srv, text, "type=publish.ended", first["id"])
+	next()
+	if err := w.Tokens.Revoke(t.Context(), tok.ID); err != nil {
+		t.Fatal(err)
+	}
+	w.push("default", "c", time.Now(), time.Second)
+	if m := next(); m != nil {
+		t.Errorf("after the token was revoked: %v", m)
+	}
+	leave()
+}
+
+func TestFeedsAreBounded(t *testing.T) {
+	var f feeds
+	for i := range maxFeeds {
+		if !f.enter(fmt.Sprint(i % (maxFeeds / maxOwnFeeds))) {
+			t.Fatalf("feed %d is refused", i)
+		}
+	}
+	if f.enter("z") {
+		t.Error("one feed too many is let in")
+	}
+	f.leave("0")
+	if f.enter("1") {
+		t.Error("one feed too many of a token is let in")
+	}
+	if !f.enter("z") {
+		t.Error("a feed is refused although another has ended")
+	}
+}
