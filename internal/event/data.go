@@ -232,6 +232,7 @@ type RecordFinished struct {
 	Duration time.Duration `json:"duration"`
 	Size     int64         `json:"size"` // of the file, HLS: with its segments
 	Segments int           `json:"segments,omitempty"`
+	Lost     time.Duration `json:"lost,omitempty"`   // media that found no room on the disk
 	Pushes   []string      `json:"pushes,omitempty"` // Sequences of the pushes in it
 	Media    *MediaInfo    `json:"media,omitempty"`
 }

@@ -41,6 +41,12 @@ type Config struct {
 	// slowly, and then for a while not at all.
 	SlowFailures bool `yaml:"slow_failures"`
 
+	// Data is the folder in which everything is that must survive a restart;
+	// empty: nothing does.
+	Data string `yaml:"data"`
+
+	Record Record `yaml:"record"`
+
 	Policy *policy.Set `yaml:"policy"`
 
 	File string // that it was read from, or empty
@@ -100,6 +106,16 @@ type Limits struct {
 	ConnectionsPerIP int           `yaml:"connections_per_ip"` // over all media listeners; 0 is no limit
 }
 
+// Record is how this machine records what apps want recorded.
+type Record struct {
+	Spool     string        `yaml:"spool"`      // folder of what is not uploaded yet; empty: record in the data folder
+	SpoolSize policy.Size   `yaml:"spool_size"` // recording stops when it is full of what is not uploaded
+	Sync      time.Duration `yaml:"sync"`       // how often what is written is put on the disk; 0: at the end of each segment
+	Uploads   int           `yaml:"uploads"`    // segments being uploaded at a time
+	Files     int           `yaml:"files"`      // MP4 and FLV files being made at a time
+	GiveUp    time.Duration `yaml:"give_up"`    // a recording that could not be uploaded for so long has failed
+}
+
 // DefaultConfig is a server for the machine it runs on: it listens on loopback
 // only and takes any stream of the app "live" under any host name.
 func DefaultConfig() *Config {
@@ -141,6 +157,7 @@ func DefaultConfig() *Config {
 		GatherCeiling: 150 * time.Millisecond,
 		Grace:         10 * time.Second,
 		SlowFailures:  true,
+		Record:        Record{SpoolSize: 20 << 30, Sync: time.Second, Uploads: 4, Files: 1, GiveUp: 72 * time.Hour},
 		Policy:        policy.Default(),
 	}
 }
@@ -158,7 +175,7 @@ func Load(path string) (*Config, error) {
 		return nil, err
 	}
 	c.File = path
-	for _, file := range []*string{&c.TLS.Cert, &c.TLS.Key} {
+	for _, file := range []*string{&c.TLS.Cert, &c.TLS.Key, &c.Data, &c.Record.Spool} {
 		if *file != "" && !filepath.IsAbs(*file) {
 			*file = filepath.Join(filepath.Dir(path), *file)
 		}
@@ -214,9 +231,33 @@ func (c *Config) check(add func(path, format string, args ...any)) {
 	c.Limits.check(func(name, format string, args ...any) { add("limits."+name, format, args...) })
 	between(add, "gather_ceiling", c.GatherCeiling, 0, time.Second)
 	between(add, "grace", c.Grace, 0, 10*time.Minute)
+	c.Record.check(func(name, format string, args ...any) { add("record."+name, format, args...) })
+	if path := recorded(c.Policy); path != "" && c.Data == "" {
+		add("policy."+path, "needs a place for recordings: name a folder as data")
+	}
 	for _, p := range c.Policy.Problems() {
 		add("policy."+p.Path, "%s", p.Message)
 	}
+}
+
+// recorded returns the path of a setting by which streams are recorded, or "".
+func recorded(set *policy.Set) string {
+	for i := range set.Spaces {
+		for j := range set.Spaces[i].Apps {
+			if set.Spaces[i].Apps[j].Record.Mode != policy.RecordOff {
+				return fmt.Sprintf("spaces[%d].apps[%d].record.mode", i, j)
+			}
+		}
+	}
+	return ""
+}
+
+func (r *Record) check(add func(path, format string, args ...any)) {
+	between(add, "spool_size", r.SpoolSize, 16<<20, 1<<50)
+	between(add, "sync", r.Sync, 0, time.Minute)
+	between(add, "uploads", r.Uploads, 1, 1000)
+	between(add, "files", r.Files, 1, 100)
+	between(add, "give_up", r.GiveUp, time.Minute, 366*24*time.Hour)
 }
 
 // Warnings returns what is dangerous about c, though it is no mistake.

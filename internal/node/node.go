@@ -24,6 +24,7 @@ import (
 	"weir/internal/media/rtmp"
 	"weir/internal/policy"
 	"weir/internal/quality"
+	"weir/internal/record"
 	"weir/internal/session"
 	"weir/internal/stream"
 )
@@ -45,6 +46,7 @@ type Node struct {
 	hub      *stream.Hub
 	sessions *session.Server
 	hls      *hls.Server
+	recorder *record.Recorder // nil without a data folder
 	quality  *quality.Monitor
 	metrics  *prometheus.Registry
 }
@@ -92,6 +94,12 @@ func New(cfg *Config, log *slog.Logger) (n *Node, err error) {
 	n.gate.Lenient = !cfg.SlowFailures
 	n.sessions = session.NewServer(n.hub, n.gate, session.Options{Log: log, RTMP: rtmp.Config{Limits: l.rtmp(), Log: log}})
 	n.hls = hls.NewServer(n.hub, n.gate, hls.Options{Log: log})
+	if err := n.openRecorder(); err != nil {
+		for _, ln := range n.listeners {
+			ln.Close()
+		}
+		return nil, err
+	}
 	n.metrics = newMetrics(n)
 	n.warn(cfg)
 	return n, nil
@@ -213,6 +221,9 @@ func (n *Node) Run(ctx context.Context) error {
 	stopLooking()
 	look.Wait()
 	n.hls.Close()
+	if n.recorder != nil {
+		n.recorder.Close() // what is not uploaded is when the node starts again
+	}
 	late = errors.Join(late, media.Shutdown(grace))
 	media.Close()
 	admin.Close()

@@ -239,11 +239,12 @@ func TestPanicOfAFeature(t *testing.T) {
 		ran <- s.Key().Name
 		<-ctx.Done()
 	})
-	h.Follow(func(_ context.Context, s *Stream, r *Reader) {
-		if s.Key().Name == "s" {
+	h.Follow(func(_ context.Context, p *Publication, r *Reader) {
+		if name := p.Stream().Key().Name; name == "s" {
 			panic("follower")
+		} else {
+			ran <- name
 		}
-		ran <- s.Key().Name
 		av.Copy(nowhere{}, r)
 	})
 	pub := publish(t, h, app())

@@ -102,7 +102,7 @@ type Hub struct {
 	closed    bool
 	streams   map[Key]*Stream
 	onPublish []func(context.Context, *Stream)
-	follow    []func(context.Context, *Stream, *Reader)
+	follow    []func(context.Context, *Publication, *Reader)
 	tasks     sync.WaitGroup // functions of OnPublish and Follow, players, pumps
 }
 
@@ -120,10 +120,11 @@ func NewHub(o Options) *Hub {
 // before the hub is used.
 func (h *Hub) OnPublish(f func(context.Context, *Stream)) { h.onPublish = append(h.onPublish, f) }
 
-// Follow is OnPublish for those that must not miss a packet: f gets a Reader
-// that stands before the stream's first one. The hub closes it when f returns; f
-// itself closes it as soon as it does not want the stream.
-func (h *Hub) Follow(f func(context.Context, *Stream, *Reader)) { h.follow = append(h.follow, f) }
+// Follow makes f run for every publication, in a goroutine of its own, with a
+// Reader of all its packets, which ends when the publication does. It is for
+// those that must not miss a packet. The hub closes the Reader when f returns, and
+// the context ends with the stream. Follow is called before the hub is used.
+func (h *Hub) Follow(f func(context.Context, *Publication, *Reader)) { h.follow = append(h.follow, f) }
 
 // Find returns the stream of that name, or nil. A stream whose publisher left
 // is found until its hold time is over.
@@ -159,14 +160,9 @@ func (h *Hub) Publish(key Key, app *policy.App, push Push) (*Publication, error)
 	if s == nil {
 		s = newStream(h, key, app, now)
 		h.streams[key] = s
-		var ctx context.Context
-		ctx, s.cancel = context.WithCancel(context.Background())
+		s.ctx, s.cancel = context.WithCancel(context.Background())
 		for _, f := range h.onPublish {
-			h.tasks.Go(func() { defer h.rescue(s); f(ctx, s) }) // ends when f has seen the stream's end
-		}
-		for _, f := range h.follow {
-			r := s.NewReader()
-			h.tasks.Go(func() { defer h.rescue(s); defer r.Close(); f(ctx, s, r) }) // as above
+			h.tasks.Go(func() { defer h.rescue(s); f(s.ctx, s) }) // ends when f has seen the stream's end
 		}
 	} else if old, live := s.publication(); live {
 		switch {
@@ -182,6 +178,10 @@ func (h *Hub) Publish(key Key, app *policy.App, push Push) (*Publication, error)
 	s.attach(p, now)
 	h.stats.Publishers.Add(1)
 	h.opt.Began(p)
+	for _, f := range h.follow {
+		r := s.newReader(p, true)
+		h.tasks.Go(func() { defer h.rescue(s); defer r.Close(); f(s.ctx, p, r) }) // ends when f has seen the publication's end
+	}
 	return p, nil
 }
 

@@ -182,48 +182,50 @@ func TestFactsAreInOrder(t *testing.T) {
 	}
 }
 
-// What follows a stream sees it from its first packet on, however late it
-// begins to read, and knows whose each packet is.
+// Who follows a publication sees all of it and nothing else, however late he
+// begins to read.
 func TestFollow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHub(t, Options{})
-		type read struct {
-			id  string
-			pub *Publication
-		}
-		start, got := make(chan struct{}), make(chan []read, 1)
-		h.Follow(func(_ context.Context, _ *Stream, r *Reader) {
+		start, got := make(chan struct{}), make(chan string, 2)
+		h.Follow(func(_ context.Context, p *Publication, r *Reader) {
 			<-start
-			var list []read
+			list := p.Push().Sequence + ":"
 			for {
-				p, err := r.ReadPacket()
+				pkt, err := r.ReadPacket()
 				if err != nil {
 					got <- list
 					return
 				}
-				if p.Kind == av.Video && !p.Config {
-					list = append(list, read{string(p.Frame[5:]), r.Publication()})
-				}
+				list += " " + name(pkt)
 			}
 		})
-		first := publish(t, h, app())
-		for i, id := range []string{"a", "b", "c", "d"} {
-			if err := first.WritePacket(video(int64(i*40), i%2 == 0, id)); err != nil {
+		push := func(sequence string, packets ...av.Packet) *Publication {
+			p, err := h.Publish(key, app(), Push{Sequence: sequence})
+			if err != nil {
 				t.Fatal(err)
 			}
+			write(t, p, packets...)
+			return p
 		}
+		first := push("1", config(av.Video, "VC"), video(0, true, "a"), video(40, false, "b"), video(80, true, "c"))
 		began := time.Now()
 		time.Sleep(time.Second)
+		late := first.NewReader()
+		defer late.Close()
 		first.End(EndClosed)
-		second := publish(t, h, app())
-		if err := second.WritePacket(video(0, true, "e")); err != nil {
-			t.Fatal(err)
-		}
+		second := push("2", config(av.Video, "VC"), video(0, true, "d"))
 		close(start)
 		second.End(EndKicked)
-		want := []read{{"a", first}, {"b", first}, {"c", first}, {"d", first}, {"e", second}}
-		if list := <-got; !slices.Equal(list, want) {
-			t.Errorf("read %v, want %v", list, want)
+		lists := []string{<-got, <-got}
+		slices.Sort(lists)
+		want := []string{"1: VC@0 a@0 b@40 c@80", "2: |VC@1080 d@1080"}
+		if !slices.Equal(lists, want) {
+			t.Errorf("read %q, want %q", lists, want)
+		}
+		equal(t, "a reader of the first publication", read(t, late, 2), []string{"VC@80", "c@80"})
+		if p, err := late.ReadPacket(); err == nil {
+			t.Errorf("read %s of the next publication", name(p))
 		}
 		if d := first.EndTime().Sub(began); d != time.Second {
 			t.Errorf("EndTime is %v after the last packet, want 1s", d)

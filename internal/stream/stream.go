@@ -34,7 +34,8 @@ type Stream struct {
 	app    *policy.App
 	hold   *time.Timer // ends the stream that is held
 	ended  bool
-	cancel context.CancelFunc // ends the context of OnPublish's functions
+	ctx    context.Context    // of OnPublish's and Follow's functions
+	cancel context.CancelFunc // ends it
 
 	time   timeline
 	breakf bool // the next media packet is the first after a break
@@ -59,8 +60,7 @@ type Stream struct {
 // logged is a packet in the log.
 type logged struct {
 	av.Packet
-	pub *Publication // whose it is
-	at  int64        // size of all packets before it
+	at int64 // size of all packets before it
 }
 
 // packetCost is about what a packet takes in memory besides its bytes.
@@ -216,7 +216,7 @@ func (s *Stream) admit(t *track, p *av.Packet, now time.Time) bool {
 // append adds p to the log, wakes readers and feeds, and lets go of packets
 // that nobody can want.
 func (s *Stream) append(p av.Packet, now time.Time) {
-	s.packets = append(s.packets, logged{p, s.pub, s.size})
+	s.packets = append(s.packets, logged{p, s.size})
 	s.size += int64(len(p.Tag) + packetCost)
 	// Without video every frame of audio is a place to start.
 	if p.Key || p.Kind == av.Audio && !p.Config && !s.video.seen() {
@@ -287,6 +287,12 @@ func (s *Stream) detach(pub *Publication, reason EndReason) {
 	for _, f := range s.feeds {
 		f.flush() // what has gathered is not held back
 	}
+	for r := range s.readers {
+		if r.pub == pub {
+			r.over, r.until = true, s.next()
+		}
+	}
+	s.grown.Broadcast()
 	hold := s.app.Hold
 	if reason == EndKicked || reason == EndShutdown {
 		hold = 0
@@ -351,17 +357,35 @@ type Reader struct {
 	next   uint64
 	closed bool
 	jumps  uint64
-	jumped bool         // the next packet is the first after a jump
-	pub    *Publication // of the packet read last
+	jumped bool // the next packet is the first after a jump
+
+	pub   *Publication // the one that is read, if not all of them
+	over  bool         // it is over; until is set
+	until uint64       // sequence number of what comes after it
 }
 
 // NewReader returns a Reader that starts with metadata and codec configuration
 // and goes on from the newest key frame, or from the next packet when no key
 // frame is cached. The caller closes it.
-func (s *Stream) NewReader() *Reader {
+func (s *Stream) NewReader() *Reader { return s.newReader(nil, false) }
+
+// NewReader is that of the stream, but the Reader ends with the publication.
+func (p *Publication) NewReader() *Reader { return p.s.newReader(p, false) }
+
+// newReader returns a Reader of what pub publishes, or if it is nil of all; from
+// begin on it has only what is still to come.
+func (s *Stream) newReader(pub *Publication, begin bool) *Reader {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r := &Reader{s: s, next: s.entry(), queue: s.header(s.entry())}
+	r := &Reader{s: s, pub: pub}
+	if pub != nil && (pub != s.pub || !s.live) {
+		r.over = true // there is nothing to read any more
+	} else if begin {
+		r.next = s.next()
+	} else {
+		r.next = s.entry()
+		r.queue = s.header(r.next)
+	}
 	s.readers[r] = struct{}{}
 	return r
 }
@@ -376,14 +400,11 @@ func (r *Reader) ReadPacket() (av.Packet, error) {
 	defer s.mu.Unlock()
 	for {
 		switch {
-		case r.closed:
+		case r.closed || r.over && r.next >= r.until:
 			return av.Packet{}, io.EOF
 		case len(r.queue) > 0:
 			p := r.queue[0]
-			r.queue, r.pub = r.queue[1:], s.pub
-			if i := max(r.next, s.first); i < s.next() {
-				r.pub = s.packets[i-s.first].pub // of the frames that it goes before
-			}
+			r.queue = r.queue[1:]
 			return r.mark(p), nil
 		case r.next < s.first: // fell behind: the newest key frame, or what there is
 			r.jumps++
@@ -391,10 +412,9 @@ func (r *Reader) ReadPacket() (av.Packet, error) {
 			r.next, r.jumped = s.entry(), true
 			r.queue = s.header(r.next)
 		case r.next < s.next():
-			p := &s.packets[r.next-s.first]
+			p := s.packets[r.next-s.first].Packet
 			r.next++
-			r.pub = p.pub
-			return r.mark(p.Packet), nil
+			return r.mark(p), nil
 		case s.ended:
 			return av.Packet{}, io.EOF
 		default:
@@ -409,10 +429,6 @@ func (r *Reader) mark(p av.Packet) av.Packet {
 	r.jumped = false
 	return p
 }
-
-// Publication returns the publication that the packet read last came from. It
-// is for the goroutine that reads.
-func (r *Reader) Publication() *Publication { return r.pub }
 
 // Jumps returns how often the reader fell behind and jumped to a key frame.
 func (r *Reader) Jumps() uint64 {

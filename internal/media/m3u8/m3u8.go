@@ -19,6 +19,7 @@ type Playlist struct {
 	TargetDuration        int // seconds; no segment's duration, rounded, exceeds it
 	MediaSequence         uint64
 	DiscontinuitySequence uint64
+	Type                  string // EVENT: segments are only added; VOD: not even that; empty: the tag is left out
 	Segments              []Segment
 	End                   bool // EXT-X-ENDLIST: nothing will be added
 
@@ -65,6 +66,9 @@ func (p *Playlist) Append(dst []byte, prefix, suffix string) []byte {
 	b = appendTag(b, "#EXT-X-MEDIA-SEQUENCE:", p.MediaSequence)
 	if p.DiscontinuitySequence > 0 {
 		b = appendTag(b, "#EXT-X-DISCONTINUITY-SEQUENCE:", p.DiscontinuitySequence)
+	}
+	if p.Type != "" {
+		b = append(append(append(b, "#EXT-X-PLAYLIST-TYPE:"...), p.Type...), '\n')
 	}
 	for i := range p.Segments {
 		s := &p.Segments[i]

@@ -27,12 +27,12 @@ var cases = []struct {
 	}, "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:2\n#EXT-X-MEDIA-SEQUENCE:0\n" +
 		"#EXTINF:2.000,\n172278810.ts\n#EXTINF:2.000,\n172458810.ts\n#EXTINF:1.315,\n172638810.ts\n"},
 	{"everything", Playlist{
-		Version: 3, TargetDuration: 10, MediaSequence: 1763847785, DiscontinuitySequence: 7, End: true,
+		Version: 3, TargetDuration: 10, MediaSequence: 1763847785, DiscontinuitySequence: 7, Type: "VOD", End: true,
 		Segments: []Segment{
 			{URI: "1.ts", Duration: 9999 * time.Millisecond, Time: start},
 			{URI: "2.ts", Duration: 10 * time.Millisecond, Time: start.Add(time.Hour), Discontinuity: true},
 		},
-	}, "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:10\n#EXT-X-MEDIA-SEQUENCE:1763847785\n#EXT-X-DISCONTINUITY-SEQUENCE:7\n" +
+	}, "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:10\n#EXT-X-MEDIA-SEQUENCE:1763847785\n#EXT-X-DISCONTINUITY-SEQUENCE:7\n#EXT-X-PLAYLIST-TYPE:VOD\n" +
 		"#EXT-X-PROGRAM-DATE-TIME:2025-11-22T21:43:05.120Z\n#EXTINF:9.999,\n1.ts\n" +
 		"#EXT-X-DISCONTINUITY\n#EXT-X-PROGRAM-DATE-TIME:2025-11-22T22:43:05.120Z\n#EXTINF:0.010,\n2.ts\n#EXT-X-ENDLIST\n"},
 	{"nothing yet", Playlist{TargetDuration: 2},
@@ -121,6 +121,7 @@ func TestParseErrors(t *testing.T) {
 		"no number":                 head + "#EXTINF:NaN,\n1.ts\n",
 		"hexadecimal":               head + "#EXTINF:0x10p1,\n1.ts\n",
 		"huge duration":             head + "#EXTINF:99999999999,\n1.ts\n",
+		"playlist of no type":       head + "#EXT-X-PLAYLIST-TYPE:event\n",
 		"huge sequence":             head + "#EXT-X-MEDIA-SEQUENCE:18446744073709551616\n",
 		"negative sequence":         head + "#EXT-X-MEDIA-SEQUENCE:-1\n",
 		"sequence after a segment":  head + "#EXTINF:2,\n1.ts\n#EXT-X-MEDIA-SEQUENCE:1\n",

@@ -93,6 +93,11 @@ func (ps *parser) line(line string) (err error) {
 		if !first {
 			err = errors.New("discontinuity sequence after a segment")
 		}
+	case "#EXT-X-PLAYLIST-TYPE":
+		ps.media = true
+		if p.Type = value; value != "EVENT" && value != "VOD" {
+			err = errValue
+		}
 	case "#EXT-X-DISCONTINUITY":
 		ps.media, ps.segment.Discontinuity = true, true
 	case "#EXT-X-PROGRAM-DATE-TIME":

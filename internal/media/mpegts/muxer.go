@@ -79,6 +79,7 @@ type muxTrack struct {
 	stream uint8    // stream_id
 	listed av.Codec // as the tables have it; Unknown: not listed
 	cc     uint8
+	anew   bool  // the next packet says that cc begins anew
 	last   int64 // newest DTS
 	any    bool  // last is set
 }
@@ -134,6 +135,11 @@ func (m *Muxer) Break() {
 	m.video.listed, m.audio.listed = av.Unknown, av.Unknown
 	m.early = 0
 }
+
+// Anew is called after NewMuxer where the segments follow those of another Muxer:
+// each track says that it begins anew (discontinuity_indicator), so that nobody
+// takes its first packets for a loss.
+func (m *Muxer) Anew() { m.video.anew, m.audio.anew = true, true }
 
 // Size returns the length of the segment so far, without the audio that waits
 // to be written.
@@ -391,7 +397,7 @@ func (m *Muxer) writePES(t *muxTrack, key bool, pts, dts int64, parts [][]byte) 
 			b[1] |= 0x40 // payload_unit_start_indicator
 			if pcr {
 				field = 8
-			} else if key {
+			} else if key || t.anew {
 				field = 2
 			}
 		}
@@ -405,6 +411,10 @@ func (m *Muxer) writePES(t *muxTrack, key bool, pts, dts int64, parts [][]byte) 
 			stuffing := 6
 			if first && key {
 				b[5] |= 0x40 // random_access_indicator
+			}
+			if t.anew {
+				b[5] |= 0x80 // discontinuity_indicator
+				t.anew = false
 			}
 			if first && pcr {
 				b[5] |= 0x10

@@ -1,0 +1,44 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"weir/internal/event"
+	"weir/internal/record"
+	"weir/internal/storage"
+)
+
+// openRecorder makes the Recorder, and the bucket that it writes to. Without a
+// data folder there is none.
+func (n *Node) openRecorder() error {
+	if n.cfg.Data == "" {
+		return nil
+	}
+	spool := n.cfg.Record.Spool
+	if spool == "" {
+		spool = filepath.Join(n.cfg.Data, "record")
+	}
+	if err := os.MkdirAll(spool, 0o700); err != nil {
+		return fmt.Errorf("record.spool: %w", err)
+	}
+	bucket, err := storage.OpenDirectory("recordings", filepath.Join(n.cfg.Data, "recordings"), nil)
+	if err != nil {
+		return err
+	}
+	c := &n.cfg.Record
+	n.recorder, err = record.Open(n.hub, record.Options{
+		Log: n.log, Dir: spool, Size: int64(c.SpoolSize), Sync: orNever(c.Sync), Uploads: c.Uploads, Files: c.Files, GiveUp: c.GiveUp,
+		Bucket: func(name string) (storage.Bucket, error) {
+			if name != "" && name != "recordings" {
+				return nil, fmt.Errorf("there is no bucket %q", name)
+			}
+			return bucket, nil
+		},
+		Emit:  func(e event.Event) { n.log.Debug("fact", "type", e.Type, "id", e.ID) },
+		Flush: func(context.Context) error { return nil },
+	})
+	return err
+}

@@ -1,0 +1,443 @@
+package record
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path"
+	"strconv"
+	"time"
+
+	"weir/internal/event"
+	"weir/internal/media/m3u8"
+	"weir/internal/policy"
+	"weir/internal/storage"
+)
+
+// Why there is no file: Errnum of RecordFailed.
+const (
+	errnumStorage = 1 // the bucket did not take it
+	errnumCodec   = 2 // the format, or a recording at all, cannot have the codec
+	errnumMedia   = 3 // the recording's own segments cannot be read
+)
+
+const (
+	// firstRetry and lastRetry are the waits between attempts to reach a bucket.
+	firstRetry = time.Second
+	lastRetry  = time.Minute
+	// putTime is how long an upload may take beyond what its size needs at the
+	// least rate, 10 kB/s.
+	putTime = time.Minute
+	putRate = 10_000
+)
+
+// keep uploads the segments of a take as they come, and when it is closed makes
+// its files. It ends when all is done, or with r.ctx.
+func (t *take) keep() {
+	for {
+		n, closed := t.next()
+		switch {
+		case n > 0:
+			if !t.try("upload a segment", func(ctx context.Context) error {
+				err := t.upload(ctx, n)
+				if err != nil && closed && t.late() {
+					t.conclude(t.production("hls"), &t.head.Record.HLS, nil, &failure{errnumStorage, err})
+					return nil
+				}
+				return err
+			}) {
+				return
+			}
+		case closed:
+			if t.complete() {
+				t.r.mu.Lock()
+				delete(t.r.takes, t.head.Task)
+				t.r.mu.Unlock()
+				t.remove()
+			}
+			return
+		default:
+			select {
+			case <-t.changed:
+			case <-t.r.ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+// next returns the number of a segment that is not uploaded, or 0, and whether
+// the take is closed. A take that has been given up has none.
+func (t *take) next() (n int, closed bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if p := t.files["hls"]; p != nil && p.Fact != nil {
+		return 0, true
+	}
+	for i := range t.segments {
+		if s := &t.segments[i]; !s.stored && s.local {
+			return s.N, t.closed != nil
+		}
+	}
+	return 0, t.closed != nil
+}
+
+// try does something with a bucket until it succeeds. It reports false when
+// r.ctx ended before, or when it was tried for too long.
+func (t *take) try(what string, do func(context.Context) error) bool {
+	wait := firstRetry
+	for n := 0; ; n++ {
+		err := do(t.r.ctx)
+		switch {
+		case t.r.ctx.Err() != nil:
+			return false
+		case err == nil:
+			if n > 0 {
+				t.r.clear(alertUpload)
+			}
+			return true
+		}
+		t.r.stats.uploadErrors.Add(1)
+		t.log.Warn(what, "err", err, "attempt", n+1, "again", wait)
+		if n == 4 {
+			t.r.raise(alertUpload, fmt.Sprintf("recordings cannot be uploaded to the bucket %q: %v", t.head.Record.Bucket, err), 0, 0)
+		}
+		select {
+		case <-time.After(wait - time.Duration(rand.Int64N(int64(wait/4)))):
+		case <-t.r.ctx.Done():
+			return false
+		}
+		wait = min(2*wait, lastRetry)
+	}
+}
+
+// folder is where the take's segments are in the bucket.
+func (t *take) folder() string {
+	return t.dirKey("hls") + fmt.Sprintf("%s-%d-%s", t.head.Stream, t.head.Start.Unix(), t.head.Task)
+}
+
+// dirKey is the prefix of the keys of files of a format.
+func (t *take) dirKey(format string) string {
+	return prefix(&t.head.Record, t.head.App, t.head.Stream, format)
+}
+
+func prefix(cfg *policy.Record, app, name, format string) string {
+	return path.Join(cfg.Prefix, "record", app, name, format) + "/"
+}
+
+// upload puts a segment into the bucket and sees that it is there.
+func (t *take) upload(ctx context.Context, n int) error {
+	t.mu.Lock()
+	s := *t.segment(n)
+	t.mu.Unlock()
+	select {
+	case t.r.uploads <- struct{}{}:
+		defer func() { <-t.r.uploads }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	b, err := t.r.bucket(t.head.Record.Bucket)
+	if err != nil {
+		return err
+	}
+	f, err := os.Open(t.file(n))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	ctx, cancel := context.WithTimeout(ctx, putTime+time.Duration(s.Size/putRate)*time.Second)
+	defer cancel()
+	key := path.Join(t.folder(), segmentName(n))
+	o := storage.PutOptions{Size: s.Size, SHA256: s.SHA256, CacheControl: "max-age=31536000, immutable"}
+	if _, err := b.Put(ctx, key, f, o); err != nil {
+		return err
+	}
+	got, err := b.Stat(ctx, key)
+	if err != nil {
+		return err
+	}
+	if got.Size != s.Size || got.SHA256 != "" && got.SHA256 != s.SHA256 {
+		return fmt.Errorf("%s has %d bytes in the bucket, %d here: %w", key, got.Size, s.Size, storage.ErrMismatch)
+	}
+	t.r.stats.uploads.Add(1)
+	t.r.stats.uploadedBytes.Add(s.Size)
+	t.mu.Lock()
+	t.segment(n).stored = true
+	t.noteLocked(entry{Stored: n}, false)
+	t.mu.Unlock()
+	t.r.spool.spare(t, n)
+	return nil
+}
+
+// complete makes the files of a closed take whose segments are in the bucket,
+// and tells of each. It reports false when r.ctx ended before.
+func (t *take) complete() bool {
+	if len(t.segments) == 0 {
+		return true // nothing was ever recorded: no file, no word
+	}
+	return t.produce("hls", &t.head.Record.HLS, t.makeHLS)
+}
+
+// made is what is known of a file that is in the bucket.
+type made struct {
+	size  int64
+	media *event.MediaInfo
+}
+
+// failure is the error of a file that cannot be made, however often one tries.
+type failure struct {
+	errnum int
+	err    error
+}
+
+func (f *failure) Error() string { return f.err.Error() }
+func (f *failure) Unwrap() error { return f.err }
+
+// produce makes the file of one format and tells of it, going on where the process
+// before has stopped. It reports false when r.ctx ended before.
+func (t *take) produce(format string, cfg *policy.RecordFormat, do func(context.Context, *production) (*made, error)) bool {
+	p := t.production(format)
+	if p.Fact == nil {
+		var m *made
+		var fail *failure
+		if hls := t.files["hls"]; format != "hls" && hls.Fact.Type == event.TypeRecordFailed {
+			d := hls.Fact.Data.(event.RecordFailed)
+			fail = &failure{d.Errnum, errors.New("there is no HLS recording to make it of: " + d.Errmsg)}
+		} else if !t.try("make "+format, func(ctx context.Context) (err error) {
+			m, err = do(ctx, p)
+			if errors.As(err, &fail) {
+				return nil
+			}
+			if err != nil && t.late() {
+				fail = &failure{errnumStorage, err}
+				return nil
+			}
+			return err
+		}) {
+			return false
+		}
+		t.conclude(p, cfg, m, fail)
+	}
+	if !p.told {
+		t.r.emit(*p.Fact)
+		if err := t.r.flush(t.r.ctx); err != nil {
+			return false
+		}
+		p.told = true
+		t.note(entry{Told: format}, true)
+	}
+	return true
+}
+
+// production returns the file of a format, which gets its name now if it has
+// none. The take is closed.
+func (t *take) production(format string) *production {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.files[format]
+	if p == nil {
+		task := t.head.Task
+		if format != "hls" {
+			task = event.NewSequence() + t.closed.End.UTC().Format("20060102")
+		}
+		p = &production{Format: format, Task: task, Key: t.name(format, 0)}
+		t.files[format] = p
+		t.noteLocked(entry{Named: p}, true)
+	}
+	return p
+}
+
+// late reports whether a bucket that does not answer is given up. The take is
+// closed.
+func (t *take) late() bool { return time.Since(t.closed.End) > t.r.giveUp }
+
+// conclude fixes the fact about a file.
+func (t *take) conclude(p *production, cfg *policy.RecordFormat, m *made, fail *failure) {
+	now := time.Now()
+	rec := t.recording(p.Format, p.Task, p.Key)
+	rec.End = t.closed.End
+	rec.Callback = callback(cfg)
+	var data event.Data
+	if fail != nil {
+		t.r.stats.failed.Add(1)
+		t.log.Error("there will be no recording", "format", p.Format, "key", p.Key, "err", fail)
+		data = event.RecordFailed{Recording: rec, Errnum: fail.errnum, Errmsg: fail.Error()}
+	} else {
+		t.r.stats.finished.Add(1)
+		t.log.Info("recording is there", "format", p.Format, "key", p.Key, "size", m.size)
+		pushes := make([]string, len(t.pushes))
+		for i, x := range t.pushes {
+			pushes[i] = x.Sequence
+		}
+		data = event.RecordFinished{
+			Recording: rec, Duration: ms(t.end()), Size: m.size, Segments: len(t.segments), Pushes: pushes,
+			Lost: ms(t.lost), Media: m.media,
+		}
+	}
+	e := t.fact(now, data)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p.Fact = &e
+	t.noteLocked(entry{Made: p}, true)
+}
+
+func ms(n int64) time.Duration { return time.Duration(n) * time.Millisecond }
+
+// recording is what facts say of a file of the take.
+func (t *take) recording(format, task, key string) event.Recording {
+	h := &t.head
+	return event.Recording{
+		Task: task, Format: format, Bucket: h.Record.Bucket, Key: key, Start: h.Start, VDOID: h.VDOID, Domain: h.Domain,
+	}
+}
+
+// callback returns who is told of files of a format.
+func callback(f *policy.RecordFormat) *event.Callback {
+	if !f.Enabled || f.Callback == "" {
+		return nil
+	}
+	c := &event.Callback{URL: string(f.Callback)}
+	if f.Version == policy.RecordNew {
+		c.Format = "new"
+	}
+	return c
+}
+
+// name returns the key of the file of a format: the one that nobody has taken
+// when it was tried n times.
+func (t *take) name(format string, n int) string {
+	s := fmt.Sprintf("%s%s-%d-%d", t.dirKey(format), t.head.Stream, t.head.Start.Unix(), t.closed.End.Unix())
+	if n > 0 {
+		s += "-" + strconv.Itoa(n)
+	}
+	if format == "hls" {
+		return s + ".m3u8"
+	}
+	return s + "." + format
+}
+
+// rename gives a file another name because its name is taken.
+func (t *take) rename(p *production) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p.Taken++
+	p.Key, p.Upload = t.name(p.Format, p.Taken), nil
+	t.noteLocked(entry{Named: p}, true)
+}
+
+// playlist returns the take's playlist; folder goes before the names of its
+// segments, and suffix behind.
+func (t *take) playlist(folder, suffix string) []byte {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := m3u8.Playlist{Version: 3, Type: "EVENT"}
+	if t.closed != nil {
+		p.Type, p.End = "VOD", true
+	}
+	target := t.head.Record.Segment
+	for i := range t.segments {
+		s := &t.segments[i]
+		d := ms(s.Duration)
+		target = max(target, d)
+		p.Segments = append(p.Segments, m3u8.Segment{URI: segmentName(s.N), Duration: d, Discontinuity: s.Discontinuity, Time: s.Time})
+	}
+	p.TargetDuration = int((target + time.Second/2) / time.Second)
+	return p.Append(nil, folder, suffix)
+}
+
+// makeHLS writes the playlist, and sees that everything in it is there.
+func (t *take) makeHLS(ctx context.Context, p *production) (*made, error) {
+	b, err := t.r.bucket(t.head.Record.Bucket)
+	if err != nil {
+		return nil, err
+	}
+	size, err := t.verify(ctx, b)
+	if err != nil {
+		return nil, err
+	}
+	text := t.playlist(path.Base(t.folder())+"/", "")
+	for {
+		o := storage.PutOptions{Size: int64(len(text)), IfAbsent: true}
+		_, err := b.Put(ctx, p.Key, bytes.NewReader(text), o)
+		if err == nil || errors.Is(err, storage.ErrExist) {
+			same, err2 := holds(ctx, b, p.Key, text)
+			if err2 != nil {
+				return nil, err2
+			}
+			if same {
+				break
+			}
+			if err == nil {
+				return nil, fmt.Errorf("%s: %w", p.Key, storage.ErrMismatch)
+			}
+			t.rename(p)
+			continue
+		}
+		return nil, err
+	}
+	return &made{size: size + int64(len(text))}, nil
+}
+
+// verify sees that all segments are in the bucket, and returns their size.
+func (t *take) verify(ctx context.Context, b storage.Bucket) (size int64, err error) {
+	sizes := map[string]int64{}
+	for after := ""; ; {
+		list, err := b.List(ctx, t.folder()+"/", after, 1000)
+		if err != nil {
+			return 0, err
+		}
+		for _, o := range list {
+			sizes[path.Base(o.Key)] = o.Size
+			after = o.Key
+		}
+		if len(list) < 1000 {
+			break
+		}
+	}
+	var missing []int
+	t.mu.Lock()
+	for i := range t.segments {
+		s := &t.segments[i]
+		got, ok := sizes[segmentName(s.N)]
+		switch {
+		case ok && got == s.Size:
+			size += got
+		case s.local:
+			missing = append(missing, s.N)
+		default:
+			err = &failure{errnumMedia, fmt.Errorf("segment %d is neither in the bucket nor in the spool", s.N)}
+		}
+	}
+	t.mu.Unlock()
+	if err != nil || len(missing) == 0 {
+		return size, err
+	}
+	for _, n := range missing {
+		if err := t.upload(ctx, n); err != nil {
+			return 0, err
+		}
+	}
+	return t.verify(ctx, b)
+}
+
+// holds reports whether the object at a key is text.
+func holds(ctx context.Context, b storage.Bucket, key string, text []byte) (bool, error) {
+	o, err := b.Stat(ctx, key)
+	if err != nil {
+		return false, err
+	}
+	if o.Size != int64(len(text)) {
+		return false, nil
+	}
+	body, _, err := b.Get(ctx, key, 0, -1)
+	if err != nil {
+		return false, err
+	}
+	defer body.Close()
+	got, err := io.ReadAll(io.LimitReader(body, int64(len(text))+1))
+	return bytes.Equal(got, text), err
+}

@@ -1,0 +1,408 @@
+// Package record writes recordings: HLS in a bucket, and MP4 and FLV made of it.
+//
+// Each push of an app that wants it is read by a [session], whose cutter makes
+// transport stream segments of it and appends them, half a second at a time, to
+// files in the spool, a folder on a local disk. Segments and a journal make a
+// take. A push that returns within the splice window goes on in the same take, and
+// a take ends when nobody returned or when it is long enough. What is on disk when
+// the process dies is found again when it starts: a take goes on, or is ended, as if
+// nothing had happened but the loss of what was not written yet.
+//
+// Each take has a keeper, which uploads segments while the push lives. When the
+// take is closed and all of them are in the bucket, verified, the keeper writes the
+// playlist, makes MP4 and FLV, and for each file that is there emits the fact, once
+// by its ID, and removes the take. A storage that is away for hours fills the
+// spool up to its bound; then recording stops, with an alert, until there is room,
+// and media do not notice.
+//
+// # Keys
+//
+//	{prefix}/record/{app}/{stream}/hls/{stream}-{start}-{end}.m3u8
+//	{prefix}/record/{app}/{stream}/hls/{stream}-{start}-{task}/000001.ts …
+//	{prefix}/record/{app}/{stream}/mp4/{stream}-{start}-{end}.mp4
+//	{prefix}/record/{app}/{stream}/flv/{stream}-{start}-{end}.flv
+//
+// Start and end are Unix seconds. A name that is taken gets -1, -2 … behind it;
+// nothing is overwritten.
+package record
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"weir/internal/event"
+	"weir/internal/policy"
+	"weir/internal/storage"
+	"weir/internal/stream"
+)
+
+// Options are a Recorder's settings; a zero field takes the default.
+type Options struct {
+	Log  *slog.Logger
+	Dir  string        // of the spool; it must be there
+	Size int64         // bound of the spool's size; default 20 GiB
+	Sync time.Duration // a segment that grows is put on the disk so often; default 1 s, negative: only at its end
+
+	Uploads int           // segments being uploaded at a time; default 4
+	Files   int           // MP4 and FLV files being made at a time; default 1
+	GiveUp  time.Duration // when an upload that fails is given up; default 72 h
+
+	// Bucket returns the bucket of that name, "" for the default.
+	Bucket func(name string) (storage.Bucket, error)
+
+	// Emit appends a fact to the event log and never blocks; Flush waits until
+	// what was emitted is durable.
+	Emit  func(event.Event)
+	Flush func(context.Context) error
+}
+
+// Recorder records the streams of a hub. Its methods may be called from any
+// goroutine.
+type Recorder struct {
+	hub    *stream.Hub
+	log    *slog.Logger
+	dir    string
+	sync   time.Duration
+	giveUp time.Duration
+	bucket func(string) (storage.Bucket, error)
+	emit   func(event.Event)
+	flush  func(context.Context) error
+
+	spool   spool
+	uploads chan struct{} // a place for each upload
+	making  chan struct{} // a place for each file being made
+	stats   stats
+	alerts  alerts
+
+	ctx    context.Context // of keepers
+	cancel context.CancelFunc
+	jobs   sync.WaitGroup
+
+	mu     sync.Mutex
+	closed bool
+	places map[stream.Key]*place
+	takes  map[string]*take // all that are not removed, by task
+	orders map[string]*Order
+	timer  *time.Timer // of the next moment at which an order begins or ends
+}
+
+// place is where the takes of a stream meet: at most one session, and one take
+// that is not closed.
+type place struct {
+	turn sync.Mutex // a session has it
+
+	// Guarded by Recorder.mu.
+	refs    int // sessions that have or want turn
+	take    *take
+	session *session
+	timer   *time.Timer // closes take when nobody returns
+}
+
+// Open returns a Recorder that goes on with what is in the spool, and attaches
+// itself to the hub: it is called before the hub is used. The caller ends it with Close.
+func Open(hub *stream.Hub, o Options) (*Recorder, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	orDefault(&o.Size, 20<<30)
+	orDefault(&o.Sync, time.Second)
+	orDefault(&o.Uploads, 4)
+	orDefault(&o.Files, 1)
+	orDefault(&o.GiveUp, 72*time.Hour)
+	if o.Flush == nil {
+		o.Flush = func(context.Context) error { return nil }
+	}
+	r := &Recorder{
+		hub: hub, log: o.Log, dir: o.Dir, sync: o.Sync, giveUp: o.GiveUp, bucket: o.Bucket, emit: o.Emit, flush: o.Flush,
+		spool: spool{limit: o.Size}, uploads: make(chan struct{}, o.Uploads), making: make(chan struct{}, o.Files),
+		places: make(map[stream.Key]*place), takes: make(map[string]*take), orders: make(map[string]*Order),
+	}
+	r.ctx, r.cancel = context.WithCancel(context.Background())
+	if err := r.recover(); err != nil {
+		return nil, fmt.Errorf("recording spool: %w", err)
+	}
+	hub.Follow(r.follow)
+	return r, nil
+}
+
+func orDefault[T int | int64 | time.Duration](v *T, def T) {
+	if *v == 0 {
+		*v = def
+	}
+}
+
+// recover goes on with the takes in the spool.
+func (r *Recorder) recover() error {
+	if err := r.loadOrders(); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(r.dir)
+	if err != nil {
+		return err
+	}
+	var takes []*take
+	for _, e := range entries {
+		if !e.IsDir() {
+			continue
+		}
+		t, err := r.load(e.Name())
+		switch {
+		case errors.Is(err, os.ErrNotExist), err == nil && len(t.segments) == 0:
+			if err == nil {
+				t.journal.close()
+			}
+			os.RemoveAll(filepath.Join(r.dir, e.Name())) // it had just begun
+		case err != nil:
+			r.log.Error("a recording in the spool cannot be read; it stays there", "task", e.Name(), "err", err)
+		default:
+			takes = append(takes, t)
+		}
+	}
+	slices.SortFunc(takes, func(a, b *take) int { return a.head.Start.Compare(b.head.Start) })
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, t := range takes {
+		r.takes[t.head.Task] = t
+		r.jobs.Go(t.keep) // ends when the take is done, or with r.ctx
+		if t.closed != nil {
+			continue
+		}
+		p := r.placeOf(t.head.key())
+		if p.take != nil { // the process died between a cut and its note
+			p.take.close("cut", p.take.left.Last)
+		}
+		p.take = t
+	}
+	for key, p := range r.places {
+		r.await(key, p)
+	}
+	return nil
+}
+
+// Close ends what the hub's end has left: uploads are interrupted. What is not
+// done by then goes on when a Recorder opens the spool again. It is called when
+// the hub is closed.
+func (r *Recorder) Close() {
+	r.mu.Lock()
+	r.closed = true
+	if r.timer != nil {
+		r.timer.Stop()
+	}
+	for _, p := range r.places {
+		if p.timer != nil {
+			p.timer.Stop()
+		}
+		if p.session != nil {
+			p.session.reader.Close()
+		}
+	}
+	r.mu.Unlock()
+	r.cancel()
+	r.jobs.Wait()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, t := range r.takes {
+		t.journal.close()
+	}
+}
+
+// placeOf returns the place of a stream. r.mu is held.
+func (r *Recorder) placeOf(key stream.Key) *place {
+	p := r.places[key]
+	if p == nil {
+		p = new(place)
+		r.places[key] = p
+	}
+	return p
+}
+
+// follow records a push if that is wanted.
+func (r *Recorder) follow(_ context.Context, pub *stream.Publication, rd *stream.Reader) {
+	key := pub.Stream().Key()
+	r.mu.Lock()
+	wanted := r.wanted(key, pub)
+	if wanted {
+		r.placeOf(key).refs++
+	}
+	r.mu.Unlock()
+	if wanted {
+		r.record(pub, rd)
+	}
+}
+
+// wanted reports whether a push is recorded. r.mu is held.
+func (r *Recorder) wanted(key stream.Key, pub *stream.Publication) bool {
+	cfg := &pub.App().Record
+	switch cfg.Mode {
+	case policy.RecordAutomatic:
+		return true
+	case policy.RecordParam:
+		if v, ok := pub.Push().Client.Param(cfg.Param); ok && asks(v) {
+			return true
+		}
+	case policy.RecordOff:
+		return false
+	}
+	return r.ordered(key, time.Now())
+}
+
+// asks reports whether the value of a push's parameter asks for a recording.
+func asks(v string) bool {
+	switch strings.ToLower(v) {
+	case "1", "true", "yes", "on":
+		return true
+	}
+	return false
+}
+
+// record records a push until its end, or until the reader is closed. The caller
+// has counted it in the place's refs.
+func (r *Recorder) record(pub *stream.Publication, rd *stream.Reader) {
+	key := pub.Stream().Key()
+	r.mu.Lock()
+	p := r.placeOf(key)
+	r.mu.Unlock()
+	p.turn.Lock()
+	defer p.turn.Unlock()
+
+	s := &session{r: r, pub: pub, reader: rd, place: p, cfg: pub.App().Record, log: r.log.With("stream", key.String(), "session", pub.Push().Session)}
+	r.mu.Lock()
+	if r.closed {
+		p.refs--
+		r.mu.Unlock()
+		return
+	}
+	if p.timer != nil {
+		p.timer.Stop()
+		p.timer = nil
+	}
+	p.session = s
+	if t := p.take; t != nil && !t.awaits(pub.Start()) {
+		t.close("left", t.leaving().Last)
+		p.take = nil
+	}
+	r.mu.Unlock()
+
+	s.run()
+
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p.refs--
+	p.session = nil
+	if s.stopped && p.take != nil {
+		p.take.close("stopped", s.last)
+		p.take = nil
+	}
+	r.await(key, p)
+}
+
+// awaits reports whether a push that begins at that time is in the take's window.
+func (t *take) awaits(start time.Time) bool {
+	w := t.head.Record.Splice
+	return w > 0 && start.Sub(t.leaving().At) <= w
+}
+
+// await closes the take of a place when its window is over, and forgets a place
+// that has none. r.mu is held.
+func (r *Recorder) await(key stream.Key, p *place) {
+	switch {
+	case r.closed || p.refs > 0:
+	case p.take == nil:
+		delete(r.places, key)
+	default:
+		t := p.take
+		left := t.leaving()
+		// A moment longer than the window: who returns at its very end is in it.
+		d := time.Until(left.At.Add(t.head.Record.Splice)) + 10*time.Millisecond
+		if t.head.Record.Splice == 0 {
+			d = 0
+		}
+		p.timer = time.AfterFunc(max(d, 0), func() {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			if r.closed || p.take != t || p.refs > 0 {
+				return
+			}
+			t.close("left", left.Last)
+			p.take, p.timer = nil, nil
+			delete(r.places, key)
+		})
+	}
+}
+
+// stats is what a Recorder counts.
+type stats struct {
+	recording, uploadedBytes, uploads, uploadErrors, finished, failed, lost atomic.Int64
+}
+
+// Stats is a Recorder's account since it began.
+type Stats struct {
+	Recording    int64 // streams being recorded now
+	Takes        int64 // recordings in the spool
+	SpoolBytes   int64
+	SpoolLimit   int64
+	Uploads      int64 // segments
+	UploadBytes  int64
+	UploadErrors int64
+	Finished     int64 // files of all formats
+	Failed       int64
+	Stops        int64 // times that recording stopped for want of room
+}
+
+// Stats returns the Recorder's account.
+func (r *Recorder) Stats() Stats {
+	s := &r.stats
+	st := Stats{
+		Recording: s.recording.Load(), Uploads: s.uploads.Load(), UploadBytes: s.uploadedBytes.Load(), UploadErrors: s.uploadErrors.Load(),
+		Finished: s.finished.Load(), Failed: s.failed.Load(), Stops: s.lost.Load(),
+	}
+	st.SpoolBytes, st.SpoolLimit = r.spool.level()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	st.Takes = int64(len(r.takes))
+	return st
+}
+
+// alerts are those that are raised, by name.
+type alerts struct {
+	mu     sync.Mutex
+	raised map[string]time.Time
+}
+
+// raise raises an alert of the node unless it is raised already.
+func (r *Recorder) raise(name, text string, value, limit float64) {
+	r.alerts.mu.Lock()
+	defer r.alerts.mu.Unlock()
+	if _, ok := r.alerts.raised[name]; ok {
+		return
+	}
+	if r.alerts.raised == nil {
+		r.alerts.raised = make(map[string]time.Time)
+	}
+	now := time.Now()
+	r.alerts.raised[name] = now
+	r.log.Error(text, "alert", name)
+	r.emit(event.New(now, event.AlertRaised{Alert: name, Text: text, Value: value, Limit: limit}))
+}
+
+// clear ends an alert.
+func (r *Recorder) clear(name string) {
+	r.alerts.mu.Lock()
+	defer r.alerts.mu.Unlock()
+	since, ok := r.alerts.raised[name]
+	if !ok {
+		return
+	}
+	delete(r.alerts.raised, name)
+	r.log.Info("alert is over", "alert", name)
+	r.emit(event.New(time.Now(), event.AlertCleared{Alert: name, Since: since}))
+}
