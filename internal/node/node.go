@@ -26,6 +26,7 @@ import (
 	"weir/internal/quality"
 	"weir/internal/record"
 	"weir/internal/session"
+	"weir/internal/storage"
 	"weir/internal/stream"
 )
 
@@ -46,7 +47,8 @@ type Node struct {
 	hub      *stream.Hub
 	sessions *session.Server
 	hls      *hls.Server
-	recorder *record.Recorder // nil without a data folder
+	buckets  *storage.Buckets // nil without a data folder
+	recorder *record.Recorder // the same
 	quality  *quality.Monitor
 	metrics  *prometheus.Registry
 }
@@ -177,6 +179,9 @@ func (n *Node) Run(ctx context.Context) error {
 	watching, stopWatching := context.WithCancel(ctx)
 	var watch errgroup.Group
 	watch.Go(func() error { n.watcher.run(watching, n.reload); return nil })
+	if n.buckets != nil {
+		watch.Go(func() error { return n.buckets.Run(watching) })
+	}
 
 	looking, stopLooking := context.WithCancel(context.WithoutCancel(ctx))
 	var look errgroup.Group
@@ -267,6 +272,9 @@ func (n *Node) reload() {
 		return
 	}
 	n.policy.Store(cfg.Policy)
+	if n.buckets != nil {
+		n.buckets.Apply(cfg.Policy)
+	}
 	n.log.Info("policy read", "spaces", len(cfg.Policy.Spaces))
 	n.sessions.Recheck()
 	n.warn(cfg)

@@ -11,8 +11,8 @@ import (
 	"weir/internal/storage"
 )
 
-// openRecorder makes the Recorder, and the bucket that it writes to. Without a
-// data folder there is none.
+// openRecorder makes the Recorder, and the buckets that it writes to. Without a
+// data folder there are none.
 func (n *Node) openRecorder() error {
 	if n.cfg.Data == "" {
 		return nil
@@ -24,21 +24,15 @@ func (n *Node) openRecorder() error {
 	if err := os.MkdirAll(spool, 0o700); err != nil {
 		return fmt.Errorf("record.spool: %w", err)
 	}
-	bucket, err := storage.OpenDirectory("recordings", filepath.Join(n.cfg.Data, "recordings"), nil)
-	if err != nil {
-		return err
-	}
+	n.buckets = storage.NewBuckets(n.cfg.Data, nil, n.log)
+	n.buckets.Apply(n.policy.Load())
 	c := &n.cfg.Record
+	var err error
 	n.recorder, err = record.Open(n.hub, record.Options{
 		Log: n.log, Dir: spool, Size: int64(c.SpoolSize), Sync: orNever(c.Sync), Uploads: c.Uploads, Files: c.Files, GiveUp: c.GiveUp,
-		Bucket: func(name string) (storage.Bucket, error) {
-			if name != "" && name != "recordings" {
-				return nil, fmt.Errorf("there is no bucket %q", name)
-			}
-			return bucket, nil
-		},
-		Emit:  func(e event.Event) { n.log.Debug("fact", "type", e.Type, "id", e.ID) },
-		Flush: func(context.Context) error { return nil },
+		Bucket: n.buckets.Named,
+		Emit:   func(e event.Event) { n.log.Debug("fact", "type", e.Type, "id", e.ID) },
+		Flush:  func(context.Context) error { return nil },
 	})
 	return err
 }
