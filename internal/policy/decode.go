@@ -110,7 +110,7 @@ type node struct {
 	text string // of a scalar as it stands there; of kindText what it means
 	at   spot
 
-	secret bool // of text that is to be encoded
+	secret, def bool // of what is to be encoded: it is a secret; it has its default
 
 	keys []key   // of a section, one for each of list
 	list []*node // of a section or list

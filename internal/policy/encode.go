@@ -71,6 +71,7 @@ func (e Encoding) section(v, def reflect.Value) *node {
 			continue
 		}
 		if c := e.value(v.Field(i), def.Field(i)); c != nil {
+			c.def = same(v.Field(i), def.Field(i))
 			n.keys, n.list = append(n.keys, key{name: name}), append(n.list, c)
 		}
 	}
@@ -267,7 +268,7 @@ func quote(s string) []byte {
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n"))
 }
 
-// json writes n on one line; show masks its secrets.
+// json writes n on one line; show masks its secrets and leaves defaults out.
 func (n *node) json(b *strings.Builder, show bool) {
 	switch n.kind {
 	case kindSection, kindList:
@@ -276,10 +277,15 @@ func (n *node) json(b *strings.Builder, show bool) {
 			open, end = '[', ']'
 		}
 		b.WriteByte(open)
+		first := true
 		for i, e := range n.list {
-			if i > 0 {
+			if show && e.def {
+				continue
+			}
+			if !first {
 				b.WriteByte(',')
 			}
+			first = false
 			if n.kind == kindSection {
 				b.Write(quote(n.keys[i].name))
 				b.WriteByte(':')

@@ -1,0 +1,133 @@
+package cluster
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// policyCopy is the file in which a node keeps what it has seen of the policy.
+// Its documents are as in the bucket, so secrets are encrypted here, too.
+type policyCopy struct {
+	Format    int               `json:"weir"`
+	Documents []copiedDocument  `json:"documents"`
+	Forbidden []json.RawMessage `json:"forbidden"` // Bans
+}
+
+type copiedDocument struct {
+	Name    string          `json:"name"`
+	Version uint64          `json:"version"`
+	Stored  json.RawMessage `json:"stored"`
+}
+
+// saveCopy writes the copy if there is something new, and what is known makes a
+// good Set.
+func (p *Policy) saveCopy() {
+	p.mu.Lock()
+	if !p.dirty || !p.complete || p.invalid != nil || len(p.bad) > 0 || p.o.Copy == "" {
+		p.mu.Unlock()
+		return
+	}
+	p.dirty = false
+	c := policyCopy{Format: format}
+	for _, s := range p.docs {
+		if !s.Deleted {
+			c.Documents = append(c.Documents, copiedDocument{s.Name, s.Version, s.raw})
+		}
+	}
+	for _, b := range p.bans {
+		for _, ban := range b.list {
+			if raw, err := json.Marshal(ban); err == nil {
+				c.Forbidden = append(c.Forbidden, raw)
+			}
+		}
+	}
+	p.mu.Unlock()
+	data, err := json.Marshal(c)
+	if err == nil {
+		err = replaceFile(p.o.Copy, data)
+	}
+	if err != nil {
+		p.log.Warn("the copy of the policy cannot be written; without it this node cannot start while the policy store is away", "file", p.o.Copy, "err", err)
+	}
+}
+
+// loadCopy makes the copy the policy to begin with and reports whether it could.
+func (p *Policy) loadCopy() bool {
+	if p.o.Copy == "" {
+		return false
+	}
+	data, err := os.ReadFile(p.o.Copy)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
+	if err == nil {
+		err = p.readCopy(data)
+	}
+	if err != nil {
+		p.log.Error("the copy of the policy cannot be used", "file", p.o.Copy, "err", err)
+		return false
+	}
+	return true
+}
+
+func (p *Policy) readCopy(data []byte) error {
+	var c policyCopy
+	if err := json.Unmarshal(data, &c); err != nil {
+		return err
+	}
+	if c.Format > format {
+		return fmt.Errorf("it was written by a newer Weir, in format %d; this one knows up to %d", c.Format, format)
+	}
+	v := newView()
+	for _, d := range c.Documents {
+		doc, _, err := p.o.Keys.readEnvelope(d.Name, d.Version, d.Stored)
+		if err != nil {
+			return fmt.Errorf("%s: %w", d.Name, err)
+		}
+		v.docs[d.Name] = &stored{doc, d.Stored}
+	}
+	for _, raw := range c.Forbidden {
+		var b Ban
+		if err := json.Unmarshal(raw, &b); err == nil {
+			v.put(b)
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.view = v
+	if p.o.FileRules {
+		return nil
+	}
+	set, err := p.assemble(p.current())
+	if err != nil {
+		p.view = newView()
+		return err
+	}
+	p.set.Store(set)
+	return nil
+}
+
+// replaceFile writes a file for the eyes of this user only, so that after a
+// crash it is either as before or as it is to be.
+func replaceFile(path string, data []byte) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-*") // mode 0600
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		os.Remove(f.Name())
+	}
+	return err
+}
