@@ -20,7 +20,7 @@ const picture = `
 	node bench
 	api
 	cluster
-	session hls record stats quality callback storage/storagetest
+	session hls record snapshot stats quality callback storage/storagetest
 	access eventlog ffmpeg storage
 	stream
 	event policy bus

@@ -47,9 +47,12 @@ type Config struct {
 
 	Record Record `yaml:"record"`
 
+	FFmpeg FFmpeg `yaml:"ffmpeg"`
+
 	Policy *policy.Set `yaml:"policy"`
 
 	File string // that it was read from, or empty
+	Self string // program that calls ffmpeg.Sandbox when it is asked to; without it ffmpeg is not used
 }
 
 // Listen is the addresses of the listeners.
@@ -59,6 +62,14 @@ type Listen struct {
 	HTTP  Address `yaml:"http"`  // media
 	HTTPS Address `yaml:"https"` // media
 	Admin Address `yaml:"admin"` // health, metrics, profiles
+}
+
+// FFmpeg is the program that makes pictures and renditions.
+type FFmpeg struct {
+	Path       string `yaml:"path"`        // empty: the one in PATH; off: there is none
+	ForkServer string `yaml:"fork_server"` // the library that makes pictures cheap; empty: the one beside weir; off
+	Strict     bool   `yaml:"strict"`      // only where it can be kept from files and network altogether
+	Pictures   int    `yaml:"pictures"`    // that are made at a time; 0: half as many as there are processors
 }
 
 // TLS names the files of the certificate of RTMPS and HTTPS, in PEM. They are
@@ -230,6 +241,7 @@ func (c *Config) check(add func(path, format string, args ...any)) {
 	c.checkListeners(add)
 	c.Limits.check(func(name, format string, args ...any) { add("limits."+name, format, args...) })
 	between(add, "gather_ceiling", c.GatherCeiling, 0, time.Second)
+	between(add, "ffmpeg.pictures", c.FFmpeg.Pictures, 0, 256)
 	between(add, "grace", c.Grace, 0, 10*time.Minute)
 	c.Record.check(func(name, format string, args ...any) { add("record."+name, format, args...) })
 	if path := recorded(c.Policy); path != "" && c.Data == "" {

@@ -289,7 +289,7 @@ func changes(a, b *Config) []string {
 	va, vb := reflect.ValueOf(a).Elem(), reflect.ValueOf(b).Elem()
 	for i := range va.NumField() {
 		name := va.Type().Field(i).Tag.Get("yaml")
-		if name != "policy" && !reflect.DeepEqual(va.Field(i).Interface(), vb.Field(i).Interface()) {
+		if name != "policy" && name != "" && !reflect.DeepEqual(va.Field(i).Interface(), vb.Field(i).Interface()) {
 			names = append(names, name)
 		}
 	}

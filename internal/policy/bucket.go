@@ -137,8 +137,11 @@ func (c *checker) buckets(s *Set) {
 	}
 	for i := range s.Spaces {
 		for j := range s.Spaces[i].Apps {
-			if name := s.Spaces[i].Apps[j].Record.Bucket; ValidName(name) && !s.hasBucket(name) {
-				c.add(fmt.Sprintf("spaces[%d].apps[%d].record.bucket", i, j), "there is no bucket %.128q", name)
+			a := &s.Spaces[i].Apps[j]
+			for _, use := range [...]struct{ setting, name string }{{"record", a.Record.Bucket}, {"snapshot", a.Snapshot.Bucket}} {
+				if ValidName(use.name) && !s.hasBucket(use.name) {
+					c.add(fmt.Sprintf("spaces[%d].apps[%d].%s.bucket", i, j, use.setting), "there is no bucket %.128q", use.name)
+				}
 			}
 		}
 	}

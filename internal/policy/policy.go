@@ -187,8 +187,9 @@ type App struct {
 	MaxLead     time.Duration `yaml:"max_lead"`     // media a publisher may send ahead of real time before it is read more slowly
 	Takeover    bool          `yaml:"takeover"`     // a second publisher of a name wins; otherwise it is refused
 
-	HLS    HLS    `yaml:"hls"`
-	Record Record `yaml:"record"`
+	HLS      HLS      `yaml:"hls"`
+	Record   Record   `yaml:"record"`
+	Snapshot Snapshot `yaml:"snapshot"`
 
 	Quality Quality `yaml:"quality"`
 
@@ -221,6 +222,7 @@ func (a *App) SetDefaults() {
 	}
 	a.Record.SetDefaults()
 	a.Quality.SetDefaults()
+	a.Snapshot.SetDefaults()
 }
 
 // HLS is how an app's streams are cut into segments.

@@ -130,6 +130,7 @@ func (c *checker) app(path string, sp *Space, a *App, seen map[string]string) {
 	c.between(path+".max_lead", a.MaxLead, time.Second, time.Hour)
 	c.record(path+".record", sp, &a.Record)
 	c.quality(path+".quality", &a.Quality)
+	c.snapshot(path+".snapshot", sp, &a.Snapshot)
 	c.callback(path+".callback", sp, a.Callback)
 	h := &a.HLS
 	path += ".hls"

@@ -108,17 +108,7 @@ func (c *checker) record(path string, sp *Space, r *Record) {
 	if r.Bucket != "" && !ValidName(r.Bucket) {
 		c.add(path+".bucket", "%.128q is not a name: %s", r.Bucket, NameForm)
 	}
-	if r.Prefix != "" {
-		for part := range strings.SplitSeq(r.Prefix, "/") {
-			if !ValidName(part) {
-				c.add(path+".prefix", "%.128q is not a row of names such as a/b: %s", r.Prefix, NameForm)
-				break
-			}
-		}
-		if len(r.Prefix) > 256 {
-			c.add(path+".prefix", "must have 256 characters at most, not %d", len(r.Prefix))
-		}
-	}
+	c.prefix(path+".prefix", r.Prefix)
 	for _, f := range []struct {
 		name string
 		*RecordFormat
@@ -142,5 +132,21 @@ func (c *checker) record(path string, sp *Space, r *Record) {
 	}
 	if r.KeepSize != 0 && r.KeepSize < 1<<20 {
 		c.add(path+".keep_size", "must be 1MiB or more, or 0 for no limit, not %s", r.KeepSize)
+	}
+}
+
+// prefix checks what stands before keys.
+func (c *checker) prefix(path, prefix string) {
+	if prefix == "" {
+		return
+	}
+	for part := range strings.SplitSeq(prefix, "/") {
+		if !ValidName(part) {
+			c.add(path, "%.128q is not a row of names such as a/b: %s", prefix, NameForm)
+			break
+		}
+	}
+	if len(prefix) > 256 {
+		c.add(path, "must have 256 characters at most, not %d", len(prefix))
 	}
 }

@@ -1,0 +1,193 @@
+package snapshot
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"weir/internal/event"
+	"weir/internal/policy"
+	"weir/internal/storage"
+	"weir/internal/stream"
+)
+
+// loopback is the network of the servers of these tests.
+var loopback = []policy.Network{{Prefix: netip.MustParsePrefix("127.0.0.0/8")}}
+
+// asking changes a policy to have pictures checked at url.
+func asking(url string, onError policy.OnError, networks []policy.Network) func(*policy.Snapshot) {
+	return func(s *policy.Snapshot) {
+		var c policy.SnapshotCheck
+		c.SetDefaults()
+		c.URL, c.OnError, c.AllowNetworks, c.Timeout = policy.Endpoint(url), onError, networks, time.Second
+		c.Secret = policy.NewSecret("correct horse battery")
+		s.Interval, s.Check = time.Second, &c
+	}
+}
+
+type forbidden struct {
+	key   stream.Key
+	until time.Time
+	why   string
+}
+
+func TestCheck(t *testing.T) {
+	var answer atomic.Value
+	var problem atomic.Value
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		h := r.Header
+		mac := hmac.New(sha256.New, []byte("correct horse battery"))
+		fmt.Fprintf(mac, "%s.%s.%s.%s.%s.%s", h.Get("Weir-Timestamp"), h.Get("Weir-Event-Id"), h.Get("Weir-Stream"), h.Get("Weir-Sequence"), h.Get("Weir-Captured"), b)
+		if h.Get("Weir-Signature") != "v1="+hex.EncodeToString(mac.Sum(nil)) || h.Get("Content-Type") != "image/jpeg" ||
+			h.Get("Weir-Stream") != "youruniquename/live/streamname" || r.Method != http.MethodPost || len(b) < 100 {
+			problem.Store(fmt.Sprint(r.Method, h))
+		}
+		switch a := answer.Load().(string); a {
+		case "500":
+			w.WriteHeader(http.StatusInternalServerError)
+		case "redirect":
+			http.Redirect(w, r, "http://127.0.0.1:1/", http.StatusFound)
+		case "long":
+			w.Write(make([]byte, maxAnswer+1))
+		case "slow":
+			<-r.Context().Done()
+		default:
+			io.WriteString(w, a)
+		}
+	}))
+	defer server.Close()
+	bans := make(chan forbidden, 10)
+	w := newWorld(t, fakeTool(t), func(o *Options) {
+		o.Forbid = func(key stream.Key, until time.Time, why string) { bans <- forbidden{key, until, why} }
+		o.AlertCallback = func(*stream.Publication) *event.Callback { return &event.Callback{URL: "http://owner/"} }
+	})
+	p := w.publish("streamname", asking(server.URL, policy.OnErrorAllow, loopback))
+	facts, ms := 0, int64(0)
+	// picture has a picture taken that the server says a about, and returns
+	// the facts after that of the picture.
+	picture := func(a string, more int) []event.Event {
+		t.Helper()
+		answer.Store(a)
+		write(t, p, frame(ms, true, fmt.Sprint("picture ", ms)))
+		ms += 1000
+		list := w.wait(facts + 1 + more)[facts:]
+		facts += 1 + more
+		if _, ok := list[0].Data.(event.SnapshotTaken); !ok {
+			t.Fatalf("%s: %+v", a, list[0].Data)
+		}
+		return list[1:]
+	}
+	alert := func(e event.Event, name, text string) {
+		t.Helper()
+		d, ok := e.Data.(event.AlertRaised)
+		if !ok || d.Alert != name || !strings.Contains(d.Text, text) || d.Callback.URL != "http://owner/" || e.Stream != "streamname" || e.Sequence != p.Push().Sequence {
+			t.Errorf("fact %+v, want alert %s", e.Data, name)
+		}
+	}
+	cleared := func(e event.Event, name string) {
+		t.Helper()
+		if d, ok := e.Data.(event.AlertCleared); !ok || d.Alert != name || d.Since.IsZero() {
+			t.Errorf("fact %+v, want alert %s cleared", e.Data, name)
+		}
+	}
+	alert(picture(`{"action":"alert","text":"a\nflag"}`, 1)[0], alertScene, "a flag")
+	cleared(picture("", 1)[0], alertScene)
+	alert(picture(`{"action":"forbid","text":"no"}`, 1)[0], alertScene, "no")
+	b := <-bans
+	if b.key != p.Stream().Key() || b.why != "no" || time.Until(b.until) < 59*time.Minute || time.Until(b.until) > time.Hour {
+		t.Errorf("forbidden %+v", b)
+	}
+	cleared(picture(`{"action":"pass"}`, 1)[0], alertScene)
+	alert(picture("500", 1)[0], alertUnavailable, "status 500")
+	cleared(picture("", 1)[0], alertUnavailable)
+	alert(picture("redirect", 1)[0], alertUnavailable, "status 302")
+	cleared(picture("{}", 1)[0], alertUnavailable)
+	alert(picture("long", 1)[0], alertUnavailable, "too long")
+	cleared(picture("{}", 1)[0], alertUnavailable)
+	alert(picture("slow", 1)[0], alertUnavailable, "cannot be reached")
+	cleared(picture("{}", 1)[0], alertUnavailable)
+	alert(picture("[1]", 1)[0], alertUnavailable, "neither empty nor")
+	cleared(picture("{}", 1)[0], alertUnavailable)
+	alert(picture(`{"action":"kill"}`, 1)[0], alertUnavailable, "action other than")
+	if len(bans) != 0 {
+		t.Errorf("forbidden for an error: %+v", <-bans)
+	}
+	if x := problem.Load(); x != nil {
+		t.Errorf("a request was %v", x)
+	}
+}
+
+// H67: whatever a name leads to, private addresses are not dialled; with deny,
+// who cannot be asked has forbidden.
+func TestCheckIsKeptFromPrivateAddresses(t *testing.T) {
+	asked := make(chan struct{}, 10)
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked <- struct{}{} }))
+	defer server.Close()
+	bans := make(chan forbidden, 10)
+	w := newWorld(t, fakeTool(t), func(o *Options) {
+		o.Forbid = func(key stream.Key, until time.Time, why string) { bans <- forbidden{key, until, why} }
+	})
+	p := w.publish("streamname", asking(strings.Replace(server.URL, "127.0.0.1", "localhost", 1), policy.OnErrorDeny, nil))
+	write(t, p, frame(0, true, "x"))
+	b := <-bans
+	if len(asked) != 0 || b.key != p.Stream().Key() || b.why != "its pictures cannot be checked" {
+		t.Errorf("forbidden %+v; asked %d times", b, len(asked))
+	}
+}
+
+func FuzzReadFinding(f *testing.F) {
+	for _, s := range []string{"", "{}", `{"action":"forbid","text":"x"}`, `{"action":1}`, "null", "[", `{"action":"x"}`} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		x, err := readFinding(b)
+		if err == nil && x.Action != "" && x.Action != "pass" && x.Action != "alert" && x.Action != "forbid" {
+			t.Errorf("action %q", x.Action)
+		}
+	})
+}
+
+func TestRetain(t *testing.T) {
+	w := newWorld(t, nil, nil)
+	now := time.Unix(1_700_000_000, 0)
+	old, young := now.Add(-49*time.Hour).Unix(), now.Add(-47*time.Hour).Unix()
+	keep, gone := []string{}, []string{}
+	for _, name := range []string{"a", "a-1", "b"} {
+		folder := "record/live/" + name + "/picture/1_2/" + name
+		gone = append(gone, fmt.Sprintf("%s-%d.jpg", folder, old))
+		keep = append(keep, fmt.Sprintf("%s-%d.jpg", folder, young), fmt.Sprintf("record/live/%s/hls/x-%d.ts", name, old))
+	}
+	keep = append(keep, fmt.Sprintf("record/other/a/picture/1_2/a-%d.jpg", old), fmt.Sprintf("record/live/c/mp4/%d.jpg", old), "record/live/c-7/picture/c-7.jpg")
+	for _, key := range append(keep, gone...) {
+		if _, err := w.bucket.Put(t.Context(), key, strings.NewReader("x"), storage.PutOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	app := policy.DefaultApp("live")
+	if n, err := w.Retain(t.Context(), "s", &app, now); n != 0 || err != nil {
+		t.Errorf("without an age %d are deleted, %v", n, err)
+	}
+	app.Snapshot.KeepAge = 48 * time.Hour
+	if n, err := w.Retain(t.Context(), "s", &app, now); n != len(gone) || err != nil {
+		t.Errorf("%d are deleted, %v, want %d", n, err, len(gone))
+	}
+	for _, key := range keep {
+		if _, err := w.bucket.Stat(t.Context(), key); err != nil {
+			t.Errorf("%s: %v", key, err)
+		}
+	}
+	// One that overwrites has no time in its name, and is as old as the object.
+	if n, err := w.Retain(t.Context(), "s", &app, time.Now().Add(49*time.Hour)); n != 4 || err != nil {
+		t.Errorf("%d are deleted, %v, want 4", n, err)
+	}
+}

@@ -1,0 +1,134 @@
+package snapshot
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"image/jpeg"
+	"strconv"
+	"time"
+
+	"weir/internal/ffmpeg"
+	"weir/internal/policy"
+	"weir/internal/stream"
+)
+
+// Picture is one picture of a stream. Nobody changes it once it is there.
+type Picture struct {
+	Stream              stream.Key
+	Sequence            string // of the push
+	Captured            time.Time
+	JPEG                []byte
+	Width, Height       int
+	SrcWidth, SrcHeight int    // of the video, as it is shown
+	ETag                string // without quotes; differs when the picture does
+
+	Bucket, Object string // where it is stored; Object is empty where it is not
+}
+
+// Limits of the ffmpeg that makes one picture.
+const (
+	pictureCPU    = 5 * time.Second
+	pictureMemory = 512 << 20
+	pictureSize   = 16 << 20
+	maxPixels     = 8192 * 4352 // 8K
+)
+
+// scales are the quantisers of the JPEG encoder by quality: 2 is its best, 31
+// its worst.
+var scales = [...]int64{1: 31, 24, 18, 14, 10, 8, 6, 4, 3, 2}
+
+// picture decodes c and makes a JPEG of it.
+func (s *Snapshotter) picture(c *capture) (*Picture, error) {
+	e, err := c.source.elementary()
+	if err != nil {
+		return nil, err
+	}
+	out, use, err := s.opt.Tool.Run(s.ctx, job(&e, c.cfg, s.opt.Time), e.data)
+	s.cpu.Add(int64(use.CPU))
+	if err != nil {
+		return nil, err
+	}
+	p, err := newPicture(out)
+	if err != nil {
+		return nil, err
+	}
+	p.SrcWidth, p.SrcHeight = e.width, e.height
+	if p.SrcWidth == 0 && c.cfg.Width == 0 && c.cfg.Height == 0 {
+		p.SrcWidth, p.SrcHeight = p.Width, p.Height
+	} else if e.rotate%180 != 0 {
+		p.SrcWidth, p.SrcHeight = e.height, e.width
+	}
+	return p, nil
+}
+
+// newPicture checks what the decoder has made, which is no more to be believed
+// than what it was made of.
+func newPicture(b []byte) (*Picture, error) {
+	if !bytes.HasPrefix(b, []byte{0xFF, 0xD8}) || !bytes.HasSuffix(b, []byte{0xFF, 0xD9}) {
+		return nil, errUnfit
+	}
+	info, err := jpeg.DecodeConfig(bytes.NewReader(b))
+	if err != nil {
+		return nil, fmt.Errorf("ffmpeg has made no JPEG: %w", err)
+	}
+	sum := sha256.Sum256(b)
+	return &Picture{JPEG: b, Width: info.Width, Height: info.Height, ETag: hex.EncodeToString(sum[:16])}, nil
+}
+
+// job is the ffmpeg that makes a JPEG of e.
+func job(e *elementary, cfg *policy.Snapshot, limit time.Duration) *ffmpeg.Job {
+	var filters []ffmpeg.Filter
+	switch e.rotate {
+	case 90:
+		filters = append(filters, ffmpeg.Filter{Name: "transpose", Args: []ffmpeg.Arg{{Key: "dir", Value: "clock"}}})
+	case 180:
+		filters = append(filters, ffmpeg.Filter{Name: "hflip"}, ffmpeg.Filter{Name: "vflip"})
+	case 270:
+		filters = append(filters, ffmpeg.Filter{Name: "transpose", Args: []ffmpeg.Arg{{Key: "dir", Value: "cclock"}}})
+	}
+	if e.flip {
+		filters = append([]ffmpeg.Filter{{Name: "hflip"}}, filters...)
+	}
+	if cfg.Width > 0 || cfg.Height > 0 {
+		filters = append(filters, ffmpeg.Filter{Name: "scale", Args: []ffmpeg.Arg{
+			{Key: "w", Value: side(cfg.Width, "iw", cfg.NeverEnlarge)}, {Key: "h", Value: side(cfg.Height, "ih", cfg.NeverEnlarge)},
+			{Key: "flags", Value: "bilinear"},
+		}})
+	}
+	in := []ffmpeg.Option{
+		ffmpeg.Word("c:v", e.decoder), ffmpeg.Int("threads", 1), ffmpeg.Int("max_pixels", maxPixels), ffmpeg.Word("err_detect", "explode"),
+		ffmpeg.Int("probesize", 32), ffmpeg.Int("analyzeduration", 0),
+	}
+	if e.format == "h264" || e.format == "hevc" {
+		// The demuxer shall not decode to learn what the decoder will see.
+		in = append(in, ffmpeg.Int("fpsprobesize", 0))
+	}
+	out := []ffmpeg.Option{
+		ffmpeg.Int("frames:v", 1), ffmpeg.Word("c:v", "mjpeg"), ffmpeg.Word("pix_fmt", "yuvj420p"), ffmpeg.Int("threads", 1),
+		ffmpeg.Int("q:v", scales[min(max(cfg.Quality, 1), 10)]),
+	}
+	if len(filters) > 0 {
+		out = append(out, ffmpeg.FilterVideo(filters...))
+	}
+	return &ffmpeg.Job{
+		Name:    "picture",
+		Options: []ffmpeg.Option{ffmpeg.Int("filter_threads", 1)},
+		Inputs:  []ffmpeg.Input{{Format: e.format, Options: in}},
+		Outputs: []ffmpeg.Output{{Format: "image2pipe", Options: out, Max: pictureSize}},
+		Limits:  ffmpeg.Limits{Time: limit, CPU: pictureCPU, Memory: pictureMemory, Nice: 19},
+	}
+}
+
+// side is a side of the picture as the scale filter takes it: 0 keeps the
+// aspect.
+func side(n int, of string, never bool) string {
+	switch {
+	case n == 0:
+		return "-1"
+	case never:
+		return "min(" + strconv.Itoa(n) + "," + of + ")"
+	}
+	return strconv.Itoa(n)
+}

@@ -1,0 +1,386 @@
+package snapshot
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"image"
+	"image/jpeg"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"weir/internal/event"
+	"weir/internal/ffmpeg"
+	"weir/internal/media/amf"
+	"weir/internal/media/av"
+	"weir/internal/media/flv"
+	"weir/internal/media/mpegts"
+	"weir/internal/policy"
+)
+
+// The tests of this file have the real ffmpeg make pictures. They are skipped
+// where there is none.
+
+// realTool returns a Tool with the ffmpeg of this machine and, where there is a
+// C compiler, its fork server.
+func realTool(t testing.TB) *ffmpeg.Tool {
+	t.Helper()
+	if _, err := exec.LookPath("ffmpeg"); err != nil {
+		t.Skip(err)
+	}
+	library := ""
+	if cc, err := exec.LookPath("cc"); err == nil {
+		library = filepath.Join(open(t), "weir-forkserver.so")
+		if out, err := exec.Command(cc, "-O2", "-shared", "-fPIC", "-o", library, "../ffmpeg/forkserver/forkserver.c").CombinedOutput(); err != nil {
+			t.Fatalf("cc: %v\n%s", err, out)
+		}
+	}
+	tool := ffmpeg.New(ffmpeg.Options{Self: "/proc/self/exe", ForkServer: library})
+	t.Cleanup(tool.Close)
+	if err := tool.Ready(t.Context()); err != nil {
+		t.Skip(err)
+	}
+	return tool
+}
+
+// command runs the ffmpeg of this machine, not locked in, and returns what it
+// writes.
+func command(t testing.TB, args ...string) []byte {
+	t.Helper()
+	var stderr bytes.Buffer
+	cmd := exec.Command("ffmpeg", append([]string{"-nostdin", "-v", "error"}, args...)...)
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("ffmpeg %v: %v\n%s", args, err, &stderr)
+	}
+	return out
+}
+
+// clip is a film whose pictures show their number, and its packets.
+type clip struct {
+	file    string
+	packets []av.Packet
+	w, h    int
+}
+
+const clipFPS = 25
+
+// film makes a clip of so many seconds with a key frame every gop seconds.
+func film(t testing.TB, codec av.Codec, w, h, seconds, gop int) *clip {
+	t.Helper()
+	c := &clip{w: w, h: h}
+	args := []string{"-f", "lavfi", "-i", fmt.Sprintf("testsrc2=s=%dx%d:r=%d", w, h, clipFPS), "-t", strconv.Itoa(seconds), "-pix_fmt", "yuv420p",
+		"-g", strconv.Itoa(gop * clipFPS), "-keyint_min", strconv.Itoa(gop * clipFPS)}
+	ext := "flv"
+	switch codec {
+	case av.H264:
+		args = append(args, "-c:v", "libx264", "-preset", "ultrafast", "-sc_threshold", "0", "-bf", "2")
+	case av.HEVC:
+		args = append(args, "-c:v", "libx265", "-preset", "ultrafast", "-x265-params", "scenecut=0:open-gop=0:log-level=none")
+		ext = "ts"
+	case av.AV1:
+		args = append(args, "-c:v", "libaom-av1", "-cpu-used", "8", "-usage", "realtime", "-lag-in-frames", "0")
+		ext = "ivf"
+	case av.VP9:
+		args = append(args, "-c:v", "libvpx-vp9", "-deadline", "realtime", "-cpu-used", "8", "-lag-in-frames", "0")
+		ext = "ivf"
+	}
+	c.file = filepath.Join(t.TempDir(), "clip."+ext)
+	command(t, append(args, c.file)...)
+	b, err := os.ReadFile(c.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	switch ext {
+	case "flv":
+		c.read(t, flv.NewReader(bytes.NewReader(b)))
+	case "ts":
+		c.read(t, mpegts.NewDemuxer(bytes.NewReader(b)))
+	case "ivf":
+		for n := 0; len(b) > 32; n++ {
+			size := binary.LittleEndian.Uint32(b[32:])
+			frame := b[44 : 44+size]
+			tag := flv.AppendVideo(nil, codec, n%(gop*clipFPS) == 0, false, 0, frame)
+			c.packets = append(c.packets, av.Packet{Kind: av.Video, Codec: codec, Key: n%(gop*clipFPS) == 0, DTS: int64(n) * 1000 / clipFPS, Tag: tag, Frame: tag[len(tag)-len(frame):]})
+			b = b[12+size:]
+		}
+	}
+	return c
+}
+
+func (c *clip) read(t testing.TB, r av.Reader) {
+	t.Helper()
+	for {
+		p, err := r.ReadPacket()
+		if err == io.EOF {
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.packets = append(c.packets, p)
+	}
+}
+
+// reference returns what the n-th picture of the clip looks like through the filters.
+func (c *clip) reference(t testing.TB, n int, filters string, w, h int) *image.Gray {
+	t.Helper()
+	b := command(t, "-i", c.file, "-vf", fmt.Sprintf("select=eq(n\\,%d)%s", n, filters), "-frames:v", "1", "-pix_fmt", "gray", "-f", "rawvideo", "-")
+	if len(b) != w*h {
+		t.Fatalf("reference of %d bytes, want %dx%d", len(b), w, h)
+	}
+	return &image.Gray{Pix: b, Stride: w, Rect: image.Rect(0, 0, w, h)}
+}
+
+// difference is by how much two pictures differ, on average by pixel.
+func difference(t testing.TB, a image.Image, b *image.Gray) float64 {
+	t.Helper()
+	if a.Bounds() != b.Bounds() {
+		t.Fatalf("picture of %v, want %v", a.Bounds(), b.Bounds())
+	}
+	sum := 0
+	for y := range b.Rect.Dy() {
+		for x := range b.Rect.Dx() {
+			r, g, bl, _ := a.At(x, y).RGBA()
+			d := int((299*r+587*g+114*bl)/1000>>8) - int(b.GrayAt(x, y).Y)
+			sum += max(d, -d)
+		}
+	}
+	return float64(sum) / float64(len(b.Pix))
+}
+
+// play publishes the clip; after each key frame that is due it waits for the
+// fact that comes of it. It returns the facts and the numbers of the frames.
+func (w *world) play(c *clip, name string, change func(*policy.Snapshot)) (facts []event.Event, frames []int) {
+	w.t.Helper()
+	p := w.publish(name, change)
+	interval := p.App().Snapshot.Interval.Milliseconds()
+	n, last := 0, int64(-1)
+	w.mu.Lock()
+	before := len(w.facts)
+	w.mu.Unlock()
+	first := int64(-1)
+	for _, pkt := range c.packets {
+		if pkt.Kind == av.Video && !pkt.Config && first < 0 {
+			first = pkt.PTS()
+		}
+		write(w.t, p, pkt)
+		if pkt.Kind == av.Video && !pkt.Config && pkt.Key && (last < 0 || pkt.PTS()-last >= interval) {
+			last = pkt.PTS()
+			n++
+			frames = append(frames, int((pkt.PTS()-first)*clipFPS/1000))
+			w.wait(before + n)
+		}
+	}
+	return w.wait(before + n)[before:], frames
+}
+
+// load reads a picture from the bucket.
+func (w *world) load(key string) image.Image {
+	w.t.Helper()
+	r, _, err := w.bucket.Get(w.t.Context(), key, 0, -1)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer r.Close()
+	m, err := jpeg.Decode(r)
+	if err != nil {
+		w.t.Fatalf("%s: %v", key, err)
+	}
+	return m
+}
+
+// The pictures are those of the right frames, whatever the GOP, in the right
+// size.
+func TestRightFrames(t *testing.T) {
+	tool := realTool(t)
+	for _, c := range []struct {
+		codec    av.Codec
+		gop      int
+		seconds  int
+		change   func(*policy.Snapshot)
+		filters  string
+		w, h     int
+		wantNums string
+	}{
+		{av.H264, 1, 16, nil, "", 320, 180, "[0 125 250 375]"},
+		{av.H264, 2, 16, func(s *policy.Snapshot) { s.Width = 160 }, ",scale=160:90", 160, 90, "[0 150 300]"},
+		{av.H264, 10, 16, func(s *policy.Snapshot) { s.Height = 90 }, ",scale=160:90", 160, 90, "[0 250]"},
+		{av.HEVC, 5, 6, func(s *policy.Snapshot) { s.Width, s.Height = 200, 200 }, ",scale=200:200", 200, 200, "[0 125]"},
+		{av.AV1, 5, 6, func(s *policy.Snapshot) { s.Width, s.NeverEnlarge = 2000, true }, "", 320, 180, "[0 125]"},
+		{av.VP9, 5, 6, func(s *policy.Snapshot) { s.Width = 640 }, ",scale=640:360", 640, 360, "[0 125]"},
+	} {
+		t.Run(fmt.Sprintf("%v GOP %d s", c.codec, c.gop), func(t *testing.T) {
+			clip := film(t, c.codec, 320, 180, c.seconds, c.gop)
+			w := newWorld(t, tool, nil)
+			facts, frames := w.play(clip, "streamname", func(s *policy.Snapshot) {
+				s.Interval, s.Quality = 5*time.Second, 10
+				if c.change != nil {
+					c.change(s)
+				}
+			})
+			if got := fmt.Sprint(frames); got != c.wantNums {
+				t.Fatalf("pictures were due of frames %s, want %s", got, c.wantNums)
+			}
+			for i, e := range facts {
+				d, ok := e.Data.(event.SnapshotTaken)
+				if !ok {
+					t.Fatalf("fact %+v", e.Data)
+				}
+				if d.Width != c.w || d.Height != c.h || d.SrcWidth != 320 || d.SrcHeight != 180 {
+					t.Errorf("%dx%d of %dx%d", d.Width, d.Height, d.SrcWidth, d.SrcHeight)
+				}
+				m := w.load(d.Key)
+				right := difference(t, m, clip.reference(t, frames[i], c.filters, c.w, c.h))
+				wrong := difference(t, m, clip.reference(t, frames[i]+1, c.filters, c.w, c.h))
+				if right > 4 || wrong < 1.3*right {
+					t.Errorf("picture %d differs from frame %d by %.2f, from the next one by %.2f", i, frames[i], right, wrong)
+				}
+			}
+			if _, err := exec.LookPath("jpeginfo"); err == nil {
+				file := filepath.Join(t.TempDir(), "x.jpg")
+				os.WriteFile(file, w.Latest(w.hub.Streams()[0].Key()).JPEG, 0o600)
+				if out, err := exec.Command("jpeginfo", "-c", file).CombinedOutput(); err != nil || !strings.Contains(string(out), "OK") {
+					t.Errorf("jpeginfo: %v\n%s", err, out)
+				}
+			}
+		})
+	}
+}
+
+// A phone that is held upright says so in the metadata.
+func TestRotatedPicture(t *testing.T) {
+	tool := realTool(t)
+	clip := film(t, av.H264, 320, 180, 1, 1)
+	meta := av.Packet{Kind: av.Data, Tag: flv.AppendMetadata(nil, amf.Object{{Name: "rotate", Value: "90"}})}
+	var packets []av.Packet
+	for _, p := range clip.packets {
+		if p.Kind != av.Data {
+			packets = append(packets, p)
+		}
+	}
+	clip.packets = append([]av.Packet{meta}, packets...)
+	w := newWorld(t, tool, nil)
+	facts, _ := w.play(clip, "streamname", func(s *policy.Snapshot) { s.Quality = 10 })
+	d, ok := facts[0].Data.(event.SnapshotTaken)
+	if !ok || d.Width != 180 || d.Height != 320 || d.SrcWidth != 180 || d.SrcHeight != 320 {
+		t.Fatalf("fact %+v, want 180x320", facts[0].Data)
+	}
+	if d := difference(t, w.load(d.Key), clip.reference(t, 0, ",transpose=clock", 180, 320)); d > 4 {
+		t.Errorf("the picture differs from the turned frame by %.2f", d)
+	}
+}
+
+// H78, H86: key frames that were damaged on purpose kill a decoder at most. The
+// other stream, whose pictures go on, does not notice, and nothing is left.
+// WEIR_MUTATIONS=2000 makes it long.
+func TestMutatedKeyFrames(t *testing.T) {
+	tool := realTool(t)
+	n := 60
+	if s := os.Getenv("WEIR_MUTATIONS"); s != "" {
+		n, _ = strconv.Atoi(s)
+	}
+	good := film(t, av.H264, 320, 180, 1, 1)
+	var frames []source
+	for _, codec := range []av.Codec{av.H264, av.HEVC, av.VP9, av.AV1} {
+		c := film(t, codec, 320, 180, 1, 1)
+		s := source{codec: codec}
+		for _, p := range c.packets {
+			if p.Kind == av.Video && p.Config {
+				s.config = p.Frame
+			} else if p.Kind == av.Video && p.Key {
+				s.frame = p.Frame
+				break
+			}
+		}
+		frames = append(frames, s)
+	}
+	w := newWorld(t, tool, nil)
+	rnd := rand.New(rand.NewPCG(7, 86))
+	evil := w.publish("evil", func(s *policy.Snapshot) { s.Interval = time.Second })
+	calm := w.publish("calm", func(s *policy.Snapshot) { s.Interval = time.Second })
+	var calmFacts, failed, taken int
+	began := time.Now()
+	for i := range n {
+		s := frames[i%len(frames)]
+		b := mutate(rnd, s.frame)
+		config := s.config
+		if i%5 == 4 && config != nil {
+			config = mutate(rnd, config)
+		}
+		if config != nil {
+			tag := flv.AppendVideo(nil, s.codec, true, true, 0, config)
+			write(t, evil, av.Packet{Kind: av.Video, Codec: s.codec, Config: true, Key: true, DTS: int64(i) * 1000, Tag: tag, Frame: tag[len(tag)-len(config):]})
+		}
+		tag := flv.AppendVideo(nil, s.codec, true, false, 0, b)
+		write(t, evil, av.Packet{Kind: av.Video, Codec: s.codec, Key: true, DTS: int64(i) * 1000, Tag: tag, Frame: tag[len(tag)-len(b):]})
+		if i%10 == 0 {
+			for _, p := range good.packets {
+				p.DTS += int64(i) * 1000
+				write(t, calm, p)
+			}
+			calmFacts++
+		}
+		w.wait(i + 1 + calmFacts)
+	}
+	for _, e := range w.wait(n + calmFacts) {
+		switch d := e.Data.(type) {
+		case event.SnapshotTaken:
+			taken++
+		case event.SnapshotFailed:
+			failed++
+			if e.Stream == "calm" || d.Errnum != errDecode {
+				t.Errorf("%s: %+v", e.Stream, d)
+			}
+		}
+	}
+	t.Logf("%d mutated frames in %v: %d pictures, %d failures", n, time.Since(began), taken-calmFacts, failed)
+	if failed == 0 || taken < calmFacts {
+		t.Errorf("%d failures, %d pictures", failed, taken)
+	}
+	w.hub.Close(context.Background())
+	w.Close()
+	tool.Close()
+	if h := tool.Health(); h.Running != 0 {
+		t.Errorf("%d processes are left", h.Running)
+	}
+}
+
+// mutate returns a damaged copy of b.
+func mutate(r *rand.Rand, b []byte) []byte {
+	b = append([]byte(nil), b...)
+	for range 1 + r.IntN(8) {
+		if len(b) < 4 {
+			break
+		}
+		i := r.IntN(len(b))
+		switch r.IntN(6) {
+		case 0:
+			b[i] ^= 1 << r.IntN(8)
+		case 1:
+			b[i] = byte(r.Uint32())
+		case 2:
+			b = b[:max(4, i)]
+		case 3: // a piece comes twice
+			j := i + r.IntN(len(b)-i)
+			b = append(b[:j:j], b[i:]...)
+		case 4: // a piece is gone
+			j := i + r.IntN(min(16, len(b)-i))
+			b = append(b[:i:i], b[j:]...)
+		case 5:
+			for k := range min(8, len(b)-i) {
+				b[i+k] = [...]byte{0, 0xFF}[r.IntN(2)]
+			}
+		}
+	}
+	return b
+}
