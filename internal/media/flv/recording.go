@@ -2,6 +2,7 @@ package flv
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"weir/internal/media/amf"
@@ -53,8 +54,8 @@ type FileInfo struct {
 // these are known last, the file is written in parts of equal size, and the
 // first one, which is held till then, last. It is an av.Writer.
 //
-// A packet without Tag gets one. Times begin with 0 and never go back within
-// a track. The same packets and options make the same file, byte by byte.
+// A packet without Tag gets one. Packets come in about the order of their
+// times, and are written in it. Times begin with 0 and never go back within a track. The same packets and options make the same file, byte by byte.
 type FileMuxer struct {
 	o     FileOptions
 	write func(n int, data []byte) error
@@ -69,6 +70,8 @@ type FileMuxer struct {
 	err   error
 	ended bool
 
+	waiting []av.Packet // the newest ones, in the order of their times
+	newest  int64
 	base    int64
 	began   bool
 	last    [2]int64 // by track: the time of its last tag
@@ -104,6 +107,13 @@ func NewFileMuxer(write func(n int, data []byte) error, o FileOptions) *FileMuxe
 	return m
 }
 
+// A tag waits until all that belongs before it has come: one source or other
+// gives sound in groups, behind the pictures that it belongs to.
+const (
+	maxWait    = 600 // milliseconds
+	maxWaiting = 500 // packets
+)
+
 // WritePacket adds a packet. Metadata is left out: the file has its own.
 func (m *FileMuxer) WritePacket(p av.Packet) error {
 	if m.err != nil {
@@ -112,6 +122,27 @@ func (m *FileMuxer) WritePacket(p av.Packet) error {
 	if p.Kind != av.Video && p.Kind != av.Audio {
 		return nil
 	}
+	at := len(m.waiting)
+	for at > 0 && m.waiting[at-1].DTS > p.DTS && m.waiting[at-1].Kind != p.Kind {
+		at--
+	}
+	m.waiting = slices.Insert(m.waiting, at, p)
+	m.newest = max(m.newest, p.DTS)
+	if len(m.waiting) == 1 {
+		m.newest = p.DTS
+	}
+	for len(m.waiting) > maxWaiting || m.newest-m.waiting[0].DTS > maxWait {
+		next := m.waiting[0]
+		m.waiting = slices.Delete(m.waiting, 0, 1)
+		if m.err = m.add(next); m.err != nil || len(m.waiting) == 0 {
+			break
+		}
+	}
+	return m.err
+}
+
+// add writes a packet.
+func (m *FileMuxer) add(p av.Packet) error {
 	tag := p.Tag
 	if tag == nil {
 		m.body = appendBody(m.body[:0], p)
@@ -122,12 +153,13 @@ func (m *FileMuxer) WritePacket(p av.Packet) error {
 		return nil
 	}
 	if !m.began {
-		m.base, m.began = p.DTS, true
-		m.last = [2]int64{-1, -1}
+		m.begin(p)
 	}
 	i := p.Kind - av.Video
 	at := max(p.DTS-m.base, 0, m.last[i])
-	if !p.Config {
+	if p.Config {
+		at = max(m.last[0], m.last[1], 0) // of the tag before
+	} else {
 		if p.Kind == av.Video && m.last[i] >= 0 && at-m.last[i] < 1000 {
 			m.step = at - m.last[i]
 		}
@@ -138,8 +170,19 @@ func (m *FileMuxer) WritePacket(p av.Packet) error {
 		m.index(indexed{m.size, at})
 	}
 	m.tag = AppendTag(m.tag[:0], TagType(p.Kind), uint32(at), tag)
-	m.err = m.append(m.tag)
-	return m.err
+	return m.append(m.tag)
+}
+
+// begin makes time begin with the earliest frame.
+func (m *FileMuxer) begin(p av.Packet) {
+	m.base, m.began = p.DTS, !p.Config
+	for _, q := range m.waiting {
+		if !q.Config && (!m.began || q.DTS < m.base) {
+			m.base, m.began = q.DTS, true
+		}
+	}
+	m.began = true
+	m.last = [2]int64{-1, -1}
 }
 
 // appendBody appends the tag body of a packet that came from elsewhere;
@@ -264,7 +307,16 @@ func (m *FileMuxer) Close() (FileInfo, error) {
 		m.err = errors.New("flv: closed before")
 	}
 	m.ended = true
-	if m.err == nil && max(m.last[0], m.last[1]) < 0 || !m.began {
+	for _, p := range m.waiting {
+		if m.err == nil {
+			m.err = m.add(p)
+		}
+	}
+	m.waiting = nil
+	if m.err != nil {
+		return FileInfo{Dropped: m.dropped}, m.err
+	}
+	if !m.began || max(m.last[0], m.last[1]) < 0 {
 		return FileInfo{Dropped: m.dropped}, ErrEmpty
 	}
 	end := max(m.last[0]+m.step, m.last[1])

@@ -138,12 +138,12 @@ func TestFileMuxer(t *testing.T) {
 	}
 	b := f.bytes(t)
 	meta, n := checkIndex(t, b, info)
-	if n != 2 || info.KeyFrames != 2 || info.Duration != 120*time.Millisecond {
+	if n != 2 || info.KeyFrames != 2 || info.Duration != 130*time.Millisecond {
 		t.Errorf("%d of %d key frames, %v", n, info.KeyFrames, info.Duration)
 	}
 	for name, want := range map[string]any{
 		"width": 1280.0, "height": 720.0, "framerate": 25.0, "videocodecid": 7.0, "audiocodecid": 10.0, "audiosamplerate": 44100.0,
-		"stereo": true, "hasKeyframes": true, "canSeekToEnd": true, "lasttimestamp": 0.08, "lastkeyframetimestamp": 0.08,
+		"stereo": true, "hasKeyframes": true, "canSeekToEnd": true, "lasttimestamp": 0.09, "lastkeyframetimestamp": 0.09,
 	} {
 		if got := meta.Get(name); got != want {
 			t.Errorf("%s is %v, want %v", name, got, want)
@@ -153,7 +153,7 @@ func TestFileMuxer(t *testing.T) {
 	for _, x := range take(t, b)[1:] {
 		times = append(times, x.Time)
 	}
-	if want := []uint32{0, 0, 0, 0, 40, 40, 80, 80}; !cmp.Equal(times, want) {
+	if want := []uint32{0, 0, 0, 10, 50, 50, 50, 90}; !cmp.Equal(times, want) {
 		t.Errorf("times %v, want %v", times, want)
 	}
 }
@@ -245,7 +245,7 @@ func TestFileMuxerErrors(t *testing.T) {
 	m = NewFileMuxer(func(int, []byte) error { return full }, FileOptions{PartSize: 1})
 	var err error
 	for i := 0; i < 100 && err == nil; i++ {
-		err = m.WritePacket(av.Packet{Kind: av.Audio, Codec: av.MP3, DTS: int64(i), Frame: make([]byte, 100000)})
+		err = m.WritePacket(av.Packet{Kind: av.Audio, Codec: av.MP3, DTS: int64(i) * 100, Frame: make([]byte, 100000)})
 	}
 	if !errors.Is(err, full) {
 		t.Errorf("WritePacket = %v, want that of write", err)
@@ -255,8 +255,11 @@ func TestFileMuxerErrors(t *testing.T) {
 	}
 	m = NewFileMuxer(f.write, FileOptions{})
 	m.WritePacket(av.Packet{Kind: av.Audio, Codec: av.MP3, Frame: []byte("x")})
-	if err := m.WritePacket(av.Packet{Kind: av.Audio, Codec: av.MP3, Frame: make([]byte, 1<<24)}); err != nil || m.dropped != 1 {
-		t.Errorf("a frame that no tag holds: %v, %d dropped", err, m.dropped)
+	if err := m.WritePacket(av.Packet{Kind: av.Audio, Codec: av.MP3, Frame: make([]byte, 1<<24)}); err != nil {
+		t.Errorf("a frame that no tag holds: %v", err)
+	}
+	if info, err := m.Close(); err != nil || info.Dropped != 1 {
+		t.Errorf("Close = %+v, %v", info, err)
 	}
 }
 

@@ -1,0 +1,240 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"math"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"weir/internal/media/av"
+	"weir/internal/media/flv"
+	"weir/internal/media/mp4"
+	"weir/internal/media/mpegts"
+)
+
+// readSegments turns an FLV file into the segments of a recording, cut at key frames.
+func readSegments(t *testing.T, name string) (segments [][]byte) {
+	t.Helper()
+	f, err := os.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	r, m := flv.NewReader(f), mpegts.NewMuxer(0)
+	for n := 0; ; n++ {
+		p, err := r.ReadPacket()
+		if err == io.EOF {
+			last, _ := m.Cut()
+			return append(segments, last)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n > 10 && (p.Kind == av.Video && p.Key && !p.Config || p.Kind == av.Audio && n%400 == 0 && strings.Contains(name, "audio")) {
+			segment, _ := m.Cut()
+			segments = append(segments, segment)
+		}
+		if err := m.WritePacket(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// copySegments gives the packets of segments to w.
+func copySegments(t *testing.T, w av.Writer, segments [][]byte) {
+	t.Helper()
+	d := mpegts.NewDemuxer(bytes.NewReader(segments[0]))
+	for i := range segments {
+		if i > 0 {
+			d.Continue(bytes.NewReader(segments[i]))
+		}
+		if err := av.Copy(w, d); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// writer returns how a file in parts is written.
+func writer(t *testing.T, name string, size int) func(int, []byte) error {
+	t.Helper()
+	f, err := os.Create(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return func(n int, data []byte) error {
+		_, err := f.WriteAt(data, int64(n-1)*int64(size))
+		return err
+	}
+}
+
+// decoded is what FFmpeg decodes of one track of a file: the sums of the frames
+// and when each is shown, from the first one of the first track on.
+type decoded struct {
+	sums  []string
+	times []float64
+}
+
+func decode(t *testing.T, file, kind string) (d decoded) {
+	t.Helper()
+	if out, err := output("ffprobe", "-v", "error", "-select_streams", kind, "-show_entries", "stream=index", "-of", "csv=p=0", file); err != nil || len(out) == 0 {
+		return d
+	}
+	out, err := output("ffmpeg", "-nostdin", "-v", "error", "-xerror", "-err_detect", "explode", "-copyts", "-i", file, "-map", "0:"+kind+"?", "-fps_mode", "passthrough", "-enc_time_base", "1:1000", "-f", "framemd5", "-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	scale := 0.0
+	for line := range strings.Lines(string(out)) {
+		if m := regexp.MustCompile(`^#tb 0: (\d+)/(\d+)`).FindStringSubmatch(line); m != nil {
+			num, _ := strconv.ParseFloat(m[1], 64)
+			den, _ := strconv.ParseFloat(m[2], 64)
+			scale = num / den
+		}
+		f := strings.Split(strings.TrimSpace(line), ",")
+		if strings.HasPrefix(line, "#") || len(f) < 6 {
+			continue
+		}
+		pts, err := strconv.ParseFloat(strings.TrimSpace(f[2]), 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.sums = append(d.sums, f[5])
+		d.times = append(d.times, pts*scale)
+	}
+	return d
+}
+
+// TestFiles makes MP4 and FLV files of what clients push, through segments as
+// a recording has them: FFmpeg decodes all of it, exactly once, at the same times;
+// mp4box.js reads the index before the media; Chromium plays and seeks.
+func TestFiles(t *testing.T) {
+	for _, clip := range []string{"av.flv", "bframes.flv", "mp3.flv", "video.flv", "audio.flv", "hevc-hvc1.flv"} {
+		t.Run(clip, func(t *testing.T) {
+			t.Parallel()
+			source, dir := filepath.Join(mediaDir, clip), t.TempDir()
+			segments := readSegments(t, source)
+
+			const size = 64 << 10 // small parts, so that there are many
+			m := mp4.NewMuxer(writer(t, dir+"/file.mp4", size), mp4.Options{PartSize: size, Duration: 10 * time.Second})
+			copySegments(t, m, segments)
+			info, err := m.Close()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !info.InFront || info.Dropped > 0 {
+				t.Errorf("MP4: %+v", info)
+			}
+			const flvSize = 256 << 10
+			f := flv.NewFileMuxer(writer(t, dir+"/file.flv", flvSize), flv.FileOptions{PartSize: flvSize, Duration: 10 * time.Second})
+			copySegments(t, f, segments)
+			if _, err := f.Close(); err != nil {
+				t.Fatal(err)
+			}
+
+			judged := source
+			enhanced := strings.HasPrefix(clip, "hevc") // FFmpeg reads that in FLV since 6.1 only
+			if enhanced {
+				judged = filepath.Join(mediaDir, "hevc.mp4")
+			}
+			for _, name := range []string{"file.mp4", "file.flv"} {
+				file := filepath.Join(dir, name)
+				var first [2][2]float64
+				if enhanced && name == "file.flv" {
+					continue
+				}
+				for i, kind := range []string{"v", "a"} {
+					want, got := decode(t, judged, kind), decode(t, file, kind)
+					if !slices.Equal(got.sums, want.sums) {
+						t.Errorf("%s: %d frames of %s, not the %d of the source, or not the same", name, len(got.sums), kind, len(want.sums))
+						continue
+					}
+					if len(want.times) == 0 {
+						continue
+					}
+					first[0][i], first[1][i] = want.times[0], got.times[0]
+					worst := 0.0
+					for j := range want.times {
+						worst = max(worst, math.Abs(got.times[j]-got.times[0]-(want.times[j]-want.times[0])))
+					}
+					if worst > 0.002 {
+						t.Errorf("%s: %s is up to %.1f ms away from where it was", name, kind, worst*1000)
+					}
+				}
+				if away := first[1][0] - first[1][1] - (first[0][0] - first[0][1]); first[0] != [2]float64{} && math.Abs(away) > 0.003 && clip != "video.flv" && clip != "audio.flv" {
+					t.Errorf("%s: picture and sound are %.1f ms apart that were not", name, away*1000)
+				}
+			}
+			checkBoxes(t, dir+"/file.mp4", info)
+			if clip == "bframes.flv" || clip == "mp3.flv" {
+				playFile(t, dir+"/file.mp4", info, "1", "9", "4.5")
+			}
+		})
+	}
+}
+
+// checkBoxes lets mp4box.js read the file, piece after piece.
+func checkBoxes(t *testing.T, file string, info mp4.Info) {
+	t.Helper()
+	out, err := output("node", "browser/boxes.mjs", file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found struct {
+		Ready  int
+		Tracks []struct {
+			Codec                   string
+			Samples, Expected, Keys int
+			Bytes                   int64
+			Duration                float64
+		}
+	}
+	if err := json.Unmarshal(out[bytes.LastIndexByte(bytes.TrimSpace(out), '\n')+1:], &found); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if found.Ready != 0 || len(found.Tracks) != len(info.Tracks) {
+		t.Errorf("mp4box.js knew %d tracks of %d after %d bytes", len(found.Tracks), len(info.Tracks), found.Ready)
+		return
+	}
+	for i, got := range found.Tracks {
+		want := info.Tracks[i]
+		if got.Samples != want.Samples || got.Expected != want.Samples || got.Bytes != want.Bytes || math.Abs(got.Duration-want.Duration.Seconds()) > 0.001 {
+			t.Errorf("mp4box.js finds %+v, the track is %+v", got, want)
+		}
+	}
+}
+
+// playFile plays the file in Chromium at each of the times.
+func playFile(t *testing.T, file string, info mp4.Info, seeks ...string) {
+	t.Helper()
+	out, err := output("node", append([]string{"browser/file.mjs", file}, seeks...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var state struct {
+		Duration      float64
+		Width, Height int
+		Seeks         []float64
+	}
+	if err := json.Unmarshal(out, &state); err != nil {
+		t.Fatal(err)
+	}
+	if math.Abs(state.Duration-info.Duration.Seconds()) > 0.15 || state.Width != info.Tracks[0].Width {
+		t.Errorf("Chromium sees %+v, the file has %+v", state, info)
+	}
+	for i, s := range seeks {
+		if at, _ := strconv.ParseFloat(s, 64); state.Seeks[i] < at || state.Seeks[i] > at+3 {
+			t.Errorf("Chromium is at %v after a seek to %s", state.Seeks[i], s)
+		}
+	}
+}
