@@ -106,6 +106,7 @@ func TestScripts(t *testing.T) {
 			env.Values[tapsKey{}] = taps{}
 			env.Setenv("PATH", binDir+string(filepath.ListSeparator)+env.Getenv("PATH"))
 			env.Setenv("HOME", env.WorkDir)
+			env.Setenv("XDG_STATE_HOME", filepath.Join(env.WorkDir, "state"))
 			env.Setenv("E2E", e2e)
 			env.Setenv("MEDIA", mediaDir)
 			env.Setenv("FILM", film)

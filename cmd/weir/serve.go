@@ -15,6 +15,7 @@ import (
 
 type serve struct {
 	Config string `short:"c" env:"WEIR_CONFIG" placeholder:"FILE" help:"The configuration file; see weir.example.yaml."`
+	Data   string `env:"WEIR_DATA" placeholder:"DIR" help:"The folder for what has to outlive the process, instead of that of the configuration."`
 }
 
 // Run serves until ctx ends.
@@ -26,11 +27,16 @@ func (s *serve) Run(ctx context.Context, stdout io.Writer) error {
 			return err
 		}
 	}
+	cfg.Version = version
+	if s.Data != "" {
+		cfg.Data = s.Data
+	}
 	n, err := node.New(cfg, cfg.Log.NewLogger())
 	if err != nil {
 		return err
 	}
 	printURLs(stdout, n.Addr, cfg.Policy)
+	fmt.Fprintf(stdout, "Data  %s\n", n.DataFolder())
 	return n.Run(ctx)
 }
 

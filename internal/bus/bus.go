@@ -21,6 +21,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -40,6 +41,20 @@ type Config struct {
 	TLS         *tls.Config // for URL; nil: what the URL asks for, with the system's authorities
 
 	Cluster *Cluster // of which the server in this process is a member; or nil
+}
+
+// CheckURL says what is wrong with a URL for Config.
+func CheckURL(s string) error {
+	for u := range strings.SplitSeq(s, ",") {
+		p, err := url.Parse(strings.TrimSpace(u))
+		if err != nil || p.Host == "" || p.Scheme != "nats" && p.Scheme != "tls" {
+			return errors.New("must be a URL such as nats://nats.example.com:4222 or tls://nats.example.com:4222, or several with commas between")
+		}
+		if p.User != nil {
+			return errors.New("must hold no password: set credentials to a file")
+		}
+	}
+	return nil
 }
 
 // Cluster is what the nodes of a cluster tell each other.

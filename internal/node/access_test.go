@@ -135,7 +135,7 @@ func startGuarded(t *testing.T) *guarded {
 	}
 	g.external["down"].Close()
 
-	c := testConfig()
+	c := testConfig(t)
 	dir := t.TempDir()
 	c.TLS = TLS{filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")}
 	c.Listen.RTMPS, c.Listen.HTTPS = "127.0.0.1:0", "127.0.0.1:0"

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"io"
 	"net/http"
 	"net/http/pprof"
@@ -12,7 +13,10 @@ import (
 
 // adminHandler answers on the admin listener: is the process alive, does it
 // take work, what has it done, and where does its time go.
-func adminHandler(ready *atomic.Bool, metrics prometheus.Gatherer) http.Handler {
+//
+// A node that is degraded still takes work, which is what readiness is about:
+// media do not depend on the event log. The answer says so in its text.
+func adminHandler(ready *atomic.Bool, degraded func() string, metrics prometheus.Gatherer) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "ok\n") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
@@ -20,7 +24,7 @@ func adminHandler(ready *atomic.Bool, metrics prometheus.Gatherer) http.Handler 
 			http.Error(w, "shutting down", http.StatusServiceUnavailable)
 			return
 		}
-		io.WriteString(w, "ok\n")
+		io.WriteString(w, cmp.Or(degraded(), "ok")+"\n")
 	})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)

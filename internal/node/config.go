@@ -24,6 +24,11 @@ type Config struct {
 	Log    Log    `yaml:"log"`
 	Limits Limits `yaml:"limits"`
 
+	Node   string `yaml:"node"` // name of this node; empty: that of the host
+	Data   string `yaml:"data"` // folder for what has to outlive the process; empty: see DataFolder
+	NATS   NATS   `yaml:"nats"`
+	Events Events `yaml:"events"`
+
 	GatherCeiling time.Duration `yaml:"gather_ceiling"` // how long bytes for players may gather at most
 	Grace         time.Duration `yaml:"grace"`          // how long shutting down may take
 
@@ -41,18 +46,15 @@ type Config struct {
 	// slowly, and then for a while not at all.
 	SlowFailures bool `yaml:"slow_failures"`
 
-	// Data is the folder in which everything is that must survive a restart;
-	// empty: nothing does.
-	Data string `yaml:"data"`
-
 	Record Record `yaml:"record"`
 
 	FFmpeg FFmpeg `yaml:"ffmpeg"`
 
 	Policy *policy.Set `yaml:"policy"`
 
-	File string // that it was read from, or empty
-	Self string // program that calls ffmpeg.Sandbox when it is asked to; without it ffmpeg is not used
+	File    string // that it was read from, or empty
+	Self    string // program that calls ffmpeg.Sandbox when it is asked to; without it ffmpeg is not used
+	Version string // of the program
 }
 
 // Listen is the addresses of the listeners.
@@ -165,6 +167,7 @@ func DefaultConfig() *Config {
 			HTTPHeaderSize: 16 << 10,
 			HTTPIdle:       time.Minute,
 		},
+		Events:        Events{MaxAge: 30 * 24 * time.Hour, MaxSize: 10 << 30, JournalSize: 1 << 30},
 		GatherCeiling: 150 * time.Millisecond,
 		Grace:         10 * time.Second,
 		SlowFailures:  true,
@@ -186,7 +189,7 @@ func Load(path string) (*Config, error) {
 		return nil, err
 	}
 	c.File = path
-	for _, file := range []*string{&c.TLS.Cert, &c.TLS.Key, &c.Data, &c.Record.Spool} {
+	for _, file := range append(c.NATS.files(), &c.TLS.Cert, &c.TLS.Key, &c.Data, &c.Record.Spool) {
 		if *file != "" && !filepath.IsAbs(*file) {
 			*file = filepath.Join(filepath.Dir(path), *file)
 		}
@@ -240,28 +243,20 @@ func (c *Config) check(add func(path, format string, args ...any)) {
 	}
 	c.checkListeners(add)
 	c.Limits.check(func(name, format string, args ...any) { add("limits."+name, format, args...) })
+	if c.Node != "" && !policy.ValidName(c.Node) {
+		add("node", "%.128q is not a name: %s", c.Node, policy.NameForm)
+	}
+	c.NATS.check(add)
+	between(add, "events.max_age", c.Events.MaxAge, time.Hour, 10*365*24*time.Hour)
+	between(add, "events.max_size", c.Events.MaxSize, 16<<20, 1<<50)
+	between(add, "events.journal_size", c.Events.JournalSize, 16<<20, 1<<40)
 	between(add, "gather_ceiling", c.GatherCeiling, 0, time.Second)
 	between(add, "ffmpeg.pictures", c.FFmpeg.Pictures, 0, 256)
 	between(add, "grace", c.Grace, 0, 10*time.Minute)
 	c.Record.check(func(name, format string, args ...any) { add("record."+name, format, args...) })
-	if path := recorded(c.Policy); path != "" && c.Data == "" {
-		add("policy."+path, "needs a place for recordings: name a folder as data")
-	}
 	for _, p := range c.Policy.Problems() {
 		add("policy."+p.Path, "%s", p.Message)
 	}
-}
-
-// recorded returns the path of a setting by which streams are recorded, or "".
-func recorded(set *policy.Set) string {
-	for i := range set.Spaces {
-		for j := range set.Spaces[i].Apps {
-			if set.Spaces[i].Apps[j].Record.Mode != policy.RecordOff {
-				return fmt.Sprintf("spaces[%d].apps[%d].record.mode", i, j)
-			}
-		}
-	}
-	return ""
 }
 
 func (r *Record) check(add func(path, format string, args ...any)) {
@@ -429,4 +424,16 @@ func (c *Log) NewLogger() *slog.Logger {
 		return slog.New(slog.NewJSONHandler(os.Stderr, opt))
 	}
 	return slog.New(slog.NewTextHandler(os.Stderr, opt))
+}
+
+// nodeName returns the name of this node.
+func (c *Config) nodeName() string {
+	if c.Node != "" {
+		return c.Node
+	}
+	host, err := os.Hostname()
+	if err != nil || !policy.ValidName(host) {
+		return "weir"
+	}
+	return host
 }

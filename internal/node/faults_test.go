@@ -742,7 +742,7 @@ func TestReloadUnderLoad(t *testing.T) {
 
 // I15: the server ends in time whatever its clients do.
 func TestShutdownUnderLoad(t *testing.T) {
-	c := testConfig()
+	c := testConfig(t)
 	c.Grace = time.Second
 	n, _, stop := start(t, c)
 	w := &world{t: t, Node: n, log: &journal{}}

@@ -5,6 +5,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"weir/internal/access"
+	"weir/internal/eventlog"
 	"weir/internal/session"
 	"weir/internal/stream"
 )
@@ -89,20 +90,50 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	counter("hls_playlists_total", "HLS playlists served.", hls.Playlists)
 	counter("hls_segments_total", "HLS segments served.", hls.Segments)
 	counter("hls_sent_bytes_total", "Bytes of HLS playlists and segments served.", hls.BytesOut)
-	if c.n.recorder != nil {
-		rec := c.n.recorder.Stats()
-		gauge("recordings", "Streams that are being recorded.", float64(rec.Recording))
-		gauge("record_unfinished", "Recordings that are being made, uploaded or finished.", float64(rec.Takes))
-		gauge("record_spool_bytes", "Bytes of segments on the disk.", float64(rec.SpoolBytes))
-		gauge("record_spool_limit_bytes", "What they may be.", float64(rec.SpoolLimit))
-		counter("record_uploads_total", "Segments uploaded.", rec.Uploads)
-		counter("record_uploaded_bytes_total", "Bytes of segments uploaded.", rec.UploadBytes)
-		counter("record_upload_errors_total", "Attempts to reach a bucket that failed.", rec.UploadErrors)
-		counter("record_files_total", "Files of recordings.", rec.Finished, "outcome", "finished")
-		counter("record_files_total", "Files of recordings.", rec.Failed, "outcome", "failed")
-		counter("record_stops_total", "Times that a recording stopped for want of room.", rec.Stops)
-	}
+	rec := c.n.recorder.Stats()
+	gauge("recordings", "Streams that are being recorded.", float64(rec.Recording))
+	gauge("record_unfinished", "Recordings that are being made, uploaded or finished.", float64(rec.Takes))
+	gauge("record_spool_bytes", "Bytes of segments on the disk.", float64(rec.SpoolBytes))
+	gauge("record_spool_limit_bytes", "What they may be.", float64(rec.SpoolLimit))
+	counter("record_uploads_total", "Segments uploaded.", rec.Uploads)
+	counter("record_uploaded_bytes_total", "Bytes of segments uploaded.", rec.UploadBytes)
+	counter("record_upload_errors_total", "Attempts to reach a bucket that failed.", rec.UploadErrors)
+	counter("record_files_total", "Files of recordings.", rec.Finished, "outcome", "finished")
+	counter("record_files_total", "Files of recordings.", rec.Failed, "outcome", "failed")
+	counter("record_stops_total", "Times that a recording stopped for want of room.", rec.Stops)
 	counter("connections_refused_total", "Connections of addresses that had too many.", c.n.conns.refused.Load())
+	c.events(ch, gauge, counter)
+	counter("publishers_early_total", "Publishers that were let go on before the fact of their beginning was durable.", sessions.Early)
 	counter("rtmp_unfit_total", "RTMP connections that failed before they asked for anything.", sessions.Unfit)
 	counter("panics_recovered_total", "Panics that ended a connection, a player, a stream's packaging or the like, and nothing else.", sessions.Panics+hls.Panics+hub.Panics+c.n.panics.Load())
+}
+
+// events adds what the event log has done.
+func (c *collector) events(ch chan<- prometheus.Metric,
+	gauge func(name, help string, v float64, labels ...string), counter func(name, help string, v int64, labels ...string)) {
+	st, h := c.n.events.Stats(), c.n.events.Health()
+	degraded := 0.0
+	if h.Degraded {
+		degraded = 1
+	}
+	for t, n := range st.Emitted {
+		counter("facts_total", "Facts taken into the event log.", n, "type", string(t))
+	}
+	for t, n := range st.Omitted {
+		counter("facts_omitted_total", "Facts left out of the event log.", n, "type", string(t))
+	}
+	counter("facts_unsendable_total", "Facts in the journal that could not be sent to NATS.", st.Lost)
+	counter("event_log_missed_total", "Facts, or batches of them, that were too old to be kept when a reader wanted them.", st.Gaps)
+	gauge("event_log_degraded", "1 while NATS is away, the journal is full, or the disk takes nothing.", degraded)
+	gauge("event_log_waiting", "Facts, or batches of them, that wait in the journal for NATS.", float64(h.Waiting))
+	gauge("event_log_away_seconds", "For how long NATS has been away.", h.Lag.Seconds())
+	gauge("event_log_journal_bytes", "Bytes of the journal on disk.", float64(h.JournalBytes))
+	gauge("event_log_queue_bytes", "Bytes of facts that wait in memory for the disk.", float64(h.QueueBytes))
+	buckets := make(map[float64]uint64, len(eventlog.LatencyBuckets))
+	for i, bound := range eventlog.LatencyBuckets {
+		buckets[bound.Seconds()] = uint64(st.Latency[i])
+	}
+	ch <- prometheus.MustNewConstHistogram(
+		prometheus.NewDesc("weir_event_log_append_seconds", "Time until a fact was durable in the journal.", nil, nil),
+		uint64(st.Latency[len(eventlog.LatencyBuckets)]), st.LatencySum.Seconds(), buckets)
 }

@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
 	"reflect"
 	"strings"
 	"sync/atomic"
@@ -20,6 +19,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"weir/internal/access"
+	"weir/internal/bus"
+	"weir/internal/event"
+	"weir/internal/eventlog"
 	"weir/internal/hls"
 	"weir/internal/media/rtmp"
 	"weir/internal/policy"
@@ -43,17 +45,23 @@ type Node struct {
 	listeners map[string]net.Listener // by name; those that are on
 	conns     *connections            // of the media listeners
 
+	name   string // of this node
+	data   *dataFolder
+	bus    *bus.Bus
+	events *eventlog.Log
+
 	gate     *access.Gate
 	hub      *stream.Hub
 	sessions *session.Server
 	hls      *hls.Server
-	buckets  *storage.Buckets // nil without a data folder
-	recorder *record.Recorder // the same
+	buckets  *storage.Buckets
+	recorder *record.Recorder
 	quality  *quality.Monitor
 	metrics  *prometheus.Registry
 }
 
-// New makes a node and opens its listeners. The caller must Run it.
+// New makes a node: it opens the data folder, the event log and the listeners.
+// The caller must Run it.
 func New(cfg *Config, log *slog.Logger) (n *Node, err error) {
 	n = &Node{cfg: cfg, log: log, listeners: make(map[string]net.Listener)}
 	n.policy.Store(cfg.Policy)
@@ -68,20 +76,29 @@ func New(cfg *Config, log *slog.Logger) (n *Node, err error) {
 		}
 		files = append(files, cfg.TLS.Cert, cfg.TLS.Key)
 	}
-	if err := n.listen(); err != nil {
-		for _, ln := range n.listeners {
-			ln.Close()
+	n.name = cfg.nodeName()
+	defer func() {
+		if err != nil {
+			for _, ln := range n.listeners {
+				ln.Close()
+			}
+			n.closeEvents(context.Background())
 		}
+	}()
+	if err := n.openEvents(); err != nil {
+		return nil, err
+	}
+	if err := n.listen(); err != nil {
 		return nil, err
 	}
 	n.watcher = newWatcher(files, log)
 
 	l := &cfg.Limits
-	n.quality = quality.NewMonitor(quality.Options{Log: log})
+	n.quality = quality.NewMonitor(quality.Options{Log: log, Emit: n.events.Emit})
 	n.hub = stream.NewHub(stream.Options{
 		Log:           log,
-		Began:         n.quality.Began,
-		Ended:         n.quality.Ended,
+		Began:         n.began,
+		Ended:         n.ended,
 		GatherCeiling: orNever(cfg.GatherCeiling),
 		SlowAfter:     l.SlowTime,
 		SlowBytes:     int(l.SlowSize),
@@ -92,14 +109,14 @@ func New(cfg *Config, log *slog.Logger) (n *Node, err error) {
 		MaxPacketRate: l.PublisherPackets,
 	})
 	n.gate = access.NewGate(n.policy.Load)
-	n.gate.Node, _ = os.Hostname()
+	n.gate.Node = n.name
 	n.gate.Lenient = !cfg.SlowFailures
-	n.sessions = session.NewServer(n.hub, n.gate, session.Options{Log: log, RTMP: rtmp.Config{Limits: l.rtmp(), Log: log}})
+	n.sessions = session.NewServer(n.hub, n.gate, session.Options{
+		Log: log, RTMP: rtmp.Config{Limits: l.rtmp(), Log: log},
+		Facts: session.Facts{Emit: n.events.Emit, Flush: n.events.Flush, Callback: n.refusedCallback},
+	})
 	n.hls = hls.NewServer(n.hub, n.gate, hls.Options{Log: log})
 	if err := n.openRecorder(); err != nil {
-		for _, ln := range n.listeners {
-			ln.Close()
-		}
 		return nil, err
 	}
 	n.metrics = newMetrics(n)
@@ -174,7 +191,7 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 	media := n.httpServer(n.cfg.TrustedProxies.Handler(n.mediaHandler()))
 	media.WriteTimeout = responseTime
-	admin := n.httpServer(adminHandler(&n.ready, n.metrics))
+	admin := n.httpServer(adminHandler(&n.ready, n.degraded, n.metrics))
 
 	watching, stopWatching := context.WithCancel(ctx)
 	var watch errgroup.Group
@@ -206,6 +223,8 @@ func (n *Node) Run(ctx context.Context) error {
 			return nil
 		})
 	}
+	clean, _ := n.events.Before()
+	n.emit(event.NodeStarted{Version: n.cfg.Version, Clean: clean})
 	n.ready.Store(true)
 	n.log.Info("weir serves", n.addrs()...)
 	<-serving.Done()
@@ -226,9 +245,7 @@ func (n *Node) Run(ctx context.Context) error {
 	stopLooking()
 	look.Wait()
 	n.hls.Close()
-	if n.recorder != nil {
-		n.recorder.Close() // what is not uploaded is when the node starts again
-	}
+	n.recorder.Close() // what is not uploaded is when the node starts again
 	late = errors.Join(late, media.Shutdown(grace))
 	media.Close()
 	admin.Close()
@@ -236,8 +253,18 @@ func (n *Node) Run(ctx context.Context) error {
 		n.log.Warn("not all connections ended within the grace time", "grace", n.cfg.Grace)
 	}
 	err := serve.Wait()
+	n.emit(event.NodeStopped{Reason: stopReason(err)})
+	n.closeEvents(grace)
 	n.log.Info("weir has ended")
 	return err
+}
+
+// stopReason is why a node stops whose listeners have ended with err.
+func stopReason(err error) string {
+	if err != nil {
+		return err.Error()
+	}
+	return "asked to"
 }
 
 // addrs returns where the node listens, for the log.
@@ -272,9 +299,7 @@ func (n *Node) reload() {
 		return
 	}
 	n.policy.Store(cfg.Policy)
-	if n.buckets != nil {
-		n.buckets.Apply(cfg.Policy)
-	}
+	n.buckets.Apply(cfg.Policy)
 	n.log.Info("policy read", "spaces", len(cfg.Policy.Spaces))
 	n.sessions.Recheck()
 	n.warn(cfg)

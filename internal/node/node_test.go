@@ -67,9 +67,11 @@ func (l *logs) wait(t *testing.T, text string) string {
 	}
 }
 
-// testConfig listens on free ports of loopback.
-func testConfig() *Config {
+// testConfig listens on free ports of loopback, and keeps its data for the
+// test.
+func testConfig(t testing.TB) *Config {
 	c := DefaultConfig()
+	c.Data = t.TempDir()
 	c.Listen = Listen{RTMP: "127.0.0.1:0", HTTP: "127.0.0.1:0", Admin: "127.0.0.1:0"}
 	return c
 }
@@ -139,7 +141,7 @@ func publish(t *testing.T, n *Node, name string) *rtmp.Conn {
 }
 
 func TestServe(t *testing.T) {
-	n, _, stop := start(t, testConfig())
+	n, _, stop := start(t, testConfig(t))
 	for _, tt := range []struct {
 		listener, path string
 		status         int
@@ -206,7 +208,7 @@ func TestServe(t *testing.T) {
 
 // A player that does not go within the grace time is cut off.
 func TestGrace(t *testing.T) {
-	c := testConfig()
+	c := testConfig(t)
 	c.Grace = 0
 	n, l, stop := start(t, c)
 	nc, err := net.Dial("tcp", n.Addr("rtmp").String()) // says nothing
@@ -243,7 +245,7 @@ func TestListenErrors(t *testing.T) {
 		{"no certificate", func(c *Config) { c.TLS = TLS{"none.pem", "none.pem"} },
 			"certificate of tls.cert and tls.key: open none.pem: no such file or directory"},
 	} {
-		c := testConfig()
+		c := testConfig(t)
 		tt.set(c)
 		if _, err := New(c, slog.New(slog.DiscardHandler)); err == nil || err.Error() != tt.want {
 			t.Errorf("%s: New = %v, want %s", tt.name, err, tt.want)
@@ -391,7 +393,7 @@ func writeCertificate(t *testing.T, files TLS) *x509.CertPool {
 
 func TestCertificate(t *testing.T) {
 	dir := t.TempDir()
-	c := testConfig()
+	c := testConfig(t)
 	c.TLS = TLS{filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")}
 	c.Listen.RTMPS, c.Listen.HTTPS = "127.0.0.1:0", "127.0.0.1:0"
 	first := writeCertificate(t, c.TLS)
@@ -428,7 +430,7 @@ func TestCertificate(t *testing.T) {
 
 // Limits of HTTP: H61 and a header that is too long or too slow.
 func TestHTTPLimits(t *testing.T) {
-	c := testConfig()
+	c := testConfig(t)
 	c.Limits.HTTPHeaderTime, c.Limits.HTTPIdle = 100*time.Millisecond, 100*time.Millisecond
 	n, _, _ := start(t, c)
 	for _, tt := range []struct{ name, send, want string }{
@@ -457,7 +459,7 @@ func TestHTTPLimits(t *testing.T) {
 }
 
 func TestConnectionsPerIP(t *testing.T) {
-	c := testConfig()
+	c := testConfig(t)
 	c.Limits.ConnectionsPerIP = 2
 	n, _, _ := start(t, c)
 	// dial returns nil where the connection is refused, which may be seen only
@@ -544,7 +546,7 @@ func TestAcceptor(t *testing.T) {
 
 // The page must work for any policy and any set of listeners.
 func TestPage(t *testing.T) {
-	c := testConfig()
+	c := testConfig(t)
 	c.Listen.RTMP = "off"
 	c.Policy = &policy.Set{}
 	n, _, _ := start(t, c)

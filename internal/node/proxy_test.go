@@ -45,7 +45,7 @@ func TestProxies(t *testing.T) {
 		{"a blocked client that plays proxy", networks("10.0.0.0/8"), "127.0.0.0/8", "198.51.100.7", true},
 		{"without proxies", nil, "127.0.0.0/8", "198.51.100.7", true},
 	} {
-		c := testConfig()
+		c := testConfig(t)
 		c.TrustedProxies = tt.proxies
 		c.Limits.ConnectionsPerIP = 2 // of a client; a proxy comes for many
 		lists := policy.AddrLists{Block: networks(tt.blocked)}
@@ -132,7 +132,7 @@ func proxyTo(t *testing.T, addr, header string) string {
 // H44: one address that floods the server with bad tokens is slowed down and
 // shut out; another goes on.
 func TestBadTokens(t *testing.T) {
-	c := testConfig()
+	c := testConfig(t)
 	c.Policy.Spaces[0].Domains[0].Play.Simple = &policy.Simple{Key: policy.NewSecret("test-key-1")}
 	n, _, _ := start(t, c)
 	ask := func(from, query string) string {
@@ -267,7 +267,7 @@ func TestWarnings(t *testing.T) {
 // long one.
 func TestLogLines(t *testing.T) {
 	var log textLog
-	c := testConfig()
+	c := testConfig(t)
 	c.Policy.Spaces[0].Domains[0].Play.Simple = &policy.Simple{Key: policy.NewSecret("test-key-1")}
 	c.Policy.Spaces[0].Domains[0].Play.Referer.Block = []string{"x"}
 	n, err := New(c, slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})))

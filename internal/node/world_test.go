@@ -40,7 +40,7 @@ const patience = 5 * time.Second
 // send a film in a moment and whose playlists then list all of it.
 func newWorld(t *testing.T, change func(c *Config, stage *policy.App)) *world {
 	t.Helper()
-	c := testConfig()
+	c := testConfig(t)
 	live, stage, burst := policy.DefaultApp("live"), policy.DefaultApp("stage"), policy.DefaultApp("burst")
 	live.Hold, live.HLS.Segment, live.HLS.Window = 100*time.Millisecond, time.Second, 3
 	stage.Hold, stage.HLS.Segment, stage.HLS.Window, stage.HLS.Mode = 100*time.Millisecond, time.Second, 1000, policy.HLSAlways

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"weir/internal/access"
+	"weir/internal/event"
 	"weir/internal/media/av"
 	"weir/internal/media/rtmp"
 	"weir/internal/stream"
@@ -132,15 +133,19 @@ func status(err error) rtmp.Status {
 // whether the connection goes on.
 func (c *rtmpClient) publish(ctx context.Context, cmd rtmp.Command) (again bool) {
 	var pub *stream.Publication
+	asked := time.Now()
 	r, grant, err := c.admit(ctx, access.Publish, cmd)
+	push := stream.Push{Sequence: event.NewSequence(), Session: newID().String(), Client: r.Client(nodeAddr(c.nc))}
+	c.requested(push.Client, &r, asked)
 	if err == nil {
-		pub, err = c.hub.Publish(grant.Key(), grant.App(), stream.Push{})
+		pub, err = c.hub.Publish(grant.Key(), grant.App(), push)
 		if err == stream.ErrPublished {
 			err = grant.Deny(access.StreamExists)
 		}
 	}
 	if err != nil {
 		c.refuse(r, err)
+		c.turnedAway(push.Client, &r, err)
 		if err := c.conn.RejectPublish(cmd, status(err)); err != nil {
 			c.log.Debug("refuse to publish", "client", c.ss.addr, "err", err)
 		}
@@ -149,6 +154,7 @@ func (c *rtmpClient) publish(ctx context.Context, cmd rtmp.Command) (again bool)
 	defer pub.End(stream.EndReset) // if nothing else has
 	c.published = true
 	c.begin(c.ss, c.protocol, grant, pub, c.conn, nil)
+	c.settled(ctx)
 	err = c.conn.AcceptPublish(cmd, rtmp.Status{Description: access.PublishSuccess})
 	if err == nil {
 		err = c.copy(pub)

@@ -17,7 +17,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"net/netip"
 	"runtime/debug"
@@ -44,6 +43,8 @@ var errLeft = errors.New("player left")
 type Options struct {
 	Log  *slog.Logger
 	RTMP rtmp.Config // of the RTMP connections, limits included
+
+	Facts Facts // where what happens is told
 }
 
 // Server serves the clients of a hub. Its methods may be called from any
@@ -54,7 +55,7 @@ type Server struct {
 	opt  Options
 	log  *slog.Logger
 
-	panics, unfit atomic.Int64
+	panics, unfit, unsettled atomic.Int64
 
 	mu       sync.Mutex
 	closed   bool
@@ -147,7 +148,10 @@ func (s *Server) forget(ss *session) {
 func (s *Server) begin(ss *session, protocol string, grant *access.Grant,
 	pub *stream.Publication, conn *rtmp.Conn, player *stream.Player) {
 	s.mu.Lock()
-	ss.id, ss.kind, ss.grant, ss.since = ID(rand.Uint64()), Kind{grant.Op(), protocol}, grant, time.Now()
+	ss.id, ss.kind, ss.grant, ss.since = newID(), Kind{grant.Op(), protocol}, grant, time.Now()
+	if pub != nil {
+		ss.id, _ = ParseID(pub.Push().Session)
+	}
 	ss.pub, ss.conn, ss.player = pub, conn, player
 	s.started[ss.kind]++
 	s.mu.Unlock()
@@ -161,6 +165,7 @@ func (s *Server) begin(ss *session, protocol string, grant *access.Grant,
 func (s *Server) finish(ss *session, reason string) {
 	seconds := float64(time.Since(ss.since).Milliseconds()) / 1000 // exact, and so short in the log
 	s.logOf(ss).Info("session ends", "reason", reason, "bytes", ss.bytes(), "seconds", seconds)
+	s.played(ss, reason)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	ss.kind, ss.grant, ss.pub, ss.conn, ss.player = Kind{}, nil, nil, nil, nil
@@ -287,6 +292,7 @@ type Stats struct {
 	Started map[Kind]int64    // sessions that began
 	Refused map[Refusal]int64 // requests that were refused
 	Unfit   int64             // RTMP connections that failed before they asked for anything
+	Early   int64             // publishers that went on before the fact of their beginning was durable
 	Panics  int64             // connections that were ended by a panic
 }
 
@@ -294,7 +300,7 @@ type Stats struct {
 func (s *Server) Stats() Stats {
 	st := Stats{
 		Active: make(map[Kind]int), Started: make(map[Kind]int64), Refused: make(map[Refusal]int64),
-		Unfit: s.unfit.Load(), Panics: s.panics.Load(),
+		Unfit: s.unfit.Load(), Early: s.unsettled.Load(), Panics: s.panics.Load(),
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
