@@ -62,8 +62,8 @@ type Node struct {
 
 // New makes a node: it opens the data folder, the event log and the listeners.
 // The caller must Run it.
-func New(cfg *Config, log *slog.Logger) (n *Node, err error) {
-	n = &Node{cfg: cfg, log: log, listeners: make(map[string]net.Listener)}
+func New(cfg *Config, log *slog.Logger) (_ *Node, err error) {
+	n := &Node{cfg: cfg, log: log, listeners: make(map[string]net.Listener)}
 	n.policy.Store(cfg.Policy)
 	var files []string
 	if cfg.File != "" {
