@@ -24,7 +24,7 @@ const (
 	maxInterval = 250
 	// alone is for how long sound is waited upon by picture of which nothing was
 	// heard yet.
-	alone = 1000
+	alone = 500
 	// maxWait and maxPending bound what waits for a key frame.
 	maxWait    = 30_000
 	maxPending = 8 << 20
@@ -450,6 +450,9 @@ func (c *cutter) fail(at int64, err error) {
 		c.open = false
 		c.t.finish(c.kept - c.start)
 		c.start, c.end = c.kept, c.kept
+	}
+	if c.placed {
+		at = c.kept + c.origin // what did not get to the disk is lost as well
 	}
 	c.mux = nil
 	c.since500 = time.Time{}

@@ -44,7 +44,7 @@ func (t *take) keep() {
 		case n > 0:
 			if !t.try("upload a segment", func(ctx context.Context) error {
 				err := t.upload(ctx, n)
-				if err != nil && closed && t.late() {
+				if err != nil && t.late() {
 					t.conclude(t.production("hls"), &t.head.Record.HLS, nil, &failure{errnumStorage, err})
 					return nil
 				}
@@ -251,9 +251,12 @@ func (t *take) production(format string) *production {
 	return p
 }
 
-// late reports whether a bucket that does not answer is given up. The take is
-// closed.
-func (t *take) late() bool { return time.Since(t.closed.End) > t.r.giveUp }
+// late reports whether a bucket that does not answer is given up.
+func (t *take) late() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.closed != nil && time.Since(t.closed.End) > t.r.giveUp
+}
 
 // conclude fixes the fact about a file.
 func (t *take) conclude(p *production, cfg *policy.RecordFormat, m *made, fail *failure) {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"sync"
+	"syscall"
 )
 
 // errSpoolFull is the error of media for which there is no room in the spool.
@@ -45,19 +46,24 @@ func (s *spool) take(n int64) error {
 	}
 }
 
-// room makes room on a disk that is full: it removes the oldest segment that is
-// uploaded, and reports whether there was one.
-func (s *spool) room() bool {
-	s.mu.Lock()
-	if len(s.uploaded) == 0 {
+// make does something that needs room on the disk. Where there is none it
+// removes the oldest segments that are uploaded, as long as there are any.
+func (s *spool) make(do func() error) error {
+	for {
+		err := do()
+		if !errors.Is(err, syscall.ENOSPC) {
+			return err
+		}
+		s.mu.Lock()
+		if len(s.uploaded) == 0 {
+			s.mu.Unlock()
+			return err
+		}
+		u := s.uploaded[0]
+		s.uploaded = s.uploaded[1:]
 		s.mu.Unlock()
-		return false
+		u.t.evict(u.n)
 	}
-	u := s.uploaded[0]
-	s.uploaded = s.uploaded[1:]
-	s.mu.Unlock()
-	u.t.evict(u.n)
-	return true
 }
 
 // give gives n bytes back.

@@ -12,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"syscall"
 	"time"
 
 	"weir/internal/event"
@@ -51,7 +50,12 @@ type take struct {
 }
 
 // newTake makes a take's folder.
-func (r *Recorder) newTake(h head) (*take, error) {
+func (r *Recorder) newTake(h head) (t *take, err error) {
+	err = r.spool.make(func() error { t, err = r.makeTake(h); return err })
+	return t, err
+}
+
+func (r *Recorder) makeTake(h head) (*take, error) {
 	t := r.take(h.Task)
 	t.head = h
 	if err := os.Mkdir(t.dir, 0o700); err != nil {
@@ -130,6 +134,10 @@ func (t *take) noteLocked(e entry, sync bool) {
 
 // begin opens the next segment. On disk is then whatever append has written.
 func (t *take) begin(s segment) error {
+	return t.r.spool.make(func() error { return t.open(s) })
+}
+
+func (t *take) open(s segment) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	s.N = len(t.segments) + 1
@@ -152,12 +160,12 @@ func (t *take) append(b []byte) error {
 	if err := t.r.spool.take(int64(len(b))); err != nil {
 		return err
 	}
-	n, err := t.out.Write(b)
-	for errors.Is(err, syscall.ENOSPC) && t.r.spool.room() {
-		var more int
-		more, err = t.out.Write(b[n:])
+	n := 0
+	err := t.r.spool.make(func() error {
+		more, err := t.out.Write(b[n:])
 		n += more
-	}
+		return err
+	})
 	if err != nil {
 		t.out.Truncate(t.written)
 		t.r.spool.give(int64(len(b)))

@@ -1,0 +1,446 @@
+package record
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"weir/internal/event"
+	"weir/internal/media/av"
+	"weir/internal/policy"
+	"weir/internal/storage"
+)
+
+// copySpool copies the spool as it is now: what a process that dies now leaves.
+func (w *world) copySpool() string {
+	dir := w.t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS(w.dir)); err != nil {
+		w.t.Fatal(err)
+	}
+	return dir
+}
+
+// kill ends hub and Recorder as kill -9 does, after d, and starts them again.
+func (w *world) kill(d time.Duration) {
+	w.t.Helper()
+	synctest.Wait()
+	dir := w.copySpool()
+	w.stop()
+	w.dir, w.opt.Dir = dir, dir
+	time.Sleep(d)
+	w.start()
+}
+
+// I6, F22: a process that is killed again and again, with pushes that return,
+// makes one file, in which at most the last half second before each kill is
+// missing; and there is one fact about it.
+func TestKill(t *testing.T) {
+	for name, change := range map[string]func(*encoder){
+		"plain":      func(*encoder) {},
+		"B-frames":   func(e *encoder) { e.reorder = true },
+		"audio only": func(e *encoder) { e.picture = false },
+		"HEVC":       func(e *encoder) { e.hevc = true },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			bubble(t, func(r *policy.Record, _ *Options) { r.Segment = 4 * time.Second }, func(t *testing.T, w *world) {
+				const kills = 8
+				missing := map[av.Kind]int{}
+				for range kills {
+					e := w.both(w.push())
+					change(e)
+					e.run(2000 + rand.Int64N(9000)/20*20)
+					w.kill(time.Duration(rand.Int64N(int64(170 * time.Second))))
+				}
+				e := w.both(w.push())
+				change(e)
+				e.run(5000).end()
+				f := w.finished(1)[0]
+				got := w.read(f)
+				for _, k := range []av.Kind{av.Video, av.Audio} {
+					missing[k] = len(w.sent[k]) - len(got.frames[k])
+					at := 0
+					for _, id := range got.frames[k] {
+						i := slices.Index(w.sent[k][at:], id)
+						if i < 0 || i > 26 {
+							t.Fatalf("%v frame %s is out of order, or %d are missing before it", k, id, i)
+						}
+						at += i + 1
+					}
+				}
+				if missing[av.Video] > 13*kills || missing[av.Audio] > 26*kills {
+					t.Errorf("%v frames are missing after %d kills", missing, kills)
+				}
+				if len(f.Pushes) != kills+1 {
+					t.Errorf("%d pushes", len(f.Pushes))
+				}
+				w.empty()
+			})
+		})
+	}
+}
+
+// Who does not return after a kill: the file is finished by the restart, with
+// all of it, whether the window is over by then or not.
+func TestKillAndNoReturn(t *testing.T) {
+	for _, away := range []time.Duration{0, time.Minute, time.Hour} {
+		bubble(t, nil, func(t *testing.T, w *world) {
+			began := time.Now()
+			e := w.both(w.push())
+			e.run(25_000)
+			w.kill(away)
+			f := w.finished(1)[0]
+			got := w.read(f)
+			if n := len(w.sent[av.Video]) - len(got.frames[av.Video]); n > 13 || n < 0 {
+				t.Errorf("%d frames are missing", n)
+			}
+			if d := f.End.Sub(began).Seconds(); d < 24 || d > 26 {
+				t.Errorf("ended after %v s", d)
+			}
+			w.empty()
+		})
+	}
+}
+
+// A power cut can leave less of the segment being written, or zeros in it: the
+// rest is there, and no piece that is not whole.
+func TestPowerCut(t *testing.T) {
+	for name, damage := range map[string]func(b []byte) []byte{
+		"cut":      func(b []byte) []byte { return b[:len(b)/2-50] },
+		"a packet": func(b []byte) []byte { return b[:100*188] },
+		"zeros":    func(b []byte) []byte { clear(b[len(b)/2:]); return b },
+		"nothing":  func(b []byte) []byte { return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(r *policy.Record, _ *Options) { r.Segment = 10 * time.Second }, func(t *testing.T, w *world) {
+				w.both(w.push()).run(26_000)
+				synctest.Wait()
+				dir := w.copySpool()
+				w.stop()
+				list, err := filepath.Glob(filepath.Join(dir, "*", "000003.ts"))
+				if err != nil || len(list) != 1 {
+					t.Fatalf("%q, %v", list, err)
+				}
+				b, err := os.ReadFile(list[0])
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(list[0], damage(b), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				journal := filepath.Join(filepath.Dir(list[0]), journalName)
+				text, err := os.ReadFile(journal)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(journal, append(text, `{"seg`...), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				w.dir, w.opt.Dir = dir, dir
+				w.start()
+				got := w.read(w.finished(1)[0])
+				n := len(got.frames[av.Video])
+				if n < 500 {
+					t.Errorf("%d frames are there of the 500 in whole segments", n)
+				}
+				same(t, av.Video, got.frames[av.Video], w.sent[av.Video][:n])
+				if n := len(got.frames[av.Audio]); n < 1000 {
+					t.Errorf("%d frames of sound are there", n)
+				}
+				w.empty()
+			})
+		})
+	}
+}
+
+// faulty is a bucket that fails, or does something first.
+type faulty struct {
+	storage.Bucket
+	mu   sync.Mutex
+	err  error
+	puts int
+	then func(key string) // after a Put
+}
+
+func (f *faulty) fail(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.err = err
+}
+
+func (f *faulty) failing() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.err
+}
+
+func (f *faulty) Put(ctx context.Context, key string, body io.Reader, o storage.PutOptions) (storage.Object, error) {
+	if err := f.failing(); err != nil {
+		return storage.Object{}, err
+	}
+	f.mu.Lock()
+	f.puts++
+	f.mu.Unlock()
+	obj, err := f.Bucket.Put(ctx, key, body, o)
+	if f.then != nil && err == nil {
+		f.then(key)
+	}
+	return obj, err
+}
+
+func (f *faulty) Stat(ctx context.Context, key string) (storage.Object, error) {
+	if err := f.failing(); err != nil {
+		return storage.Object{}, err
+	}
+	return f.Bucket.Stat(ctx, key)
+}
+
+// A process that dies between any two steps of finishing a file makes the same
+// file under the same name, and says the same of it.
+func TestKillWhileFinishing(t *testing.T) {
+	for name, at := range map[string]string{"segment is up": ".ts", "playlist is up": ".m3u8", "fact is told": "fact"} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, nil, func(t *testing.T, w *world) {
+				b := &faulty{Bucket: w.b}
+				w.b = b
+				var once sync.Once
+				dir := ""
+				snap := func() { once.Do(func() { dir = w.copySpool() }) }
+				b.then = func(key string) {
+					if strings.HasSuffix(key, at) {
+						snap()
+					}
+				}
+				emit := w.opt.Emit
+				w.stop()
+				w.opt.Emit = func(e event.Event) {
+					emit(e)
+					if e.Type == event.TypeRecordFinished && at == "fact" {
+						snap()
+					}
+				}
+				w.start()
+				w.both(w.push()).run(8000).end()
+				w.finished(1)
+				w.stop()
+				if dir == "" {
+					t.Fatal("there was no such moment")
+				}
+				w.dir, w.opt.Dir = dir, dir
+				w.start()
+				list := w.finished(2)
+				w.all(w.read(list[1]))
+				if at == ".ts" { // the push was not over then, and nobody knows when it was
+					return
+				}
+				if list[0].Key != list[1].Key || list[0].Task != list[1].Task {
+					t.Errorf("first %s of %s, then %s of %s", list[0].Key, list[0].Task, list[1].Key, list[1].Task)
+				}
+				if at == "fact" {
+					var texts [][]byte
+					for _, e := range w.events {
+						if e.Type == event.TypeRecordFinished {
+							text, err := json.Marshal(e)
+							if err != nil {
+								t.Fatal(err)
+							}
+							texts = append(texts, text)
+						}
+					}
+					if !bytes.Equal(texts[0], texts[1]) {
+						t.Errorf("the fact was told as\n%s\nand as\n%s", texts[0], texts[1])
+					}
+				}
+				objects, err := w.b.List(t.Context(), "", "", 0)
+				if err != nil || len(objects) != 2 {
+					t.Errorf("%d objects, %v: %+v", len(objects), err, objects)
+				}
+				w.empty()
+			})
+		})
+	}
+}
+
+// F25: the bucket is away for hours. All arrives when it is back, once, and
+// there is no fact before its file.
+func TestBucketAway(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, w *world) {
+		b := &faulty{Bucket: w.b, err: errors.New("connection refused")}
+		w.b = b
+		w.both(w.push()).run(65_000).end()
+		time.Sleep(3 * time.Hour)
+		if n := len(facts[event.RecordFinished](w)) + len(facts[event.RecordFailed](w)); n != 0 {
+			t.Errorf("%d facts while there is no bucket", n)
+		}
+		raised := facts[event.AlertRaised](w)
+		if len(raised) != 1 || raised[0].Alert != alertUpload {
+			t.Errorf("alerts %+v", raised)
+		}
+		b.fail(nil)
+		w.all(w.read(w.finished(1)[0]))
+		if b.puts != 8 {
+			t.Errorf("%d objects were put, want 7 segments and a playlist", b.puts)
+		}
+		if n := len(facts[event.AlertCleared](w)); n != 1 {
+			t.Errorf("%d alerts were cleared", n)
+		}
+		w.empty()
+	})
+}
+
+// A bucket that never comes back: the recording has failed, and the spool is
+// free again.
+func TestGiveUp(t *testing.T) {
+	bubble(t, func(r *policy.Record, o *Options) { r.HLS.Callback = "http://x.example/" }, func(t *testing.T, w *world) {
+		w.b = &faulty{Bucket: w.b, err: errors.New("no route to host")}
+		w.both(w.push()).run(15_000).end()
+		time.Sleep(71 * time.Hour)
+		if n := len(facts[event.RecordFailed](w)); n != 0 {
+			t.Fatalf("given up too soon")
+		}
+		time.Sleep(2 * time.Hour)
+		list := facts[event.RecordFailed](w)
+		if len(list) != 1 || list[0].Errnum != errnumStorage || !strings.Contains(list[0].Errmsg, "no route") || list[0].Recording.Callback == nil {
+			t.Errorf("failures %+v", list)
+		}
+		w.empty()
+	})
+}
+
+// The spool is bounded: what is uploaded makes room, and when nothing is,
+// recording stops, and goes on at a key frame when there is room. Nobody else
+// notices.
+func TestSpoolFull(t *testing.T) {
+	t.Run("uploaded", func(t *testing.T) {
+		bubble(t, func(_ *policy.Record, o *Options) { o.Size = 2 << 20 }, func(t *testing.T, w *world) {
+			e := w.both(w.push())
+			e.size = 3000
+			e.run(120_000).end()
+			synctest.Wait()
+			if used, limit := w.r.spool.level(); used > limit {
+				t.Errorf("the spool has %d bytes, more than %d", used, limit)
+			}
+			w.all(w.read(w.finished(1)[0]))
+			if n := w.r.Stats().Stops; n != 0 {
+				t.Errorf("recording stopped %d times", n)
+			}
+			w.empty()
+		})
+	})
+	t.Run("not uploaded", func(t *testing.T) {
+		bubble(t, func(r *policy.Record, o *Options) { o.Size = 2 << 20 }, func(t *testing.T, w *world) {
+			b := &faulty{Bucket: w.b, err: errors.New("connection refused")}
+			w.b = b
+			player := w.hubReader()
+			e := w.both(w.push())
+			e.size = 3000
+			e.run(60_000)
+			if n := w.r.Stats().Stops; n < 5 || n > 60 {
+				t.Errorf("recording stopped %d times in half a minute", n)
+			}
+			var names []string
+			for _, a := range facts[event.AlertRaised](w) {
+				names = append(names, a.Alert)
+			}
+			if !slices.Contains(names, alertSpool) || len(names) > 2 {
+				t.Errorf("alerts %q", names)
+			}
+			if used, limit := w.r.spool.level(); used > limit || used < limit/2 {
+				t.Errorf("the spool has %d bytes of %d", used, limit)
+			}
+			b.fail(nil)
+			e.run(90_000).end()
+			f := w.finished(1)[0]
+			got := w.read(f)
+			n := len(got.frames[av.Video])
+			lost := time.Duration(len(w.sent[av.Video])-n) * 40 * time.Millisecond
+			if f.Lost < lost-2*time.Second || f.Lost > lost+2*time.Second || lost < 10*time.Second || lost > 60*time.Second {
+				t.Errorf("lost %v, and the fact says %v", lost, f.Lost)
+			}
+			if total := f.Duration + f.Lost - 150*time.Second; total < -2*time.Second || total > 2*time.Second {
+				t.Errorf("%v are there and %v lost, of 150s", f.Duration, f.Lost)
+			}
+			if n := player(); n != len(w.sent[av.Video]) {
+				t.Errorf("a player saw %d frames of %d", n, len(w.sent[av.Video]))
+			}
+			w.empty()
+		})
+	})
+}
+
+// hubReader returns a function that says how many frames a reader of the next
+// push has seen.
+func (w *world) hubReader() func() int {
+	n := 0
+	done := make(chan struct{})
+	go func() { // ends with the publication
+		defer close(done)
+		for w.hub.Find(testKey) == nil {
+			time.Sleep(time.Millisecond)
+		}
+		r := w.hub.Find(testKey).Publication().NewReader()
+		defer r.Close()
+		for {
+			p, err := r.ReadPacket()
+			if err != nil {
+				return
+			}
+			if p.Kind == av.Video && !p.Config {
+				n++
+			}
+		}
+	}()
+	return func() int { <-done; return n }
+}
+
+// F23: a disk that is full stops recording and nothing else; when there is
+// room again it goes on. This needs a file system of its own, and root.
+func TestDiskFull(t *testing.T) {
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=2m"); err != nil {
+		t.Skipf("mount a small file system: %v", err)
+	}
+	t.Cleanup(func() { syscall.Unmount(dir, 0) })
+	bubble(t, func(_ *policy.Record, o *Options) { o.Dir = dir }, func(t *testing.T, w *world) {
+		w.dir = dir
+		b := &faulty{Bucket: w.b, err: errors.New("connection refused")}
+		w.b = b
+		e := w.both(w.push())
+		e.size = 3000
+		e.run(60_000)
+		stops := w.r.Stats().Stops
+		if stops < 3 || stops > 60 {
+			t.Errorf("recording stopped %d times", stops)
+		}
+		if list := facts[event.AlertRaised](w); !slices.ContainsFunc(list, func(a event.AlertRaised) bool { return a.Alert == alertDisk }) {
+			t.Errorf("alerts %+v", list)
+		}
+		b.fail(nil)
+		e.run(90_000).end()
+		got := w.read(w.finished(1)[0])
+		at := 0
+		for _, id := range got.frames[av.Video] {
+			i := slices.Index(w.sent[av.Video][at:], id)
+			if i < 0 {
+				t.Fatalf("frame %s is out of order", id)
+			}
+			at += i + 1
+		}
+		if n := len(got.frames[av.Video]); n < 2200 || at != len(w.sent[av.Video]) {
+			t.Errorf("%d of %d frames are there, the last is %d", n, len(w.sent[av.Video]), at)
+		}
+		w.empty()
+	})
+}
