@@ -97,6 +97,8 @@ type production struct {
 	Taken  int    `json:"taken,omitempty"`  // names before Key that others had
 	Upload []byte `json:"upload,omitempty"` // state of the upload in parts
 
+	Whole *converted `json:"whole,omitempty"` // all parts are there
+
 	Fact *event.Event `json:"fact,omitempty"` // RecordFinished or RecordFailed
 	told bool
 }

@@ -179,7 +179,10 @@ func (t *take) complete() bool {
 	if len(t.segments) == 0 {
 		return true // nothing was ever recorded: no file, no word
 	}
-	return t.produce("hls", &t.head.Record.HLS, t.makeHLS)
+	cfg := &t.head.Record
+	return t.produce("hls", &cfg.HLS, t.makeHLS) &&
+		(!cfg.MP4.Enabled || t.produce("mp4", &cfg.MP4, t.convert)) &&
+		(!cfg.FLV.Enabled || t.produce("flv", &cfg.FLV, t.convert))
 }
 
 // made is what is known of a file that is in the bucket.
@@ -266,6 +269,7 @@ func (t *take) conclude(p *production, cfg *policy.RecordFormat, m *made, fail *
 	rec.Callback = callback(cfg)
 	var data event.Data
 	if fail != nil {
+		t.abort(p)
 		t.r.stats.failed.Add(1)
 		t.log.Error("there will be no recording", "format", p.Format, "key", p.Key, "err", fail)
 		data = event.RecordFailed{Recording: rec, Errnum: fail.errnum, Errmsg: fail.Error()}
@@ -286,6 +290,26 @@ func (t *take) conclude(p *production, cfg *policy.RecordFormat, m *made, fail *
 	defer t.mu.Unlock()
 	p.Fact = &e
 	t.noteLocked(entry{Made: p}, true)
+}
+
+// abort frees what the bucket holds of a file that will not be.
+func (t *take) abort(p *production) {
+	if p.Upload == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(t.r.ctx, putTime)
+	defer cancel()
+	b, err := t.r.bucket(t.head.Record.Bucket)
+	if err != nil {
+		return
+	}
+	up, err := b.Resume(ctx, p.Upload)
+	if err == nil {
+		err = up.Abort(ctx)
+	}
+	if err != nil && !errors.Is(err, storage.ErrNotExist) {
+		t.log.Warn("an upload stays in the bucket until it is swept", "key", p.Key, "err", err)
+	}
 }
 
 func ms(n int64) time.Duration { return time.Duration(n) * time.Millisecond }
@@ -328,7 +352,7 @@ func (t *take) rename(p *production) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p.Taken++
-	p.Key, p.Upload = t.name(p.Format, p.Taken), nil
+	p.Key, p.Upload, p.Whole = t.name(p.Format, p.Taken), nil, nil
 	t.noteLocked(entry{Named: p}, true)
 }
 

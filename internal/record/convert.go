@@ -1,0 +1,287 @@
+package record
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"path"
+	"strconv"
+	"time"
+
+	"weir/internal/event"
+	"weir/internal/media/av"
+	"weir/internal/media/flv"
+	"weir/internal/media/mp4"
+	"weir/internal/media/mpegts"
+	"weir/internal/storage"
+)
+
+// converted is what convert found out about a file.
+type converted struct {
+	Size  int64            `json:"size"`
+	Media *event.MediaInfo `json:"media"`
+}
+
+// convert makes an MP4 or FLV file of the take's segments, which it reads once:
+// from the spool, or where they are not there any more from the bucket. The parts
+// of the file go into the bucket as they come. A process that goes on where
+// another has stopped makes the same parts, and leaves out those that are there.
+func (t *take) convert(ctx context.Context, p *production) (*made, error) {
+	select {
+	case t.r.making <- struct{}{}:
+		defer func() { <-t.r.making }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	b, err := t.r.bucket(t.head.Record.Bucket)
+	if err != nil {
+		return nil, err
+	}
+	up, err := t.uploadOf(ctx, b, p)
+	if err != nil {
+		return nil, err
+	}
+	if p.Whole == nil { // not all parts are there yet
+		if p.Whole, err = t.write(ctx, b, p.Format, up); err != nil {
+			return nil, err
+		}
+		t.note(entry{Named: p}, true)
+	}
+	_, err = up.Complete(ctx)
+	switch {
+	case errors.Is(err, storage.ErrExist):
+		up.Abort(ctx)
+		p.Whole = nil
+		t.rename(p)
+		return nil, err
+	case errors.Is(err, storage.ErrUpload):
+		up.Abort(ctx)
+		p.Whole, p.Upload = nil, nil
+		return nil, err
+	case err != nil:
+		return nil, err
+	}
+	o, err := b.Stat(ctx, p.Key)
+	if err == nil && o.Size != p.Whole.Size {
+		err = fmt.Errorf("%s has %d bytes in the bucket, and should have %d: %w", p.Key, o.Size, p.Whole.Size, storage.ErrMismatch)
+	}
+	return &made{size: p.Whole.Size, media: p.Whole.Media}, err
+}
+
+// uploadOf returns the upload of a file: the one that the journal has, or a new
+// one, which the journal has from then on.
+func (t *take) uploadOf(ctx context.Context, b storage.Bucket, p *production) (storage.Upload, error) {
+	if p.Upload != nil {
+		up, err := b.Resume(ctx, p.Upload)
+		if !errors.Is(err, storage.ErrNotExist) {
+			return up, err
+		}
+	}
+	up, err := b.Upload(ctx, p.Key, storage.PutOptions{IfAbsent: true, PartSize: mp4.DefaultPartSize})
+	if err != nil {
+		return nil, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p.Upload, p.Whole = up.State(), nil
+	t.noteLocked(entry{Named: p}, true)
+	return up, nil
+}
+
+// muxer is what writes a file of either format.
+type muxer interface {
+	av.Writer
+	finish() (size int64, duration time.Duration, err error)
+}
+
+type mp4Muxer struct{ *mp4.Muxer }
+
+func (m mp4Muxer) finish() (int64, time.Duration, error) {
+	info, err := m.Close()
+	return info.Size, info.Duration, err
+}
+
+type flvMuxer struct{ *flv.FileMuxer }
+
+func (m flvMuxer) finish() (int64, time.Duration, error) {
+	info, err := m.Close()
+	return info.Size, info.Duration, err
+}
+
+// write writes all parts of a file.
+func (t *take) write(ctx context.Context, b storage.Bucket, format string, up storage.Upload) (*converted, error) {
+	list, err := up.Parts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	there := map[int]int64{}
+	for _, p := range list {
+		there[p.N] = p.Size
+	}
+	part := func(n int, data []byte) error {
+		if there[n] == int64(len(data)) {
+			return nil
+		}
+		return up.WritePart(ctx, n, data)
+	}
+	duration := ms(t.end())
+	var m muxer
+	if format == "mp4" {
+		m = mp4Muxer{mp4.NewMuxer(part, mp4.Options{PartSize: up.PartSize(), Duration: duration, Created: t.head.Start})}
+	} else {
+		m = flvMuxer{flv.NewFileMuxer(part, flv.FileOptions{PartSize: up.PartSize(), Duration: duration})}
+	}
+	var info prober
+	if err := t.packets(ctx, b, func(p av.Packet) error {
+		info.see(&p)
+		return m.WritePacket(p)
+	}); err != nil {
+		return nil, err
+	}
+	size, length, err := m.finish()
+	if errors.Is(err, mp4.ErrEmpty) || errors.Is(err, flv.ErrEmpty) {
+		err = &failure{errnumMedia, err}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &converted{size, info.info(format, size, length)}, nil
+}
+
+// packets calls f with the packets of all segments, in order.
+func (t *take) packets(ctx context.Context, b storage.Bucket, f func(av.Packet) error) error {
+	d := mpegts.NewDemuxer(nil)
+	for n := 1; ; n++ {
+		t.mu.Lock()
+		s := t.segment(n)
+		var seg segment
+		if s != nil {
+			seg = *s
+		}
+		t.mu.Unlock()
+		if s == nil {
+			return nil
+		}
+		r, err := t.open1(ctx, b, &seg)
+		if err != nil {
+			return err
+		}
+		d.Continue(r)
+		for first := true; ; {
+			p, err := d.ReadPacket()
+			if err == io.EOF {
+				break
+			}
+			if errors.Is(err, mpegts.ErrSync) {
+				err = &failure{errnumMedia, fmt.Errorf("segment %d: %w", n, err)}
+			}
+			if err != nil {
+				r.Close()
+				return err
+			}
+			p.Break = first && seg.Discontinuity
+			first = false
+			p.DTS -= baseTime
+			if err := f(p); err != nil {
+				r.Close()
+				return err
+			}
+		}
+		r.Close()
+	}
+}
+
+// open1 opens a segment, here or in the bucket.
+func (t *take) open1(ctx context.Context, b storage.Bucket, s *segment) (io.ReadCloser, error) {
+	if s.local {
+		if f, err := os.Open(t.file(s.N)); err == nil {
+			return f, nil
+		}
+	}
+	body, _, err := b.Get(ctx, path.Join(t.folder(), segmentName(s.N)), 0, -1)
+	if errors.Is(err, storage.ErrNotExist) {
+		err = &failure{errnumMedia, fmt.Errorf("segment %d: %w", s.N, err)}
+	}
+	return body, err
+}
+
+// prober gathers what is said of a file's media.
+type prober struct{ video, audio probed }
+
+type probed struct {
+	codec  av.Codec
+	first  av.Packet // that says what there is to know
+	frames int
+	bytes  int64
+	from   int64
+	to     int64
+}
+
+func (p *prober) see(pkt *av.Packet) {
+	t := &p.audio
+	if pkt.Kind == av.Video {
+		t = &p.video
+	}
+	if t.codec == av.Unknown {
+		t.codec, t.first = pkt.Codec, *pkt
+	}
+	if pkt.Config {
+		return
+	}
+	if t.frames == 0 {
+		t.from = pkt.DTS
+	}
+	t.frames++
+	t.to = pkt.DTS
+	t.bytes += int64(len(pkt.Frame))
+}
+
+// info returns what a prober would say.
+func (p *prober) info(format string, size int64, length time.Duration) *event.MediaInfo {
+	rate := func(bytes int64) int64 {
+		if length <= 0 {
+			return 0
+		}
+		return int64(math.Round(float64(bytes) * 8 / length.Seconds()))
+	}
+	m := &event.MediaInfo{FormatName: format, Size: size, Duration: length, BitRate: rate(size), Streams: []event.MediaStream{}}
+	for _, t := range []*probed{&p.video, &p.audio} {
+		if t.frames == 0 {
+			continue
+		}
+		s := event.MediaStream{Index: len(m.Streams), CodecName: t.codec.String(), CodecType: "audio", BitRate: rate(t.bytes)}
+		if t == &p.video {
+			s.CodecType = "video"
+			fps := 0.0
+			if v, err := av.ParseVideoInfo(t.codec, t.first.Frame); err == nil {
+				s.Width, s.Height, fps = v.Width, v.Height, v.FPS
+			}
+			if t.frames > 1 && t.to > t.from { // what comes, rather than what is promised
+				fps = float64(t.frames-1) * 1000 / float64(t.to-t.from)
+			}
+			s.FrameRate = fraction(fps)
+		} else if a, err := av.ParseAudioInfo(t.first); err == nil {
+			s.SampleRate, s.Channels = a.SampleRate, a.Channels
+		}
+		m.Streams = append(m.Streams, s)
+	}
+	return m
+}
+
+// fraction writes a frame rate as ffprobe does: a whole number over 1, or one of
+// NTSC's.
+func fraction(fps float64) string {
+	whole := math.Round(fps)
+	switch {
+	case fps <= 0:
+		return "0/0"
+	case math.Abs(fps-whole) < 0.01*max(1, fps/50):
+		return strconv.Itoa(int(whole)) + "/1"
+	case math.Abs(fps*1.001-math.Round(fps*1.001)) < 0.01:
+		return strconv.Itoa(int(math.Round(fps*1.001))*1000) + "/1001"
+	}
+	return strconv.Itoa(int(math.Round(fps*1000))) + "/1000"
+}
