@@ -167,11 +167,15 @@ func (s *server) kill() {
 
 // signal NAME
 //
-// Sends the signal to weir.
+// Sends the signal to weir; KILL also waits for its end.
 func cmdSignal(ts *testscript.TestScript, neg bool, args []string) {
 	signals := map[string]syscall.Signal{"HUP": syscall.SIGHUP, "TERM": syscall.SIGTERM}
+	if !neg && len(args) == 1 && args[0] == "KILL" {
+		current(ts).kill()
+		return
+	}
 	if neg || len(args) != 1 || signals[args[0]] == 0 {
-		ts.Fatalf("usage: signal HUP|TERM")
+		ts.Fatalf("usage: signal HUP|TERM|KILL")
 	}
 	ts.Check(current(ts).signal(signals[args[0]]))
 }

@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 	"time"
 
@@ -135,10 +136,14 @@ func (t *take) write(ctx context.Context, b storage.Bucket, format string, up st
 		m = flvMuxer{flv.NewFileMuxer(part, flv.FileOptions{PartSize: up.PartSize(), Duration: duration})}
 	}
 	var info prober
-	if err := t.packets(ctx, b, func(p av.Packet) error {
+	in := inOrder{write: func(p av.Packet) error {
 		info.see(&p)
 		return m.WritePacket(p)
-	}); err != nil {
+	}}
+	if err := t.packets(ctx, b, in.add); err != nil {
+		return nil, err
+	}
+	if err := in.flush(math.MaxInt64); err != nil {
 		return nil, err
 	}
 	size, length, err := m.finish()
@@ -192,6 +197,39 @@ func (t *take) packets(ctx context.Context, b storage.Bucket, f func(av.Packet) 
 		}
 		r.Close()
 	}
+}
+
+// inOrder puts packets into the order of their times: in a transport stream
+// sound comes some frames after the picture.
+type inOrder struct {
+	write func(av.Packet) error
+	list  []av.Packet
+}
+
+// lag is how far behind the picture, in ms, sound is at most.
+const lag = 500
+
+func (o *inOrder) add(p av.Packet) error {
+	i := len(o.list)
+	for i > 0 && o.list[i-1].DTS > p.DTS {
+		i--
+	}
+	o.list = slices.Insert(o.list, i, p)
+	return o.flush(o.list[len(o.list)-1].DTS - lag)
+}
+
+// flush writes the packets up to a time.
+func (o *inOrder) flush(to int64) error {
+	n := 0
+	for ; n < len(o.list) && o.list[n].DTS <= to; n++ {
+		if err := o.write(o.list[n]); err != nil {
+			return err
+		}
+	}
+	if n > 0 {
+		o.list = slices.Delete(o.list, 0, n)
+	}
+	return nil
 }
 
 // open1 opens a segment, here or in the bucket.
