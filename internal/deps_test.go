@@ -17,7 +17,7 @@ import (
 // package to another line is a change of the design.
 const picture = `
 	cmd/weir
-	node bench
+	node bench callback/sink
 	api
 	cluster
 	session hls record snapshot stats quality callback storage/storagetest

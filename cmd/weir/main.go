@@ -27,6 +27,7 @@ type cli struct {
 	Serve   serve         `cmd:"" default:"withargs" help:"Run the server (the default). Without -c it listens on this machine only and takes any stream of the app live."`
 	Check   check         `cmd:"" help:"Check a configuration file and say everything that is wrong with it."`
 	Bench   bench.Command `cmd:"" help:"Put a server under load, ours or another's, and measure it."`
+	Sink    sinkCommand   `cmd:"" help:"Receive callbacks on this machine, print and check them; for development."`
 	URL     urls          `cmd:"" help:"Print signed URLs to push to and play from, and say why a URL is accepted or not."`
 	Version showVersion   `cmd:"" help:"Print the version."`
 }

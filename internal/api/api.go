@@ -57,6 +57,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"weir/internal/access"
+	"weir/internal/callback"
 	"weir/internal/cluster"
 	"weir/internal/eventlog"
 	"weir/internal/hls"
@@ -78,18 +79,19 @@ type Options struct {
 	Node    string // name of this node
 	Started time.Time
 
-	Tokens   *Tokens
-	Hub      *stream.Hub
-	Sessions *session.Server
-	HLS      *hls.Server
-	Gate     *access.Gate
-	Quality  *quality.Monitor
-	Stats    *stats.Book
-	Nodes    *cluster.Nodes
-	Events   *eventlog.Log
-	Policy   func() *policy.Set
-	Config   func() []byte // as in force, JSON, secrets masked
-	Self     func() cluster.Node
+	Tokens    *Tokens
+	Hub       *stream.Hub
+	Sessions  *session.Server
+	HLS       *hls.Server
+	Gate      *access.Gate
+	Quality   *quality.Monitor
+	Stats     *stats.Book
+	Nodes     *cluster.Nodes
+	Events    *eventlog.Log
+	Callbacks *callback.Dispatcher
+	Policy    func() *policy.Set
+	Config    func() []byte // as in force, JSON, secrets masked
+	Self      func() cluster.Node
 
 	// Hosts are names by which the API is reached, besides IP addresses and
 	// localhost. A page that a hostile name server brought here has another one.
@@ -127,6 +129,7 @@ func New(o Options) *Server {
 	s.spaceRoutes()
 	s.eventRoutes()
 	s.historyRoutes()
+	s.callbackRoutes()
 	s.nodeRoutes()
 	s.statisticsRoutes()
 	s.describe()

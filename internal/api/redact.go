@@ -78,7 +78,7 @@ func redactCallback(c *event.Callback) *event.Callback {
 		return nil
 	}
 	shown := *c
-	shown.URL = redactURL(c.URL, true)
+	shown.URL, shown.Group = redactURL(c.URL, true), redactURL(c.Group, true)
 	return &shown
 }
 

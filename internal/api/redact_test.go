@@ -23,7 +23,7 @@ func TestRedact(t *testing.T) {
 		TcURL:   "rtmp://user:" + secret + "@push.example.com/live?token=" + secret + "&room=7&k=" + secret + "#" + secret,
 		PageURL: "https://example.com/?wsSecret=" + secret, SwfURL: "x?pwd=" + secret, Referer: "https://example.com/#" + secret,
 	}
-	callback := &event.Callback{URL: "https://u:" + secret + "@example.com/hook?any=" + secret}
+	callback := &event.Callback{URL: "https://u:" + secret + "@example.com/hook?any=" + secret, Group: "https://example.com/hook?any=" + secret}
 	for _, typ := range event.Types() {
 		e := event.Event{Type: typ, Data: zeroOf(typ)}
 		fill(reflect.ValueOf(&e.Data).Elem(), client, callback, secret)

@@ -18,6 +18,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"weir/internal/access"
+	"weir/internal/callback"
 	"weir/internal/cluster"
 	"weir/internal/event"
 	"weir/internal/eventlog"
@@ -67,6 +68,7 @@ func newWorld(t testing.TB, change ...func(*Options)) *world {
 	space := func(name, domain string) policy.Space {
 		return policy.Space{
 			Name: name, Domains: []policy.Domain{{Name: domain, Type: policy.Both}}, Apps: []policy.App{policy.DefaultApp("live")},
+			Callback:   &policy.Callback{URL: "https://127.0.0.1:1/live?token=topsecret", PushRefused: true},
 			AccessKeys: []policy.AccessKey{{ID: "key1", Secret: policy.NewSecret("topsecret-" + name)}},
 		}
 	}
@@ -85,6 +87,10 @@ func newWorld(t testing.TB, change ...func(*Options)) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { events.Close(context.WithoutCancel(t.Context())) })
+	callbacks, err := callback.New(t.Context(), js, events, func() *policy.Set { return w.set }, callback.Options{Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
 	monitor := quality.NewMonitor(quality.Options{})
 	book := stats.New(stats.Options{JetStream: js, Replicas: 1})
 	hub := stream.NewHub(stream.Options{
@@ -104,8 +110,8 @@ func newWorld(t testing.TB, change ...func(*Options)) *world {
 			return []byte(`{"grace":"10s","nats":{"url":"nats://u:topsecret@a,nats://u:topsecret@b"},"list":["https://u:topsecret@c"]}`)
 		},
 		Nodes:  cluster.NewNodes(js, 1, log),
-		Events: events,
-		Self:   func() cluster.Node { return cluster.Node{Name: "n1", Version: "0.0.0", Started: time.Now()} },
+		Events: events, Callbacks: callbacks,
+		Self: func() cluster.Node { return cluster.Node{Name: "n1", Version: "0.0.0", Started: time.Now()} },
 	}
 	t.Cleanup(func() {
 		hub.Close(t.Context())

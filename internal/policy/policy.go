@@ -31,6 +31,7 @@ type Set struct {
 
 	once    sync.Once
 	domains map[string]place // by canonical name or pattern; see index
+	spaces  map[string]*Space
 }
 
 type place struct {
@@ -96,10 +97,18 @@ func (s *Set) DefaultDomain(t DomainType) (*Space, *Domain) {
 	return nil, nil
 }
 
+// Space returns the space of that name, or nil.
+func (s *Set) Space(name string) *Space {
+	s.once.Do(s.index)
+	return s.spaces[name]
+}
+
 func (s *Set) index() {
+	s.spaces = make(map[string]*Space, len(s.Spaces))
 	s.domains = make(map[string]place)
 	for i := range s.Spaces {
 		sp := &s.Spaces[i]
+		s.spaces[sp.Name] = sp
 		for j := range sp.Domains {
 			if name, ok := canonicalPattern(sp.Domains[j].Name); ok {
 				s.domains[name] = place{sp, &sp.Domains[j]}

@@ -1,0 +1,411 @@
+package callback
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
+
+	"weir/internal/event"
+	"weir/internal/eventlog"
+	"weir/internal/policy"
+)
+
+// Options are a Dispatcher's settings; the zero value is good.
+type Options struct {
+	Log      *slog.Logger
+	Replicas int // of what is kept; default 1
+	Keep     Keep
+}
+
+// Dispatcher tells the owners. It is made by New and works in Run; its other
+// methods may be called from any goroutine.
+type Dispatcher struct {
+	log    *slog.Logger
+	policy func() *policy.Set
+	keeper *keeper
+
+	// Refused pushes, of which clients can cause as many as they like, are in a
+	// log of their own and delay nothing else.
+	facts, crowd *queue
+
+	replaying sync.Mutex // held by who tells dead letters again
+}
+
+// New returns a Dispatcher that reads l and keeps what it must in JetStream. Set
+// is asked at each call how the receivers of a space are called.
+func New(ctx context.Context, js jetstream.JetStream, l *eventlog.Log, set func() *policy.Set, o Options) (*Dispatcher, error) {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	k, err := newKeeper(ctx, js, o.Replicas, o.Keep, o.Log)
+	if err != nil {
+		return nil, err
+	}
+	return &Dispatcher{
+		log: o.Log, policy: set, keeper: k,
+		facts: newQueue(newLogSource(l, false), k.part(""), k, set, o.Log),
+		crowd: newQueue(newLogSource(l, true), k.part("crowd-"), k, set, o.Log),
+	}, nil
+}
+
+// Run tells until ctx ends, and then gives what is under way two seconds. While
+// JetStream is away it waits.
+func (d *Dispatcher) Run(ctx context.Context) error {
+	var g errgroup.Group
+	for _, q := range []*queue{d.facts, d.crowd} {
+		g.Go(func() error {
+			for {
+				err := q.run(ctx)
+				if err == nil || ctx.Err() != nil {
+					return nil
+				}
+				d.log.Error("callbacks wait", "err", err)
+				pause(ctx, time.Second)
+			}
+		})
+	}
+	return g.Wait()
+}
+
+// Stats returns the accounts so far.
+func (d *Dispatcher) Stats() Stats {
+	s, c := d.facts.account(), d.crowd.account()
+	s.add(&c)
+	return s
+}
+
+// Receiver is whom something is told, and how he is.
+type Receiver struct {
+	ID    string // names it in the API
+	Space string
+	URL   string // without its query; of a group its first one
+
+	// State is "idle" where nothing is known of it, "ok", "behind" where it is
+	// slower than facts come, "failing" where it fails for everybody, or "partly
+	// failing" where it does so for some streams.
+	State string
+	Health
+
+	Waiting int       // facts, at most; of streams that wait, each counts one
+	Oldest  time.Time // of them; zero: none waits
+	Streams int       // that wait because a fact of theirs could not be told
+	Calls   int       // under way
+}
+
+// Receivers returns those of a space, or all: who was told something, and whom
+// the policy names.
+func (d *Dispatcher) Receivers(ctx context.Context, space string) ([]Receiver, error) {
+	byID := make(map[string]*Receiver)
+	for _, q := range []*queue{d.facts, d.crowd} {
+		list, err := q.all(ctx, space)
+		if err != nil {
+			return nil, err
+		}
+		for i := range list {
+			r := &list[i]
+			if old := byID[r.ID]; old != nil {
+				old.merge(r)
+			} else {
+				byID[r.ID] = r
+			}
+		}
+	}
+	for _, sp := range d.policy().Spaces {
+		if space != "" && sp.Name != space {
+			continue
+		}
+		for _, group := range named(&sp) {
+			id := ReceiverID(sp.Name, group)
+			if byID[id] == nil {
+				byID[id] = &Receiver{ID: id, Space: sp.Name, URL: bare(group), State: "idle"}
+			}
+		}
+	}
+	list := make([]Receiver, 0, len(byID))
+	for _, r := range byID {
+		list = append(list, *r)
+	}
+	slices.SortFunc(list, func(a, b Receiver) int {
+		return cmp.Or(cmp.Compare(a.Space, b.Space), cmp.Compare(a.URL, b.URL), cmp.Compare(a.ID, b.ID))
+	})
+	return list, nil
+}
+
+// named returns the receivers that the policy of a space names.
+func named(sp *policy.Space) (groups []string) {
+	add := func(cb *event.Callback) {
+		if cb != nil {
+			groups = append(groups, groupOf(cb))
+		}
+	}
+	both := func(app *policy.App) {
+		start, end := OfPush(sp, app)
+		add(start)
+		add(end)
+		add(OfRefusal(sp, app))
+	}
+	both(nil)
+	for i := range sp.Apps {
+		a := &sp.Apps[i]
+		both(a)
+		for _, f := range []policy.RecordFormat{a.Record.HLS, a.Record.MP4, a.Record.FLV} {
+			add(OfFile(f.Callback, false))
+		}
+		add(OfFile(a.Snapshot.Callback, false))
+	}
+	return groups
+}
+
+func (r *Receiver) merge(o *Receiver) {
+	rank := []string{"idle", "ok", "behind", "partly failing", "failing"}
+	if slices.Index(rank, o.State) > slices.Index(rank, r.State) {
+		r.State = o.State
+	}
+	if o.LastSuccess.After(r.LastSuccess) {
+		r.LastSuccess = o.LastSuccess
+	}
+	if o.LastFailure.After(r.LastFailure) {
+		r.LastFailure, r.Reason = o.LastFailure, o.Reason
+	}
+	if r.Since.IsZero() {
+		r.Since = o.Since
+	}
+	if r.Oldest.IsZero() || !o.Oldest.IsZero() && o.Oldest.Before(r.Oldest) {
+		r.Oldest = o.Oldest
+	}
+	r.Delivered += o.Delivered
+	r.Failed += o.Failed
+	r.Dead += o.Dead
+	r.Waiting += o.Waiting
+	r.Streams += o.Streams
+	r.Calls += o.Calls
+}
+
+// Attempts returns entries of the delivery log, the oldest first.
+func (d *Dispatcher) Attempts(ctx context.Context, q Attempts) ([]Attempt, error) {
+	return d.keeper.attemptsOf(ctx, q)
+}
+
+// DeadLetters returns dead letters from a number on, the oldest first: of one
+// receiver, of one space, or all.
+func (d *Dispatcher) DeadLetters(ctx context.Context, space, receiver string, from uint64, most int) ([]DeadLetter, error) {
+	return d.keeper.deadLetters(ctx, space, receiver, from, most)
+}
+
+// DeadLetter returns the one of that number, or ErrNoLetter.
+func (d *Dispatcher) DeadLetter(ctx context.Context, number uint64) (*DeadLetter, error) {
+	return d.keeper.deadLetter(ctx, number)
+}
+
+// Forget deletes a dead letter.
+func (d *Dispatcher) Forget(ctx context.Context, number uint64) error {
+	return d.keeper.forget(ctx, number)
+}
+
+// Result is how a call made by hand went.
+type Result struct {
+	OK       bool
+	Status   int
+	Latency  time.Duration
+	Error    string
+	Response string // its first 512 bytes
+}
+
+func resultOf(o *outcome) Result { return Result{o.ok, o.status, o.latency, o.err, o.response} }
+
+// Replay tells the dead letter of that number once more, with the id and body
+// that it always had. When that succeeds it is a dead letter no more.
+func (d *Dispatcher) Replay(ctx context.Context, number uint64) (Result, error) {
+	l, err := d.keeper.deadLetter(ctx, number)
+	if err != nil {
+		return Result{}, err
+	}
+	return d.replay(ctx, l)
+}
+
+func (d *Dispatcher) replay(ctx context.Context, l *DeadLetter) (Result, error) {
+	c := newCaller(d.policy().Space(l.Space).Deliver(), d.facts.dial, d.facts.roots)
+	defer c.close()
+	return d.replayBy(ctx, c, l)
+}
+
+func (d *Dispatcher) replayBy(ctx context.Context, c *caller, l *DeadLetter) (Result, error) {
+	at := time.Now()
+	o := c.do(ctx, l.call())
+	if ctx.Err() != nil {
+		return Result{}, ctx.Err()
+	}
+	l.Attempts++
+	end := "dead"
+	if o.ok {
+		end = "delivered"
+	}
+	d.keeper.attempted(l.attempt(at, &o, end, time.Time{}))
+	if o.ok {
+		return resultOf(&o), d.keeper.forget(ctx, l.Number)
+	}
+	return resultOf(&o), nil
+}
+
+// Replayed sums up a replay of many.
+type Replayed struct {
+	Told, Failed, Skipped int // skipped: behind one of the same stream that failed
+	Last                  uint64
+	Error                 string // of the last one that failed
+}
+
+// ErrReplaying is the error of a replay of many while another is under way.
+var ErrReplaying = errors.New("another replay is under way")
+
+// ReplayAll tells dead letters again, in the order in which they died: those of
+// a receiver, a space, or all, from one number to another (0: to the end). Of a
+// stream one of whose letters fails the others are left.
+func (d *Dispatcher) ReplayAll(ctx context.Context, space, receiver string, from, to uint64) (Replayed, error) {
+	if !d.replaying.TryLock() {
+		return Replayed{}, ErrReplaying
+	}
+	defer d.replaying.Unlock()
+	var sum Replayed
+	type stream struct{ space, group, app, stream string }
+	failed := make(map[stream]bool)
+	for {
+		list, err := d.keeper.deadLetters(ctx, space, receiver, from, batch)
+		if err != nil || len(list) == 0 {
+			return sum, err
+		}
+		lanes := make(map[stream][]*DeadLetter)
+		for i := range list {
+			l := &list[i]
+			from = l.Number + 1
+			if to > 0 && l.Number > to {
+				break
+			}
+			sum.Last = l.Number
+			k := stream{l.Space, l.Group, l.App, l.Stream}
+			lanes[k] = append(lanes[k], l)
+		}
+		var mu sync.Mutex
+		g, ctx := errgroup.WithContext(ctx)
+		g.SetLimit(openCalls * 4)
+		for k, letters := range lanes {
+			bad := failed[k]
+			g.Go(func() error {
+				c := newCaller(d.policy().Space(k.space).Deliver(), d.facts.dial, d.facts.roots)
+				defer c.close()
+				for _, l := range letters {
+					var r Result
+					var err error
+					if !bad {
+						if r, err = d.replayBy(ctx, c, l); err != nil {
+							return err
+						}
+					}
+					mu.Lock()
+					switch {
+					case bad:
+						sum.Skipped++
+					case r.OK:
+						sum.Told++
+					default:
+						sum.Failed++
+						sum.Error = r.Error
+						bad, failed[k] = true, true
+					}
+					mu.Unlock()
+				}
+				return nil
+			})
+		}
+		if err := g.Wait(); err != nil {
+			return sum, err
+		}
+		if to > 0 && from > to {
+			return sum, nil
+		}
+	}
+}
+
+// ErrNoReceiver is the error of asking for a call that the policy does not ask
+// for.
+var ErrNoReceiver = errors.New("the policy names no receiver of that")
+
+// Samples are what Test can tell.
+var Samples = []string{"start", "end", "refused", "alert", "record_hls", "record_mp4", "record_flv", "snapshot"}
+
+// Test calls the receiver that the policy names for something that happens to a
+// stream of an app of sp, with a body that is like a real one, once. It is to
+// see that he answers, and what he makes of it. The error is ErrNoReceiver when
+// there is none.
+func (d *Dispatcher) Test(ctx context.Context, sp *policy.Space, app *policy.App, sample string) (r Result, url string, text []byte, err error) {
+	e := sampleOf(sp, app, sample)
+	cb := callbackOf(&e)
+	if cb == nil {
+		return Result{}, "", nil, ErrNoReceiver
+	}
+	b, err := render(&e, cb, e.Sequence)
+	if err != nil {
+		return Result{}, "", nil, err
+	}
+	c := newCaller(sp.Deliver(), d.facts.dial, d.facts.roots)
+	defer c.close()
+	o := c.do(ctx, &call{e.ID, e.Type, cb.Format, cb.URL, b, 1})
+	return resultOf(&o), bare(cb.URL), b.text, nil
+}
+
+// sampleOf returns a fact as there could be one.
+func sampleOf(sp *policy.Space, app *policy.App, sample string) event.Event {
+	now := time.Now()
+	began := now.Add(-time.Minute)
+	c := event.Client{
+		Domain: "push.example.com", Protocol: "rtmp", Addr: netip.MustParseAddrPort("192.0.2.1:17102"), NodeAddr: netip.MustParseAddr("192.0.2.2"),
+		Params: []event.Param{{Name: "k", Value: "1"}, {Name: "t", Value: "2"}}, TcURL: "rtmp://push.example.com/" + app.Name,
+	}
+	start, end := OfPush(sp, app)
+	file := func(f *policy.RecordFormat, format string) event.Data {
+		key := fmt.Sprintf("record/%s/weir-test/%s/weir-test-%d-%d", app.Name, format, began.Unix(), now.Unix())
+		return event.RecordFinished{
+			Recording: event.Recording{
+				Task: event.NewSequence(), Format: format, Bucket: "test", Key: key + map[string]string{"hls": ".m3u8"}[format] + map[bool]string{true: "." + format}[format != "hls"],
+				Start: began, End: now, Domain: c.Domain, Callback: OfFile(f.Callback, f.Version == policy.RecordNew),
+			},
+			Duration: time.Minute, Size: 1 << 20,
+		}
+	}
+	var data event.Data
+	switch sample {
+	case "start":
+		data = event.PublishStarted{Client: c, Session: "test", Callback: start, Ended: end}
+	case "end":
+		data = event.PublishEnded{Client: c, Session: "test", Started: began, Reason: event.ReasonClosed, Callback: end}
+	case "refused":
+		data = event.PublishRefused{Client: c, Reason: "auth_failed", Code: 5, Message: "Accesskey Or Signature Not Match", Callback: OfRefusal(sp, app)}
+	case "alert":
+		data = event.AlertRaised{Alert: "test", Text: "somebody wanted to see an alert", Callback: OfAlert(sp, app)}
+	case "record_hls":
+		data = file(&app.Record.HLS, "hls")
+	case "record_mp4":
+		data = file(&app.Record.MP4, "mp4")
+	case "record_flv":
+		data = file(&app.Record.FLV, "flv")
+	case "snapshot":
+		data = event.SnapshotTaken{
+			Snapshot: event.Snapshot{Task: event.NewSequence(), Domain: c.Domain, Bucket: "test", Key: "record/" + app.Name + "/weir-test/picture/weir-test.jpg",
+				Captured: now, SrcWidth: 1280, SrcHeight: 720, Callback: OfFile(app.Snapshot.Callback, app.Snapshot.Version == policy.SnapshotNew)},
+			Width: 1280, Height: 720, Size: 90000,
+		}
+	default:
+		data = event.Omitted{}
+	}
+	e := event.New(now, data)
+	e.Space, e.App, e.Stream, e.Sequence = sp.Name, app.Name, "weir-test", event.NewSequence()
+	return e
+}

@@ -1,0 +1,312 @@
+package callback
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"weir/internal/bus"
+	"weir/internal/event"
+)
+
+// What a Dispatcher keeps in JetStream.
+const (
+	recordStream  = "CALLBACK_RECORDS"
+	attemptStream = "CALLBACK_ATTEMPTS"
+	deadStream    = "CALLBACK_DEAD"
+
+	recordSubject  = "callbacks.record."  // + key
+	attemptSubject = "callbacks.attempt." // + space.app.shelf
+	deadSubject    = "callbacks.dead."    // + space.receiver
+
+	schema = 1
+)
+
+// Limits of what is kept; a zero field takes the default.
+type Keep struct {
+	AttemptsAge   time.Duration // of the delivery log; default 7 days
+	AttemptsBytes int64         // default 256 MiB
+	DeadAge       time.Duration // of dead letters; default 30 days
+	DeadBytes     int64         // default 256 MiB
+}
+
+func (k *Keep) defaults() {
+	const day = 24 * time.Hour
+	if k.AttemptsAge == 0 {
+		k.AttemptsAge = 7 * day
+	}
+	if k.AttemptsBytes == 0 {
+		k.AttemptsBytes = 256 << 20
+	}
+	if k.DeadAge == 0 {
+		k.DeadAge = 30 * day
+	}
+	if k.DeadBytes == 0 {
+		k.DeadBytes = 256 << 20
+	}
+}
+
+// keeper is a ledger in JetStream, and its parts are stores. The delivery log may lose its
+// last seconds with the machine: it says what was done and not what is to be.
+type keeper struct {
+	conn                    *nats.Conn
+	js                      jetstream.JetStream
+	records, attempts, dead jetstream.Stream
+	log                     *slog.Logger
+}
+
+func newKeeper(ctx context.Context, js jetstream.JetStream, replicas int, k Keep, log *slog.Logger) (*keeper, error) {
+	k.defaults()
+	replicas = max(replicas, 1)
+	kp := &keeper{conn: js.Conn(), js: js, log: log}
+	migrate := func(context.Context, int) error { return nil } // there is but one version
+	var err error
+	kp.records, err = bus.Stream(ctx, kp.js, jetstream.StreamConfig{
+		Name: recordStream, Description: "callbacks that wait", Subjects: []string{recordSubject + ">"},
+		MaxMsgsPerSubject: 1, Replicas: replicas,
+	}, schema, migrate)
+	if err != nil {
+		return nil, err
+	}
+	attempts := jetstream.StreamConfig{
+		Name: attemptStream, Description: "how callbacks were delivered", Subjects: []string{attemptSubject + ">"},
+		MaxAge: k.AttemptsAge, MaxBytes: k.AttemptsBytes, Replicas: replicas,
+	}
+	if attempts.Replicas == 1 {
+		attempts.PersistMode = jetstream.AsyncPersistMode // which there is for a single copy
+	}
+	if kp.attempts, err = bus.Stream(ctx, kp.js, attempts, schema, migrate); err != nil {
+		return nil, err
+	}
+	kp.dead, err = bus.Stream(ctx, kp.js, jetstream.StreamConfig{
+		Name: deadStream, Description: "facts that could not be told", Subjects: []string{deadSubject + ">"},
+		MaxAge: k.DeadAge, MaxBytes: k.DeadBytes, Replicas: replicas,
+	}, schema, migrate)
+	if err != nil {
+		return nil, err
+	}
+	return kp, nil
+}
+
+// part is the store of the records whose keys begin so.
+type part struct {
+	*keeper
+	prefix string
+}
+
+func (k *keeper) part(prefix string) *part { return &part{k, recordSubject + prefix} }
+
+// all returns the records. The keys of other parts, which begin with a word and
+// a dash, are not among those of the part without a prefix.
+func (p *part) all(ctx context.Context) (map[string][]byte, error) {
+	m := make(map[string][]byte)
+	err := walk(ctx, p.records, recordSubject+">", 1, func(msg *jetstream.RawStreamMsg) bool {
+		if k, ok := strings.CutPrefix(msg.Subject, p.prefix); ok && !strings.Contains(k, "-") {
+			m[k] = msg.Data
+		}
+		return true
+	})
+	return m, err
+}
+
+func (p *part) get(ctx context.Context, key string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, busTime)
+	defer cancel()
+	msg, err := p.records.GetLastMsgForSubject(ctx, p.prefix+key)
+	if err != nil {
+		return nil, err
+	}
+	return msg.Data, nil
+}
+
+func (p *part) put(ctx context.Context, key string, value []byte) error {
+	return p.publish(ctx, p.prefix+key, value)
+}
+
+func (p *part) delete(ctx context.Context, key string) error {
+	ctx, cancel := context.WithTimeout(ctx, busTime)
+	defer cancel()
+	return p.records.Purge(ctx, jetstream.WithPurgeSubject(p.prefix+key))
+}
+
+// busTime is how long JetStream may take to answer.
+const busTime = 5 * time.Second
+
+func (k *keeper) publish(ctx context.Context, subject string, value []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, busTime)
+	defer cancel()
+	_, err := k.js.Publish(ctx, subject, value)
+	return err
+}
+
+// attempted writes an attempt without waiting for an answer.
+func (k *keeper) attempted(e event.Event) {
+	text, err := json.Marshal(e)
+	if err == nil {
+		err = k.conn.Publish(subjectOf(e.Space, e.App, e.Stream), text)
+	}
+	if err != nil {
+		k.log.Debug("an attempt is not in the delivery log", "err", err)
+	}
+}
+
+// shelves is how many subjects the streams of an app have in the delivery log:
+// JetStream keeps an account of every subject, so there is not one for every
+// stream that ever was.
+const shelves = 256
+
+func subjectOf(space, app, stream string) string {
+	token := func(s string) string { // a refused push may have a name of any length
+		return bus.Token(s[:min(len(s), 128)])
+	}
+	h := fnv.New32a()
+	h.Write([]byte(stream))
+	return fmt.Sprintf("%s%s.%s.%02x", attemptSubject, token(space), token(app), h.Sum32()%shelves)
+}
+
+func (k *keeper) bury(ctx context.Context, l *Letter) error {
+	return k.publish(ctx, deadSubjectOf(l.Space, l.Group), marshal(l))
+}
+
+func deadSubjectOf(space, group string) string {
+	return deadSubject + bus.Token(space) + "." + ReceiverID(space, group)
+}
+
+// walk calls yield for the messages of a stream from a sequence on whose
+// subject matches, until it returns false or there are no more.
+func walk(ctx context.Context, s jetstream.Stream, subject string, from uint64, yield func(*jetstream.RawStreamMsg) bool) error {
+	for {
+		ask, cancel := context.WithTimeout(ctx, busTime)
+		msg, err := s.GetMsg(ask, from, jetstream.WithGetMsgSubject(subject))
+		cancel()
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read %s: %w", s.CachedInfo().Config.Name, err)
+		}
+		if !yield(msg) {
+			return nil
+		}
+		from = msg.Sequence + 1
+	}
+}
+
+// DeadLetter is a fact that was not told.
+type DeadLetter struct {
+	Number uint64 // names it, in the order in which they died
+	Died   time.Time
+	Letter
+}
+
+// deadLetters returns dead letters from a number on: of one receiver, of one
+// space, or all.
+func (k *keeper) deadLetters(ctx context.Context, space, receiver string, from uint64, most int) ([]DeadLetter, error) {
+	subject := deadSubject + ">"
+	switch {
+	case receiver != "" && space != "":
+		subject = deadSubject + bus.Token(space) + "." + bus.Token(receiver)
+	case receiver != "":
+		subject = deadSubject + "*." + bus.Token(receiver)
+	case space != "":
+		subject = deadSubject + bus.Token(space) + ".*"
+	}
+	var list []DeadLetter
+	err := walk(ctx, k.dead, subject, max(from, 1), func(msg *jetstream.RawStreamMsg) bool {
+		l := DeadLetter{Number: msg.Sequence, Died: msg.Time}
+		if err := json.Unmarshal(msg.Data, &l.Letter); err != nil {
+			k.log.Error("a dead letter cannot be read", "number", msg.Sequence, "err", err)
+			return true
+		}
+		list = append(list, l)
+		return len(list) < most
+	})
+	return list, err
+}
+
+func (k *keeper) deadLetter(ctx context.Context, number uint64) (*DeadLetter, error) {
+	ctx, cancel := context.WithTimeout(ctx, busTime)
+	defer cancel()
+	msg, err := k.dead.GetMsg(ctx, number)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, ErrNoLetter
+	}
+	if err != nil {
+		return nil, err
+	}
+	l := &DeadLetter{Number: number, Died: msg.Time}
+	return l, json.Unmarshal(msg.Data, &l.Letter)
+}
+
+// ErrNoLetter is the error of asking for a dead letter that is not there.
+var ErrNoLetter = errors.New("there is no such dead letter")
+
+func (k *keeper) forget(ctx context.Context, number uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, busTime)
+	defer cancel()
+	err := k.dead.DeleteMsg(ctx, number)
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil
+	}
+	return err
+}
+
+// Attempts asks for attempts of the delivery log. Empty names match all.
+type Attempts struct {
+	Space, App, Stream string
+	Since, Until       time.Time // zero: no limit
+	After              uint64    // number of the last one of the page before
+	Most               int
+}
+
+// Attempt is an entry of the delivery log.
+type Attempt struct {
+	Number uint64
+	event.Event
+}
+
+// attemptsOf returns entries of the delivery log, the oldest first.
+func (k *keeper) attemptsOf(ctx context.Context, q Attempts) ([]Attempt, error) {
+	part := strings.Split(strings.TrimPrefix(subjectOf(q.Space, q.App, q.Stream), attemptSubject), ".")
+	for i, name := range []string{q.Space, q.App, q.Stream} {
+		if name == "" {
+			part[i] = "*"
+		}
+	}
+	from := q.After + 1
+	subject := attemptSubject + strings.Join(part, ".")
+	if q.After == 0 && !q.Since.IsZero() {
+		ask, cancel := context.WithTimeout(ctx, busTime)
+		defer cancel()
+		c, err := k.attempts.CreateConsumer(ask, jetstream.ConsumerConfig{
+			DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &q.Since, FilterSubject: subject,
+			AckPolicy: jetstream.AckNonePolicy, InactiveThreshold: 10 * time.Second, MemoryStorage: true,
+		})
+		if err != nil {
+			return nil, err
+		}
+		from = c.CachedInfo().Delivered.Stream + 1
+		defer k.attempts.DeleteConsumer(context.WithoutCancel(ctx), c.CachedInfo().Name)
+	}
+	var list []Attempt
+	err := walk(ctx, k.attempts, subject, from, func(msg *jetstream.RawStreamMsg) bool {
+		if !q.Until.IsZero() && msg.Time.After(q.Until) {
+			return false
+		}
+		a := Attempt{Number: msg.Sequence}
+		if err := json.Unmarshal(msg.Data, &a.Event); err == nil && (q.Stream == "" || q.Stream == a.Stream) &&
+			(q.App == "" || q.App == a.App) && (q.Space == "" || q.Space == a.Space) {
+			list = append(list, a)
+		}
+		return len(list) < q.Most
+	})
+	return list, err
+}

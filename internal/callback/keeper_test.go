@@ -1,0 +1,133 @@
+package callback
+
+import (
+	"fmt"
+	"log/slog"
+	"testing"
+	"time"
+
+	"weir/internal/bus"
+	"weir/internal/event"
+)
+
+// realKeeper is a keeper on a JetStream in this process.
+func realKeeper(t testing.TB) (*keeper, *bus.Bus) {
+	t.Helper()
+	b, err := bus.Open(t.Context(), bus.Config{Node: "n1", Dir: t.TempDir()}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(b.Close)
+	k, err := newKeeper(t.Context(), b.JetStream(), 1, Keep{}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k, b
+}
+
+func TestKeeper(t *testing.T) {
+	ctx := t.Context()
+	k, b := realKeeper(t)
+	p, other := k.part(""), k.part("crowd-")
+	if err := other.put(ctx, key("lane", "4"), []byte("other")); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 20 {
+		if err := p.put(ctx, key("lane", fmt.Sprint(i%10)), fmt.Append(nil, i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := p.delete(ctx, key("lane", "3")); err != nil {
+		t.Fatal(err)
+	}
+	k, err := newKeeper(ctx, b.JetStream(), 1, Keep{}, slog.New(slog.DiscardHandler)) // as a restart does
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, other = k.part(""), k.part("crowd-")
+	if m, err := other.all(ctx); err != nil || len(m) != 1 || string(m[key("lane", "4")]) != "other" {
+		t.Errorf("the other part has %q, %v", m, err)
+	}
+	m, err := p.all(ctx)
+	if err != nil || len(m) != 9 || string(m[key("lane", "4")]) != "14" {
+		t.Errorf("all = %d records, %v: %q", len(m), err, m)
+	}
+	if v, err := p.get(ctx, key("lane", "9")); err != nil || string(v) != "19" {
+		t.Errorf("get = %q, %v", v, err)
+	}
+	if _, err := p.get(ctx, key("lane", "3")); err == nil {
+		t.Error("a deleted record is there")
+	}
+
+	letter := func(space, group, id string) *Letter {
+		return &Letter{ID: id, Space: space, Group: group, Body: []byte("x")}
+	}
+	for i := range 6 {
+		if err := k.bury(ctx, letter([]string{"a", "b"}[i%2], []string{"g", "h"}[i/3], fmt.Sprint(i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ids := func(space, receiver string, from uint64, most int) (s string) {
+		list, err := k.deadLetters(ctx, space, receiver, from, most)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, l := range list {
+			s += l.ID
+		}
+		return s
+	}
+	for i, tt := range []struct{ got, want string }{
+		{ids("", "", 0, 10), "012345"}, {ids("", "", 0, 2), "01"}, {ids("", "", 3, 10), "2345"}, {ids("a", "", 0, 10), "024"},
+		{ids("a", ReceiverID("a", "g"), 0, 10), "02"}, {ids("", ReceiverID("b", "h"), 0, 10), "35"}, {ids("c", "", 0, 10), ""},
+	} {
+		if tt.got != tt.want {
+			t.Errorf("%d: dead letters %q, want %q", i, tt.got, tt.want)
+		}
+	}
+	if err := k.forget(ctx, 2); err != nil {
+		t.Error(err)
+	}
+	if _, err := k.deadLetter(ctx, 2); err != ErrNoLetter {
+		t.Errorf("a letter that is gone: %v", err)
+	}
+	if l, err := k.deadLetter(ctx, 3); err != nil || l.ID != "2" || l.Died.IsZero() {
+		t.Errorf("letter 3 = %+v, %v", l, err)
+	}
+
+	begin := time.Now()
+	for i := range 10 {
+		e := event.New(time.Now(), event.CallbackAttempted{Of: fmt.Sprint(i), Attempt: 1})
+		e.Space, e.App, e.Stream = "a", "live", fmt.Sprintf("s.%d", i%2)
+		k.attempted(e)
+	}
+	for { // they are written without an answer
+		if list, err := k.attemptsOf(ctx, Attempts{Most: 20}); err != nil {
+			t.Fatal(err)
+		} else if len(list) == 10 {
+			break
+		}
+	}
+	attempts := func(q Attempts) (s string) {
+		list, err := k.attemptsOf(ctx, q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, a := range list {
+			s += a.Data.(event.CallbackAttempted).Of
+		}
+		return s
+	}
+	for i, tt := range []struct {
+		q    Attempts
+		want string
+	}{
+		{Attempts{Space: "a", Most: 20}, "0123456789"}, {Attempts{Space: "a", App: "live", Stream: "s.1", Most: 3}, "135"},
+		{Attempts{Stream: "s.0", After: 5, Most: 20}, "68"}, {Attempts{Space: "b", Most: 20}, ""},
+		{Attempts{Since: begin, Most: 20}, "0123456789"}, {Attempts{Since: time.Now().Add(time.Hour), Most: 20}, ""}, {Attempts{Until: begin.Add(-time.Hour), Most: 20}, ""},
+	} {
+		if got := attempts(tt.q); got != tt.want {
+			t.Errorf("%d: attempts %q, want %q", i, got, tt.want)
+		}
+	}
+}
