@@ -61,6 +61,8 @@ type S3Options struct {
 	// if 0. The time between them is Wait, 250 ms if 0, and doubles each time, up to 20 times that.
 	Attempts int
 	Wait     time.Duration
+
+	dial func(ctx context.Context, network, addr string) (net.Conn, error) // of tests
 }
 
 const (
@@ -80,8 +82,11 @@ func OpenS3(b policy.Bucket, o S3Options) (*S3, error) {
 	}
 	o.Stall, o.MinRate, o.Attempts, o.Wait = or(o.Stall, 30*time.Second), or(o.MinRate, 32<<10), or(o.Attempts, 4), or(o.Wait, 250*time.Millisecond)
 	dialer := &net.Dialer{Timeout: 10 * time.Second, Control: policy.GuardDial(b.AllowNetworks)}
+	if o.dial == nil {
+		o.dial = dialer.DialContext
+	}
 	transport := &http.Transport{
-		DialContext:         dialer.DialContext,
+		DialContext:         o.dial,
 		MaxIdleConnsPerHost: 32,
 		IdleConnTimeout:     time.Minute,
 		TLSHandshakeTimeout: 10 * time.Second,
@@ -295,12 +300,10 @@ func classify(err error) (_ error, again bool) {
 		switch {
 		case r.StatusCode >= 500 && r.StatusCode != http.StatusNotImplemented, r.StatusCode == http.StatusTooManyRequests, r.StatusCode == http.StatusRequestTimeout, r.StatusCode < 300:
 			return errors.New(s3Text(r)), true
-		case r.StatusCode == http.StatusNotFound:
-			kind = ErrNotExist
 		case r.StatusCode == http.StatusPreconditionFailed:
 			kind = ErrExist
-		case r.StatusCode < 400, r.StatusCode == http.StatusUnauthorized, r.StatusCode == http.StatusForbidden: // a redirect is not followed
-			kind = ErrRefused
+		case r.StatusCode < 400, r.StatusCode == http.StatusUnauthorized, r.StatusCode == http.StatusForbidden, r.StatusCode == http.StatusNotFound:
+			kind = ErrRefused // a redirect, which is not followed; no such user; no S3 server
 		}
 	}
 	if kind == nil {
