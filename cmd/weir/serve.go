@@ -31,6 +31,7 @@ func (s *serve) Run(ctx context.Context, stdout io.Writer) error {
 	if s.Data != "" {
 		cfg.Data = s.Data
 	}
+	cfg.Self = "/proc/self/exe"
 	n, err := node.New(cfg, cfg.Log.NewLogger())
 	if err != nil {
 		return err

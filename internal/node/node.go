@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"reflect"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -22,12 +23,14 @@ import (
 	"weir/internal/bus"
 	"weir/internal/event"
 	"weir/internal/eventlog"
+	"weir/internal/ffmpeg"
 	"weir/internal/hls"
 	"weir/internal/media/rtmp"
 	"weir/internal/policy"
 	"weir/internal/quality"
 	"weir/internal/record"
 	"weir/internal/session"
+	"weir/internal/snapshot"
 	"weir/internal/storage"
 	"weir/internal/stream"
 )
@@ -36,8 +39,8 @@ import (
 type Node struct {
 	cfg     *Config
 	log     *slog.Logger
-	policy  atomic.Pointer[policy.Set]
-	cert    *certificate // nil without TLS
+	policy  atomic.Pointer[policy.Set] // see setPolicy
+	cert    *certificate               // nil without TLS
 	watcher *watcher
 	ready   atomic.Bool
 	panics  atomic.Int64 // in HTTP requests
@@ -58,12 +61,19 @@ type Node struct {
 	recorder *record.Recorder
 	quality  *quality.Monitor
 	metrics  *prometheus.Registry
+
+	ffmpeg    *ffmpeg.Tool
+	snapshots *snapshot.Snapshotter
+
+	policyMu   sync.Mutex
+	configured *policy.Set // what the configuration says
+	bans       []ban       // beside it
 }
 
 // New makes a node: it opens the data folder, the event log and the listeners.
 // The caller must Run it.
 func New(cfg *Config, log *slog.Logger) (_ *Node, err error) {
-	n := &Node{cfg: cfg, log: log, listeners: make(map[string]net.Listener)}
+	n := &Node{cfg: cfg, log: log, configured: cfg.Policy, listeners: make(map[string]net.Listener)}
 	n.policy.Store(cfg.Policy)
 	var files []string
 	if cfg.File != "" {
@@ -119,6 +129,7 @@ func New(cfg *Config, log *slog.Logger) (_ *Node, err error) {
 	if err := n.openRecorder(); err != nil {
 		return nil, err
 	}
+	n.openSnapshots()
 	n.metrics = newMetrics(n)
 	n.warn(cfg)
 	return n, nil
@@ -196,9 +207,8 @@ func (n *Node) Run(ctx context.Context) error {
 	watching, stopWatching := context.WithCancel(ctx)
 	var watch errgroup.Group
 	watch.Go(func() error { n.watcher.run(watching, n.reload); return nil })
-	if n.buckets != nil {
-		watch.Go(func() error { return n.buckets.Run(watching) })
-	}
+	watch.Go(func() error { return n.buckets.Run(watching) })
+	watch.Go(func() error { n.runSnapshots(watching); return nil })
 
 	looking, stopLooking := context.WithCancel(context.WithoutCancel(ctx))
 	var look errgroup.Group
@@ -245,6 +255,8 @@ func (n *Node) Run(ctx context.Context) error {
 	stopLooking()
 	look.Wait()
 	n.hls.Close()
+	n.snapshots.Close()
+	n.ffmpeg.Close()
 	n.recorder.Close() // what is not uploaded is when the node starts again
 	late = errors.Join(late, media.Shutdown(grace))
 	media.Close()
@@ -298,10 +310,9 @@ func (n *Node) reload() {
 		n.log.Error("configuration refused; the policy before stays", "err", err)
 		return
 	}
-	n.policy.Store(cfg.Policy)
 	n.buckets.Apply(cfg.Policy)
+	n.setPolicy(cfg.Policy)
 	n.log.Info("policy read", "spaces", len(cfg.Policy.Spaces))
-	n.sessions.Recheck()
 	n.warn(cfg)
 	if changed := changes(n.cfg, cfg); len(changed) > 0 {
 		n.log.Warn("settings changed that need a restart", "settings", strings.Join(changed, ", "))

@@ -106,7 +106,7 @@ func job(e *elementary, cfg *policy.Snapshot, limit time.Duration) *ffmpeg.Job {
 		in = append(in, ffmpeg.Int("fpsprobesize", 0))
 	}
 	out := []ffmpeg.Option{
-		ffmpeg.Int("frames:v", 1), ffmpeg.Word("c:v", "mjpeg"), ffmpeg.Word("pix_fmt", "yuvj420p"), ffmpeg.Int("threads", 1),
+		ffmpeg.Int("frames:v", 1), ffmpeg.Word("c:v", "mjpeg"), ffmpeg.Word("pix_fmt", "yuvj420p"), ffmpeg.Int("threads", 1), ffmpeg.Flag("bitexact"),
 		ffmpeg.Int("q:v", scales[min(max(cfg.Quality, 1), 10)]),
 	}
 	if len(filters) > 0 {
