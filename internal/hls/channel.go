@@ -92,6 +92,8 @@ type channel struct {
 	window   []*segment // what list lists
 	retired  []*segment // what may still be asked for, the oldest first
 	held     int        // bytes of window and retired
+	room     *room      // that held is a part of, and due
+	due      int        // bytes that are to come, until the playlist has its shortest length
 	position position
 	refused  bool
 	capped   bool // the log has it that segments were let go early
@@ -108,7 +110,7 @@ type segment struct {
 }
 
 func newChannel(key stream.Key, at position) *channel {
-	return &channel{key: key, position: at, ready: make(chan struct{})}
+	return &channel{key: key, position: at, ready: make(chan struct{}), room: new(room)}
 }
 
 // begin makes the channel live: segments will be added under cfg. It returns
@@ -124,8 +126,9 @@ func (c *channel) begin(cfg policy.HLS) (from int64, seconds int) {
 	return c.position.time, c.list.TargetDuration
 }
 
-// add makes s the newest segment of the playlist.
-func (c *channel) add(s Segment, seconds int, log *slog.Logger) {
+// add makes s the newest segment of the playlist. Tight says that there is no
+// room for it.
+func (c *channel) add(s Segment, seconds int, tight bool, log *slog.Logger) {
 	name := strconv.FormatInt(s.PTS&(mpegts.Wrap-1), 10) + ".ts"
 	seg := &segment{
 		file:   name,
@@ -137,8 +140,13 @@ func (c *channel) add(s Segment, seconds int, log *slog.Logger) {
 	defer c.mu.Unlock()
 	c.list.TargetDuration = seconds
 	c.window = append(c.window, seg)
-	c.held += len(seg.data)
-	c.trim(time.Now(), log)
+	c.hold(len(seg.data))
+	if len(c.window) >= leastWindow {
+		c.owe(0)
+	} else {
+		c.owe(max(0, c.due-len(seg.data)))
+	}
+	c.trim(time.Now(), tight, log)
 	c.publish()
 	c.players.Store(c.polls.Swap(0))
 	c.traffic.Load().Watching(stream.HLS, c.players.Load())
@@ -148,25 +156,30 @@ func (c *channel) add(s Segment, seconds int, log *slog.Logger) {
 func (c *channel) served(n int) { c.traffic.Load().Served(stream.HLS, int64(n)) }
 
 // trim takes from the playlist what is beyond its length and forgets what
-// nobody can want any more.
-func (c *channel) trim(now time.Time, log *slog.Logger) {
+// nobody can want any more, or when memory is tight, all but the shortest
+// playlist.
+func (c *channel) trim(now time.Time, tight bool, log *slog.Logger) {
 	total := time.Duration(0)
 	for _, s := range c.window {
 		total += s.info.Duration
 	}
 	// RFC 8216, 6.2.2: three target durations stay in the playlist.
 	least := 3 * time.Duration(c.list.TargetDuration) * time.Second
-	for len(c.window) > c.cfg.Window && total-c.window[0].info.Duration >= least {
+	window := c.cfg.Window
+	if tight {
+		window = min(window, leastWindow)
+	}
+	for len(c.window) > window && total-c.window[0].info.Duration >= least {
 		total -= c.window[0].info.Duration
 		c.retire(now)
 	}
-	for len(c.retired) > 0 && !now.Before(c.retired[0].expire) {
+	for len(c.retired) > 0 && (tight || !now.Before(c.retired[0].expire)) {
 		c.forget()
 	}
-	full := func() bool {
+	much := func() bool {
 		return c.held > maxHeld*int(c.cfg.MaxSegmentSize) || len(c.retired)+len(c.window) > max(maxSegments, 4*c.cfg.Window)
 	}
-	for full() && len(c.window) > 1 {
+	for much() && len(c.window) > 1 {
 		if !c.capped {
 			log.Warn("HLS segments are let go early: the stream takes too much memory", "bytes", c.held)
 		}
@@ -185,6 +198,41 @@ func (c *channel) bytes() int64 {
 	return int64(c.held)
 }
 
+// hold counts n bytes more. c.mu is held.
+func (c *channel) hold(n int) {
+	c.held += n
+	c.room.held.Add(int64(n))
+}
+
+// expect makes n bytes due.
+func (c *channel) expect(n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.owe(n)
+}
+
+// owe sets what is due. c.mu is held.
+func (c *channel) owe(n int) {
+	c.room.due.Add(int64(n - c.due))
+	c.due = n
+}
+
+// release lets go of all segments; the channel is over.
+func (c *channel) release() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.hold(-c.held)
+	c.owe(0)
+	c.window, c.retired = nil, nil
+}
+
+// target returns the target duration.
+func (c *channel) target() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return time.Duration(c.list.TargetDuration) * time.Second
+}
+
 // retire takes the oldest segment from the playlist. It can still be fetched for
 // its own duration and that of the longest playlist that listed it (RFC 8216,
 // 6.2.2), which a cache may have handed out a little later.
@@ -201,7 +249,7 @@ func (c *channel) retire(now time.Time) {
 
 // forget lets go of the oldest segment that is not listed.
 func (c *channel) forget() {
-	c.held -= len(c.retired[0].data)
+	c.hold(-len(c.retired[0].data))
 	c.retired[0] = nil
 	c.retired = c.retired[1:]
 }
@@ -222,6 +270,7 @@ func (c *channel) refuse(refused bool) {
 func (c *channel) end(from int64) time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.owe(0)
 	c.position.time = from
 	c.list.End = true
 	c.publish()

@@ -43,6 +43,9 @@ const (
 // Options are a Server's settings. The zero value is ready.
 type Options struct {
 	Log *slog.Logger
+
+	// MaxBytes is how much all segments may take in memory; 0 is no bound.
+	MaxBytes int64
 }
 
 // Server serves HLS. Its methods may be called from any goroutine.
@@ -53,6 +56,7 @@ type Server struct {
 	started time.Time
 	jobs    sync.WaitGroup
 	stats   stats
+	room    room
 
 	mu       sync.RWMutex
 	closed   bool
@@ -81,6 +85,7 @@ func NewServer(hub *stream.Hub, gate *access.Gate, o Options) *Server {
 		hub: hub, gate: gate, log: o.Log, started: time.Now(),
 		channels: make(map[stream.Key]*channel), past: make(map[stream.Key]position),
 	}
+	s.room.most = o.MaxBytes
 	s.stats.refused = make(map[access.Reason]int64)
 	hub.OnPublish(s.follow)
 	return s
@@ -107,7 +112,7 @@ func (s *Server) Close() {
 
 // follow packages a stream from its start to its end if its app wants that.
 func (s *Server) follow(_ context.Context, st *stream.Stream) {
-	for st.App().HLS.Mode == policy.HLSAlways {
+	for s.always(st) {
 		c, j := s.attach(st)
 		if c == nil {
 			return
@@ -136,6 +141,7 @@ func (s *Server) attach(st *stream.Stream) (*channel, *job) {
 			at = at.after(p)
 		}
 		c = newChannel(st.Key(), at)
+		c.room = &s.room
 		s.channels[st.Key()] = c
 	}
 	if c.job != nil {
@@ -147,6 +153,7 @@ func (s *Server) attach(st *stream.Stream) (*channel, *job) {
 	}
 	j := &job{stream: st, reader: st.NewReader(), done: make(chan struct{})}
 	c.job = j
+	c.expect(need(st))
 	c.traffic.Store(st.Traffic())
 	s.touch(c)
 	from, seconds := c.begin(cfg)
@@ -156,7 +163,7 @@ func (s *Server) attach(st *stream.Stream) (*channel, *job) {
 	log := s.log.With("stream", st.Key().String())
 	var p *Packager
 	p = NewPackager(cfg, log, from, seconds, func() bool { return c.waiting.Load() > 0 },
-		func(seg Segment) { c.add(seg, p.TargetDuration(), log) })
+		func(seg Segment) { c.add(seg, p.TargetDuration(), !s.makeRoom(len(seg.Data)), log) })
 	s.jobs.Go(func() { s.work(c, j, p, log) })
 	return c, j
 }
@@ -235,6 +242,7 @@ func (s *Server) remove(c *channel) {
 	now := time.Now()
 	delete(s.channels, c.key)
 	s.past[c.key] = c.leave(now)
+	c.release()
 	if now.Sub(s.pruned) > memory/10 {
 		s.pruned = now
 		for k, p := range s.past {
@@ -288,6 +296,7 @@ type Stats struct {
 	Channels  int                     // streams that have, or lately had, HLS players
 	Players   int                     // about: requests for a playlist while it stayed the same
 	Held      int64                   // bytes of segments in memory
+	Most      int64                   // bytes that they may take; 0 is no bound
 	Playlists int64                   // served
 	Segments  int64                   // served
 	BytesOut  int64                   // of playlists and segments
@@ -306,12 +315,11 @@ func (s *Server) Stats() Stats {
 	s.stats.mu.Unlock()
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	st.Channels = len(s.channels)
+	st.Channels, st.Held, st.Most = len(s.channels), s.room.held.Load(), s.room.most
 	for _, c := range s.channels {
 		if c.job != nil {
 			st.Players += int(c.players.Load()) + int(c.waiting.Load())
 		}
-		st.Held += c.bytes()
 	}
 	return st
 }
@@ -385,9 +393,18 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// There is no playlist yet, or somebody who was to decide did not.
 	s.log.Debug("not served", "request", req, "err", err)
 	h.Set("Cache-Control", "no-store")
+	if err == errFull {
+		s.stats.refuse(noRoom)
+		h.Set("Retry-After", "5")
+		http.Error(w, "503: "+err.Error(), http.StatusServiceUnavailable)
+		return
+	}
 	h.Set("Retry-After", "1")
 	http.Error(w, "service unavailable", http.StatusServiceUnavailable)
 }
+
+// errFull is the error of a request for a stream that there is no room for.
+var errFull = errors.New("HLS takes all the memory that it may (hls_memory); come again later")
 
 // errNoSegment is the error of a request that waited for long enough.
 var errNoSegment = errors.New("no segment yet")
@@ -443,6 +460,9 @@ func (s *Server) servePlaylist(w http.ResponseWriter, r *http.Request, g *access
 				// It would have a playlist; there is no need to make one for this.
 				w.Header()["Content-Type"] = contentType(st.App().HLS)
 				return nil
+			}
+			if !s.makeRoom(need(st)) {
+				return errFull
 			}
 			c, _ = s.attach(st)
 		}

@@ -32,6 +32,11 @@ type Config struct {
 	GatherCeiling time.Duration `yaml:"gather_ceiling"` // how long bytes for players may gather at most
 	Grace         time.Duration `yaml:"grace"`          // how long shutting down may take
 
+	// HLSMemory bounds the segments of all streams; 0 is a quarter of the memory.
+	HLSMemory policy.Size `yaml:"hls_memory"`
+
+	Metrics Metrics `yaml:"metrics"`
+
 	// AllowOpenPublish lets anybody who can reach a listener publish at a
 	// domain without authentication. Without it such a listener must be on
 	// loopback.
@@ -79,6 +84,13 @@ type FFmpeg struct {
 type TLS struct {
 	Cert string `yaml:"cert"`
 	Key  string `yaml:"key"`
+}
+
+// Metrics is what /metrics shows.
+type Metrics struct {
+	// Streams is of how many streams each has metrics of its own, those that
+	// have been on the air for longest. 0: of none.
+	Streams int `yaml:"streams"`
 }
 
 // Log is how the log is written to standard error.
@@ -250,6 +262,10 @@ func (c *Config) check(add func(path, format string, args ...any)) {
 	between(add, "events.max_age", c.Events.MaxAge, time.Hour, 10*365*24*time.Hour)
 	between(add, "events.max_size", c.Events.MaxSize, 16<<20, 1<<50)
 	between(add, "events.journal_size", c.Events.JournalSize, 16<<20, 1<<40)
+	if c.HLSMemory != 0 {
+		between(add, "hls_memory", c.HLSMemory, 1<<20, 1<<50)
+	}
+	between(add, "metrics.streams", c.Metrics.Streams, 0, 100_000)
 	between(add, "gather_ceiling", c.GatherCeiling, 0, time.Second)
 	between(add, "ffmpeg.pictures", c.FFmpeg.Pictures, 0, 256)
 	between(add, "grace", c.Grace, 0, 10*time.Minute)

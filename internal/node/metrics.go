@@ -1,6 +1,10 @@
 package node
 
 import (
+	"cmp"
+	"slices"
+	"strings"
+
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
@@ -11,7 +15,8 @@ import (
 )
 
 // newMetrics returns what /metrics shows of n. No label holds the name of a
-// stream or a client, so their number does not grow.
+// stream or a client, so their number does not grow, but for the metrics of
+// single streams, which are bounded by a setting and off unless it is set.
 func newMetrics(n *Node) *prometheus.Registry {
 	r := prometheus.NewRegistry()
 	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &collector{n})
@@ -87,6 +92,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	gauge("hls_streams", "Streams that have, or lately had, HLS players.", float64(hls.Channels))
 	gauge("hls_segment_bytes", "Bytes of HLS segments in memory.", float64(hls.Held))
+	gauge("hls_segment_limit_bytes", "Bytes that HLS segments may take.", float64(hls.Most))
 	counter("hls_playlists_total", "HLS playlists served.", hls.Playlists)
 	counter("hls_segments_total", "HLS segments served.", hls.Segments)
 	counter("hls_sent_bytes_total", "Bytes of HLS playlists and segments served.", hls.BytesOut)
@@ -119,6 +125,41 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	counter("publishers_early_total", "Publishers that were let go on before the fact of their beginning was durable.", sessions.Early)
 	counter("rtmp_unfit_total", "RTMP connections that failed before they asked for anything.", sessions.Unfit)
 	counter("panics_recovered_total", "Panics that ended a connection, a player, a stream's packaging or the like, and nothing else.", sessions.Panics+hls.Panics+hub.Panics+c.n.panics.Load())
+
+	streams, more := c.streams()
+	gauge("streams_without_metrics", "Streams that have no metrics of their own because there are too many, or nobody wants them.", float64(more))
+	for _, s := range streams {
+		i := s.Info()
+		own := []string{"space", i.Key.Space, "app", i.Key.App, "stream", i.Key.Name}
+		out := int64(0)
+		for _, n := range i.Traffic.Out {
+			out += n
+		}
+		counter("stream_received_bytes_total", "Bytes of media from the stream's publishers.", i.Bytes, own...)
+		counter("stream_sent_bytes_total", "Bytes to the stream's players.", out, own...)
+		counter("stream_timestamp_jumps_total", "Jumps of the publishers' clocks.", i.Jumps, own...)
+		gauge("stream_bit_rate", "Bits a second from the publisher.", float64(i.BitRate), own...)
+		gauge("stream_frame_rate", "Video frames a second from the publisher.", i.Video.Measured, own...)
+		gauge("stream_key_frame_interval_seconds", "Time between the two newest key frames.", i.Video.KeyInterval.Seconds(), own...)
+		gauge("stream_drift_seconds", "How far sound has come to be ahead of picture.", i.Drift.Seconds(), own...)
+		gauge("stream_players", "Clients that play the stream.", float64(i.Players), own...)
+	}
+}
+
+// streams returns the streams that have metrics of their own: those that have
+// been on the air for longest, as many as the configuration says. The number of
+// the others is more.
+func (c *collector) streams() (list []*stream.Stream, more int) {
+	list = c.n.hub.Streams()
+	limit := c.n.cfg.Metrics.Streams
+	if len(list) > limit {
+		more = len(list) - limit
+		slices.SortFunc(list, func(a, b *stream.Stream) int {
+			return cmp.Or(a.Start().Compare(b.Start()), strings.Compare(a.Key().String(), b.Key().String()))
+		})
+		list = list[:limit]
+	}
+	return list, more
 }
 
 // events adds what the event log has done.

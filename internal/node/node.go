@@ -125,7 +125,7 @@ func New(cfg *Config, log *slog.Logger) (_ *Node, err error) {
 		Log: log, RTMP: rtmp.Config{Limits: l.rtmp(), Log: log},
 		Facts: session.Facts{Emit: n.events.Emit, Flush: n.events.Flush, Callback: n.refusedCallback},
 	})
-	n.hls = hls.NewServer(n.hub, n.gate, hls.Options{Log: log})
+	n.hls = hls.NewServer(n.hub, n.gate, hls.Options{Log: log, MaxBytes: cfg.hlsMemory()})
 	if err := n.openRecorder(); err != nil {
 		return nil, err
 	}
@@ -140,6 +140,14 @@ func (n *Node) warn(cfg *Config) {
 	for _, w := range cfg.Warnings() {
 		n.log.Warn(w)
 	}
+}
+
+// hlsMemory returns how many bytes HLS may hold.
+func (c *Config) hlsMemory() int64 {
+	if c.HLSMemory != 0 {
+		return int64(c.HLSMemory)
+	}
+	return memory() / 4
 }
 
 // orNever is what a hub takes for "never" where we say 0.
