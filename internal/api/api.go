@@ -61,7 +61,6 @@ import (
 	"weir/internal/cluster"
 	"weir/internal/eventlog"
 	"weir/internal/hls"
-	"weir/internal/policy"
 	"weir/internal/quality"
 	"weir/internal/session"
 	"weir/internal/stats"
@@ -89,7 +88,7 @@ type Options struct {
 	Nodes     *cluster.Nodes
 	Events    *eventlog.Log
 	Callbacks *callback.Dispatcher
-	Policy    func() *policy.Set
+	Policy    *cluster.Policy
 	Config    func() []byte // as in force, JSON, secrets masked
 	Self      func() cluster.Node
 
@@ -127,6 +126,8 @@ func New(o Options) *Server {
 	s.tokenRoutes()
 	s.urlRoutes()
 	s.spaceRoutes()
+	s.partRoutes()
+	s.forbiddenRoutes()
 	s.eventRoutes()
 	s.historyRoutes()
 	s.callbackRoutes()

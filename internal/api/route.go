@@ -38,8 +38,9 @@ type route struct {
 	// func(huma.Context).
 	Media string
 
-	// Schema of a body that the endpoint reads itself, from RawBody []byte.
-	Body *huma.Schema
+	// Schema of a body that the endpoint reads itself, from RawBody []byte, and
+	// of one that it writes itself, as a json.RawMessage.
+	Body, Answer *huma.Schema
 }
 
 // writes reports whether r changes anything.
@@ -62,6 +63,11 @@ func add[I, O any](s *Server, r route, f func(context.Context, *I) (*O, error)) 
 	if r.Body != nil {
 		op.RequestBody = &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{"application/json": {Schema: r.Body}}}
 		op.SkipValidateBody = true
+	}
+	if r.Answer != nil {
+		op.Responses = map[string]*huma.Response{"200": {
+			Description: "OK", Content: map[string]*huma.MediaType{"application/json": {Schema: r.Answer}},
+		}}
 	}
 	if r.Media != "" {
 		op.Responses = map[string]*huma.Response{"200": {
@@ -152,7 +158,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	// ServeMux redirects from a path that is not clean; nobody needs that here.
-	clean := r.URL.Path == path.Clean(r.URL.Path) && r.URL.RawPath == ""
+	raw := strings.ToLower(r.URL.EscapedPath())
+	clean := r.URL.Path == path.Clean(r.URL.Path) && !strings.Contains(raw, "%2f") && !strings.Contains(raw, "%5c")
 	_, pattern := s.mux.Handler(r)
 	allowed := s.allowed(r, clean)
 	switch {

@@ -26,7 +26,7 @@ func (s *Server) listSpaces(ctx context.Context, in *spacesInput) (*spacePage, e
 		live[st.Key().Space]++
 	}
 	var list []SpaceInfo
-	set := s.Policy()
+	set := s.Policy.Set()
 	for i := range set.Spaces {
 		sp := &set.Spaces[i]
 		if c.Sees(sp.Name) {

@@ -42,7 +42,7 @@ func (s *Server) request(ctx context.Context, op access.Op, url string) (access.
 		return r, invalid(field{"body.url", "must be a URL of a stream: rtmp, rtmps, http, https, ws or wss"})
 	}
 	if c := caller(ctx); c.Space != "" {
-		sp, _ := s.Policy().Domain(r.Host)
+		sp, _ := s.Policy.Set().Domain(r.Host)
 		if sp == nil || sp.Name != c.Space {
 			return r, notFound("domain", r.Host)
 		}

@@ -3,6 +3,7 @@ package api
 import (
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"io"
 	"log/slog"
@@ -34,7 +35,6 @@ import (
 // world is a Server over real parts.
 type world struct {
 	*Server
-	set *policy.Set
 }
 
 // newJetStream returns a JetStream of the test.
@@ -72,7 +72,8 @@ func newWorld(t testing.TB, change ...func(*Options)) *world {
 			AccessKeys: []policy.AccessKey{{ID: "key1", Secret: policy.NewSecret("topsecret-" + name)}},
 		}
 	}
-	w := &world{set: &policy.Set{DefaultSpace: "default", Spaces: []policy.Space{space("default", "localhost"), space("other", "other.example")}}}
+	set := &policy.Set{DefaultSpace: "default", Spaces: []policy.Space{space("default", "localhost"), space("other", "other.example")}}
+	w := &world{}
 	log := slog.New(slog.DiscardHandler)
 	js := newJetStream(t)
 	tokens := NewTokens(js, 1, log)
@@ -93,11 +94,20 @@ func newWorld(t testing.TB, change ...func(*Options)) *world {
 	}
 	monitor := quality.NewMonitor(quality.Options{})
 	book := stats.New(stats.Options{JetStream: js, Replicas: 1})
+	keys, err := cluster.ParseKeys([]byte(base64.StdEncoding.EncodeToString(make([]byte, 32))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rules, err := cluster.OpenPolicy(t.Context(), js, cluster.Options{Log: log, Node: "n1", Replicas: 1, Keys: keys, Bootstrap: set, Changed: events.Emit})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(rules.Close)
 	hub := stream.NewHub(stream.Options{
 		Began: func(p *stream.Publication) { monitor.Began(p); book.Began(p) },
 		Ended: func(p *stream.Publication) { monitor.Ended(p); book.Ended(p) },
 	})
-	gate := access.NewGate(func() *policy.Set { return w.set })
+	gate := access.NewGate(rules.Set)
 	o := Options{
 		Log: log, Version: "0.0.0", Node: "n1", Started: time.Now(),
 		Tokens: tokens, Hub: hub, Gate: gate,
@@ -105,7 +115,7 @@ func newWorld(t testing.TB, change ...func(*Options)) *world {
 		HLS:      hls.NewServer(hub, gate, hls.Options{}),
 		Quality:  monitor,
 		Stats:    book,
-		Policy:   func() *policy.Set { return w.set },
+		Policy:   rules,
 		Config: func() []byte {
 			return []byte(`{"grace":"10s","nats":{"url":"nats://u:topsecret@a,nats://u:topsecret@b"},"list":["https://u:topsecret@c"]}`)
 		},
@@ -118,6 +128,7 @@ func newWorld(t testing.TB, change ...func(*Options)) *world {
 		o.Sessions.Close(t.Context())
 		o.HLS.Close()
 	})
+	rules.OnChange(func(*policy.Set) { o.Sessions.Recheck() })
 	for _, f := range change {
 		f(&o)
 	}

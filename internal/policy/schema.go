@@ -16,7 +16,7 @@ var forms = map[reflect.Type]struct{ pattern, example string }{
 	reflect.TypeFor[Size]():     {`^[0-9]+ ?(B|kB|MB|GB|KiB|MiB|GiB)?$`, "64MiB"},
 	reflect.TypeFor[Network]():  {`^[0-9a-fA-F.:]+(/[0-9.]+)?$`, "192.0.2.0/24"},
 	reflect.TypeFor[Time]():     {`^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+(Z|[+-][0-9]{2}:[0-9]{2})$`, "2030-01-31T20:00:00Z"},
-	reflect.TypeFor[Endpoint](): {`^https?://`, "https://auth.example.com/check"},
+	reflect.TypeFor[Endpoint](): {`^$|^https?://`, "https://auth.example.com/check"},
 }
 
 // schema returns that of a t whose default is def.
