@@ -141,6 +141,7 @@ func newWorld(t testing.TB, change ...func(*Options)) *world {
 func (w *world) publish(t testing.TB, space, name string) *stream.Publication {
 	t.Helper()
 	app := policy.DefaultApp("live")
+	app.IdleTimeout = time.Hour // its publisher says no more, however long the test takes
 	p, err := w.Hub.Publish(stream.Key{Space: space, App: "live", Name: name}, &app, stream.Push{
 		Sequence: event.NewSequence(), Session: "0123456789abcdef",
 		Client: event.Client{Domain: "localhost", Protocol: "rtmp", Addr: netip.MustParseAddrPort("192.0.2.7:5000"), FlashVer: "FMLE/3.0"},
