@@ -285,7 +285,7 @@ type testOutput struct {
 }
 
 func (s *Server) testCallback(ctx context.Context, in *testInput) (*testOutput, error) {
-	sp := s.Policy().Space(in.Space)
+	sp := s.Policy.Set().Space(in.Space)
 	if sp == nil {
 		return nil, notFound("space", in.Space)
 	}

@@ -65,9 +65,17 @@ func newJetStream(t testing.TB) jetstream.JetStream {
 // the stream live/demo.
 func newWorld(t testing.TB, change ...func(*Options)) *world {
 	t.Helper()
+	var loopback policy.Network
+	if err := loopback.UnmarshalText([]byte("127.0.0.0/8")); err != nil {
+		t.Fatal(err)
+	}
+	var delivery policy.Delivery
+	delivery.SetDefaults()
+	delivery.AllowNetworks = []policy.Network{loopback}
 	space := func(name, domain string) policy.Space {
 		return policy.Space{
 			Name: name, Domains: []policy.Domain{{Name: domain, Type: policy.Both}}, Apps: []policy.App{policy.DefaultApp("live")},
+			Delivery:   &delivery,
 			Callback:   &policy.Callback{URL: "https://127.0.0.1:1/live?token=topsecret", PushRefused: true},
 			AccessKeys: []policy.AccessKey{{ID: "key1", Secret: policy.NewSecret("topsecret-" + name)}},
 		}
@@ -88,10 +96,6 @@ func newWorld(t testing.TB, change ...func(*Options)) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { events.Close(context.WithoutCancel(t.Context())) })
-	callbacks, err := callback.New(t.Context(), js, events, func() *policy.Set { return w.set }, callback.Options{Log: log})
-	if err != nil {
-		t.Fatal(err)
-	}
 	monitor := quality.NewMonitor(quality.Options{})
 	book := stats.New(stats.Options{JetStream: js, Replicas: 1})
 	keys, err := cluster.ParseKeys([]byte(base64.StdEncoding.EncodeToString(make([]byte, 32))))
@@ -103,6 +107,10 @@ func newWorld(t testing.TB, change ...func(*Options)) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(rules.Close)
+	callbacks, err := callback.New(t.Context(), js, events, rules.Set, callback.Options{Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
 	hub := stream.NewHub(stream.Options{
 		Began: func(p *stream.Publication) { monitor.Began(p); book.Began(p) },
 		Ended: func(p *stream.Publication) { monitor.Ended(p); book.Ended(p) },
