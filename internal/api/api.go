@@ -85,6 +85,7 @@ type Options struct {
 	Gate      *access.Gate
 	Quality   *quality.Monitor
 	Stats     *stats.Book
+	Pictures  Pictures
 	Nodes     *cluster.Nodes
 	Events    *eventlog.Log
 	Callbacks *callback.Dispatcher
@@ -122,6 +123,7 @@ func New(o Options) *Server {
 	s := &Server{Options: o, log: o.Log, mux: http.NewServeMux()}
 	s.huma = huma.NewAPI(s.humaConfig(), adapter{s})
 	s.streamRoutes()
+	s.snapshotRoutes()
 	s.sessionRoutes()
 	s.tokenRoutes()
 	s.urlRoutes()

@@ -122,6 +122,7 @@ func newWorld(t testing.TB, change ...func(*Options)) *world {
 		Sessions: session.NewServer(hub, gate, session.Options{}),
 		HLS:      hls.NewServer(hub, gate, hls.Options{}),
 		Quality:  monitor,
+		Pictures: pictures(),
 		Stats:    book,
 		Policy:   rules,
 		Config: func() []byte {

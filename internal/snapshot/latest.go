@@ -66,6 +66,17 @@ func (l *latest) size() int {
 // Latest returns the newest picture of a stream that is in memory, or nil.
 func (s *Snapshotter) Latest(key stream.Key) *Picture { return s.latest.get(key) }
 
+// All returns the newest pictures that are in memory, in no order.
+func (s *Snapshotter) All() []*Picture {
+	s.latest.mu.Lock()
+	defer s.latest.mu.Unlock()
+	list := make([]*Picture, 0, len(s.latest.of))
+	for _, e := range s.latest.of {
+		list = append(list, e.Value.(*Picture))
+	}
+	return list
+}
+
 // Errors of Now.
 var (
 	ErrNoPicture = errors.New("the stream has no picture to be taken")
