@@ -20,7 +20,7 @@ const picture = `
 	node bench callback/sink
 	api
 	cluster
-	session hls record snapshot stats quality callback storage/storagetest
+	session hls record snapshot stats quality callback storage/storagetest transcode
 	access eventlog ffmpeg storage
 	stream
 	event policy bus

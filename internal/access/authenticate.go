@@ -22,6 +22,13 @@ func (j *judgement) authenticate(ctx context.Context) *objection {
 	if j.request.isSegment() {
 		return j.segment(rules)
 	}
+	if j.request.Protocol == HLS {
+		if _, ok := j.request.Params.Lookup(segmentParam); ok {
+			if j.variant(rules) == nil {
+				return nil
+			}
+		}
+	}
 	real := j.held == nil && !j.explain && !j.gate.Lenient
 	if real && !j.gate.limiter.open(j.request.Addr.Addr(), j.since) {
 		return &objection{TooManyFailures, "the address has failed too often"}

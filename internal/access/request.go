@@ -45,7 +45,7 @@ type Request struct {
 	Host   string // canonical; empty when the client names none; what cannot be a host is kept as sent
 	App    string
 	Stream string
-	File   string // HLS: index.m3u8, playlist.m3u8 or a segment in {app}/{stream}/, or ".m3u8" for {app}/{stream}.m3u8
+	File   string // HLS: index.m3u8, playlist.m3u8, master.m3u8, media.m3u8 or a segment in {app}/{stream}/, or ".m3u8" for {app}/{stream}.m3u8
 	Params Params
 
 	// Path is that of an HTTP URL, as sent; empty for RTMP, where it would be
@@ -127,7 +127,7 @@ func FromRTMP(op Op, app, tcURL, name string) (Request, error) {
 }
 
 // FromHTTP makes a Request to play of req's URL: /{app}/{stream}.flv,
-// /{app}/{stream}.m3u8, or index.m3u8, playlist.m3u8 and *.ts in
+// /{app}/{stream}.m3u8, or index.m3u8 and the other playlists and *.ts in
 // /{app}/{stream}/. The number of parts of the path tells the forms apart, so a
 // stream may be called index; in front of either may stand the two parts of a
 // URL signed by type C. Names are taken as they stand in the URL: a
@@ -156,7 +156,7 @@ func FromHTTP(req *http.Request) (Request, error) {
 		}
 	} else if name, ok := strings.CutSuffix(file, ".m3u8"); ok {
 		r.Protocol, r.App, r.Stream, r.File = HLS, dir, name, ".m3u8"
-		if (name == "index" || name == "playlist") && strings.Contains(dir, "/") {
+		if playlists[name] && strings.Contains(dir, "/") {
 			r.App, r.Stream = cutLast(dir)
 			r.File = file
 		}
@@ -168,6 +168,9 @@ func FromHTTP(req *http.Request) (Request, error) {
 	}
 	return r.withParams(req.Host, req.URL.RawQuery)
 }
+
+// playlists are the names of playlists in the folder of a stream.
+var playlists = map[string]bool{"index": true, "playlist": true, "master": true, "media": true}
 
 // ErrNotStream is the error of FromHTTP for a URL that is not one of a stream.
 var ErrNotStream = errors.New("not the URL of a stream")

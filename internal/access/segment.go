@@ -11,8 +11,8 @@ import (
 	"weir/internal/policy"
 )
 
-// The parameter with which a playlist sends players to its segments, and which
-// is good for nothing else. It is, in URL-safe base64,
+// The parameter with which a playlist sends players to its segments, and a master
+// playlist to its variants, and which is good for nothing else. It is, in URL-safe base64,
 //
 //	until when it is valid (4 bytes, unix seconds) | the credentials by which
 //	the playlist was granted (1 byte and 4 of tag each) | MAC (16 bytes)
@@ -32,12 +32,34 @@ func (g *Gate) SegmentQuery(grant *Grant, life time.Duration) string {
 	if !a.Authenticates() || a.Segments == policy.SegmentsExempt {
 		return ""
 	}
+	return g.pass(grant, sealSegment, grant.request.Stream, life)
+}
+
+// VariantQuery is SegmentQuery for the playlist of a stream that is a variant
+// of the grant's in its master playlist.
+func (g *Gate) VariantQuery(grant *Grant, variant string, life time.Duration) string {
+	if !grant.domain.Play.Authenticates() {
+		return ""
+	}
+	return g.pass(grant, sealVariant, variant, life)
+}
+
+// What a seal is for.
+const (
+	sealSegment = "segment\x00"
+	sealVariant = "variant\x00"
+)
+
+// pass makes a parameter for something of a stream.
+func (g *Gate) pass(grant *Grant, use, stream string, life time.Duration) string {
 	var buf [256]byte
 	b := binary.BigEndian.AppendUint32(buf[:0], uint32(time.Now().Add(life).Unix()))
 	for _, c := range grant.passed {
 		b = append(append(b, byte(c.method)), c.tag[:]...)
 	}
-	b = g.seal(b, grant.space.Name, &grant.request)
+	r := grant.request
+	r.Stream = stream
+	b = g.seal(b, use, grant.space.Name, &r)
 	return segmentParam + "=" + base64.RawURLEncoding.EncodeToString(b)
 }
 
@@ -47,6 +69,14 @@ func (j *judgement) segment(rules *rules) *objection {
 		j.note("segment", true, "segments are exempt at this domain")
 		return nil
 	}
+	return j.passing(rules, sealSegment)
+}
+
+// variant is the authentication for a playlist that a master playlist leads to.
+func (j *judgement) variant(rules *rules) *objection { return j.passing(rules, sealVariant) }
+
+// passing judges a parameter that pass has made.
+func (j *judgement) passing(rules *rules, use string) *objection {
 	sent, o := j.param(segmentParam)
 	if o != nil {
 		return o
@@ -56,7 +86,7 @@ func (j *judgement) segment(rules *rules) *objection {
 		return &objection{AuthFailed, "the segment token is not one"}
 	}
 	body := b[:len(b)-macSize]
-	if !hmac.Equal(b, j.gate.seal(slices.Clip(body), j.space.Name, &j.request)) {
+	if !hmac.Equal(b, j.gate.seal(slices.Clip(body), use, j.space.Name, &j.request)) {
 		return &objection{AuthFailed, "the segment token is not for this stream and client, or of another time of the server"}
 	}
 	if o := j.expiry(int64(binary.BigEndian.Uint32(body)), 0); o != nil {
@@ -65,13 +95,16 @@ func (j *judgement) segment(rules *rules) *objection {
 	if !rules.cover(body[4:]) {
 		return &objection{AuthFailed, "the right to the playlist was withdrawn"}
 	}
+	for c := body[4:]; len(c) >= 5; c = c[5:] {
+		j.passed = append(j.passed, credential{method(c[0]), tag(c[1:5])})
+	}
 	j.note("segment", true, "the segment token is right")
 	return nil
 }
 
 // seal appends the MAC of b for a stream and the client of r.
-func (g *Gate) seal(b []byte, space string, r *Request) []byte {
-	mac := g.token.sum(nil, "segment\x00", space, "\x00", r.App, "\x00", r.Stream, "\x00", string(b), string(neighbours(r.Addr.Addr())))
+func (g *Gate) seal(b []byte, use, space string, r *Request) []byte {
+	mac := g.token.sum(nil, use, space, "\x00", r.App, "\x00", r.Stream, "\x00", string(b), string(neighbours(r.Addr.Addr())))
 	return append(b, mac[:macSize]...)
 }
 

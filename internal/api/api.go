@@ -65,6 +65,7 @@ import (
 	"weir/internal/session"
 	"weir/internal/stats"
 	"weir/internal/stream"
+	"weir/internal/transcode"
 )
 
 // Prefix is where the API is on its listeners.
@@ -78,20 +79,21 @@ type Options struct {
 	Node    string // name of this node
 	Started time.Time
 
-	Tokens    *Tokens
-	Hub       *stream.Hub
-	Sessions  *session.Server
-	HLS       *hls.Server
-	Gate      *access.Gate
-	Quality   *quality.Monitor
-	Stats     *stats.Book
-	Pictures  Pictures
-	Nodes     *cluster.Nodes
-	Events    *eventlog.Log
-	Callbacks *callback.Dispatcher
-	Policy    *cluster.Policy
-	Config    func() []byte // as in force, JSON, secrets masked
-	Self      func() cluster.Node
+	Tokens     *Tokens
+	Hub        *stream.Hub
+	Sessions   *session.Server
+	HLS        *hls.Server
+	Gate       *access.Gate
+	Quality    *quality.Monitor
+	Stats      *stats.Book
+	Pictures   Pictures
+	Nodes      *cluster.Nodes
+	Events     *eventlog.Log
+	Callbacks  *callback.Dispatcher
+	Policy     *cluster.Policy
+	Config     func() []byte // as in force, JSON, secrets masked
+	Self       func() cluster.Node
+	Transcoder *transcode.Transcoder
 
 	// Hosts are names by which the API is reached, besides IP addresses and
 	// localhost. A page that a hostile name server brought here has another one.
@@ -135,6 +137,7 @@ func New(o Options) *Server {
 	s.callbackRoutes()
 	s.nodeRoutes()
 	s.statisticsRoutes()
+	s.transcodeRoutes()
 	s.describe()
 	return s
 }

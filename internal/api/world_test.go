@@ -23,6 +23,7 @@ import (
 	"weir/internal/cluster"
 	"weir/internal/event"
 	"weir/internal/eventlog"
+	"weir/internal/ffmpeg"
 	"weir/internal/hls"
 	"weir/internal/media/av"
 	"weir/internal/policy"
@@ -30,6 +31,7 @@ import (
 	"weir/internal/session"
 	"weir/internal/stats"
 	"weir/internal/stream"
+	"weir/internal/transcode"
 )
 
 // world is a Server over real parts.
@@ -129,7 +131,7 @@ func newWorld(t testing.TB, change ...func(*Options)) *world {
 			return []byte(`{"grace":"10s","nats":{"url":"nats://u:topsecret@a,nats://u:topsecret@b"},"list":["https://u:topsecret@c"]}`)
 		},
 		Nodes:  cluster.NewNodes(js, 1, log),
-		Events: events, Callbacks: callbacks,
+		Events: events, Callbacks: callbacks, Transcoder: transcode.New(hub, ffmpeg.New(ffmpeg.Options{}), transcode.Options{}),
 		Self: func() cluster.Node { return cluster.Node{Name: "n1", Version: "0.0.0", Started: time.Now()} },
 	}
 	t.Cleanup(func() {

@@ -242,6 +242,25 @@ func escape(s, special string) string {
 // on standard error but what went wrong.
 var fixed = []string{"-nostdin", "-hide_banner", "-nostats", "-loglevel", "error"}
 
+// Args returns the command line, after the program's name, that j comes to, or
+// what is wrong with it. The numbers of its pipes are those of a process.
+func (j *Job) Args() ([]string, error) {
+	next := 3
+	fds := func(n, first int) (list []int) {
+		for i := range n {
+			if i == 0 {
+				list = append(list, first)
+				continue
+			}
+			list = append(list, next)
+			next++
+		}
+		return list
+	}
+	in, out := fds(len(j.Inputs), 0), fds(len(j.Outputs), 1)
+	return j.args(in, out, next)
+}
+
 // args returns the command line after the program's name, when the inputs are
 // the descriptors in, the outputs are out, and progress is written to the last.
 func (j *Job) args(in, out []int, progress int) ([]string, error) {

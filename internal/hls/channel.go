@@ -39,18 +39,14 @@ type position struct {
 // origin returns the position of a channel that nothing is known of. Its numbers
 // are taken from the clock, which runs at least as fast as segments come, so
 // that players and caches that knew the stream before a restart, or by another
-// node, never see a number fall or a name come again.
-//
-// The time is taken modulo half of what a transport stream's 33 bits hold: so a
-// channel runs for 13 hours at least before its time wraps, which not every
-// player takes well, and no channel wraps because of when it began.
+// node, never see a number fall or a name come again. Its time is left to the
+// stream, which has it from the clock too (stream.Stream.Clock).
 //
 // The discontinuity sequence counts hours, and those of recent years only:
 // hls.js keeps a time for each in an array and walks over all of it, which with
 // a number of ten digits takes the browser minutes.
 func origin(now time.Time) position {
 	return position{
-		time:          now.UnixMilli() * mpegts.Clock % (1 << 32),
 		sequence:      uint64(now.Unix()),
 		discontinuity: uint64(max(0, now.Sub(epoch)/time.Hour)),
 	}

@@ -59,8 +59,9 @@ type Packager struct {
 	emit    func(Segment)
 	hurry   func() bool // does somebody wait for the first segment?
 	from    int64       // no time is below this, 1/90000 s
-	target  int64       // wanted duration of a segment, ms
-	seconds int         // target duration of the playlist; 0: not decided yet
+	clock   func() (zero time.Time, origin int64, ok bool)
+	target  int64 // wanted duration of a segment, ms
+	seconds int   // target duration of the playlist; 0: not decided yet
 
 	mux          *mpegts.Muxer // nil before the first frame
 	base         int64         // of mux
@@ -106,10 +107,12 @@ type source struct {
 // NewPackager returns a Packager that hands segments to emit, which is called
 // by WritePacket and Close. No PTS of theirs is below from, and seconds is
 // the target duration of the playlist if it is decided already, else 0. hurry tells
-// whether a player waits for the first segment; it may be nil.
-func NewPackager(cfg policy.HLS, log *slog.Logger, from int64, seconds int, hurry func() bool, emit func(Segment)) *Packager {
+// whether a player waits for the first segment; it may be nil. clock is
+// stream.Stream.Clock; nil where the packets are of no stream.
+func NewPackager(cfg policy.HLS, log *slog.Logger, from int64, seconds int, clock func() (time.Time, int64, bool),
+	hurry func() bool, emit func(Segment)) *Packager {
 	return &Packager{
-		cfg: cfg, log: log, emit: emit, hurry: hurry, from: from,
+		cfg: cfg, log: log, emit: emit, hurry: hurry, from: from, clock: clock,
 		target: cfg.Segment.Milliseconds(), seconds: seconds,
 		lastPTS: from - 1, broken: seconds > 0, fresh: true, needKey: true,
 	}
@@ -286,9 +289,25 @@ func (p *Packager) writeFrame(src *source, pkt av.Packet) {
 	p.end = max(p.end, pkt.DTS+src.interval)
 }
 
+// zero returns when the stream's time was 0.
+func (p *Packager) zero() time.Time {
+	if p.clock != nil {
+		if zero, _, ok := p.clock(); ok {
+			return zero
+		}
+	}
+	return p.epoch
+}
+
 // begin makes the muxer when the first frame comes, whose time is dts.
 func (p *Packager) begin(dts int64) {
-	p.base = max(time.Now().UnixMilli()*mpegts.Clock, p.from) - dts*mpegts.Clock
+	zero := time.Now().UnixMilli() - dts
+	if p.clock != nil { // the same for all renditions of a stream
+		if _, origin, ok := p.clock(); ok {
+			zero = origin
+		}
+	}
+	p.base = max(zero*mpegts.Clock, p.from-dts*mpegts.Clock)
 	p.mux = mpegts.NewMuxer(p.base)
 	for _, c := range []struct {
 		kind av.Kind
@@ -404,7 +423,7 @@ func (p *Packager) cut(at int64) {
 		PTS:           max(pts, p.lastPTS+1),
 		Data:          data,
 		Duration:      time.Duration(length) * time.Millisecond,
-		Time:          p.epoch.Add(time.Duration(p.start) * time.Millisecond),
+		Time:          p.zero().Add(time.Duration(p.start) * time.Millisecond),
 		Discontinuity: p.broken || p.emitted && tracks != p.tracks,
 	}
 	p.lastPTS, p.tracks, p.emitted = s.PTS, tracks, true

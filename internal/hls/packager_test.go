@@ -121,7 +121,7 @@ func pack(t testing.TB, cfg policy.HLS, packets ...[]av.Packet) (segments []Segm
 	t.Helper()
 	const from = 1234567
 	var p *Packager
-	p = NewPackager(cfg, quiet(), from, 0, nil, func(s Segment) {
+	p = NewPackager(cfg, quiet(), from, 0, nil, nil, func(s Segment) {
 		segments = append(segments, s)
 		if seconds == 0 {
 			seconds = p.TargetDuration()
@@ -405,7 +405,7 @@ func TestPackager(t *testing.T) {
 func TestPackagerHurry(t *testing.T) {
 	var got []Segment
 	waits := true
-	p := NewPackager(config(nil), quiet(), 0, 0, func() bool { return waits }, func(s Segment) { got, waits = append(got, s), false })
+	p := NewPackager(config(nil), quiet(), 0, 0, nil, func() bool { return waits }, func(s Segment) { got, waits = append(got, s), false })
 	for _, pkt := range append(configs, both(60_000).run(21_000)...) {
 		p.WritePacket(pkt)
 	}
@@ -417,7 +417,7 @@ func TestPackagerHurry(t *testing.T) {
 // A Packager that goes on from another one.
 func TestPackagerContinues(t *testing.T) {
 	var got []Segment
-	p := NewPackager(config(nil), quiet(), 1<<50, 3, nil, func(s Segment) { got = append(got, s) })
+	p := NewPackager(config(nil), quiet(), 1<<50, 3, nil, nil, func(s Segment) { got = append(got, s) })
 	for _, pkt := range append(configs, both(10_000).run(21_000)...) {
 		p.WritePacket(pkt)
 	}
@@ -451,7 +451,7 @@ func TestPackagerSize(t *testing.T) {
 func TestPackagerTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var got []Segment
-		p := NewPackager(config(nil), quiet(), 0, 0, nil, func(s Segment) { got = append(got, s) })
+		p := NewPackager(config(nil), quiet(), 0, 0, nil, nil, func(s Segment) { got = append(got, s) })
 		e := both(2000)
 		e.at = 100_000
 		for _, pkt := range append(configs, e.run(1500)...) { // at once
@@ -573,7 +573,7 @@ func FuzzPackager(f *testing.F) {
 // A stream of sound alone that cannot be packaged is refused until it can.
 func TestPackagerSoundAlone(t *testing.T) {
 	var text bytes.Buffer
-	p := NewPackager(policy.DefaultApp("a").HLS, slog.New(slog.NewTextHandler(&text, nil)), 0, 0, nil, func(Segment) {})
+	p := NewPackager(policy.DefaultApp("a").HLS, slog.New(slog.NewTextHandler(&text, nil)), 0, 0, nil, nil, func(Segment) {})
 	play := func(codec av.Codec, from, to int64) {
 		for at := from; at < to; at += 20 {
 			pkt := audio(at)
@@ -603,7 +603,7 @@ func TestPackagerSoundAlone(t *testing.T) {
 // H84: codecs that come and go fill no log.
 func TestPackagerSaysItOnce(t *testing.T) {
 	var text bytes.Buffer
-	p := NewPackager(policy.DefaultApp("a").HLS, slog.New(slog.NewTextHandler(&text, nil)), 0, 0, nil, func(Segment) {})
+	p := NewPackager(policy.DefaultApp("a").HLS, slog.New(slog.NewTextHandler(&text, nil)), 0, 0, nil, nil, func(Segment) {})
 	for i := range int64(100) {
 		for _, c := range []struct {
 			kind  av.Kind

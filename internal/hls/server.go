@@ -53,6 +53,7 @@ type Server struct {
 	hub     *stream.Hub
 	gate    *access.Gate
 	log     *slog.Logger
+	ladder  func(*stream.Stream) *Ladder
 	started time.Time
 	jobs    sync.WaitGroup
 	stats   stats
@@ -162,7 +163,7 @@ func (s *Server) attach(st *stream.Stream) (*channel, *job) {
 	}
 	log := s.log.With("stream", st.Key().String())
 	var p *Packager
-	p = NewPackager(cfg, log, from, seconds, func() bool { return c.waiting.Load() > 0 },
+	p = NewPackager(cfg, log, from, seconds, st.Clock, func() bool { return c.waiting.Load() > 0 },
 		func(seg Segment) { c.add(seg, p.TargetDuration(), !s.makeRoom(len(seg.Data)), log) })
 	s.jobs.Go(func() { s.work(c, j, p, log) })
 	return c, j
@@ -343,6 +344,8 @@ var (
 // ServeHTTP answers requests for playlists and segments:
 //
 //	/{app}/{stream}/index.m3u8  /{app}/{stream}/playlist.m3u8  /{app}/{stream}.m3u8
+//	/{app}/{stream}/master.m3u8, which lists the stream and its renditions
+//	/{app}/{stream}/media.m3u8, the stream's own where the others are the master
 //	/{app}/{stream}/{time of the first frame, 1/90000 s}.ts
 //
 // Errors are the guide's (contract B.4). A segment that is not there, or not
@@ -450,9 +453,15 @@ func (s *Server) serveSegment(w http.ResponseWriter, r *http.Request, g *access.
 }
 
 func (s *Server) servePlaylist(w http.ResponseWriter, r *http.Request, g *access.Grant) error {
+	if l, err := s.master(g); err != nil || l != nil {
+		if err != nil {
+			return err
+		}
+		return s.serveMaster(w, r, g, l)
+	}
 	c, busy := s.find(g.Key())
 	if !busy {
-		if st := s.hub.Find(g.Key()); st != nil {
+		if st := s.hub.Await(r.Context(), g.Key()); st != nil {
 			if st.App().HLS.Mode == policy.HLSOff {
 				return g.Deny(access.NoStream)
 			}

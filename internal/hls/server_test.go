@@ -718,7 +718,7 @@ func TestMemory(t *testing.T) {
 func TestPanic(t *testing.T) {
 	inBubble(t, nil, func(n *node) {
 		j := &job{reader: new(stream.Reader)} // of no stream
-		if failed := n.srv.pump(newChannel(stream.Key{}, position{}), j, NewPackager(n.app.HLS, quiet(), 0, 0, nil, nil), quiet()); !failed {
+		if failed := n.srv.pump(newChannel(stream.Key{}, position{}), j, NewPackager(n.app.HLS, quiet(), 0, 0, nil, nil, nil), quiet()); !failed {
 			t.Error("no panic")
 		}
 		if got := n.srv.stats.panics.Swap(0); got != 1 {

@@ -55,6 +55,8 @@ type Config struct {
 
 	FFmpeg FFmpeg `yaml:"ffmpeg"`
 
+	Transcode Transcode `yaml:"transcode"`
+
 	Policy *policy.Set `yaml:"policy"`
 
 	File    string // that it was read from, or empty
@@ -69,6 +71,12 @@ type Listen struct {
 	HTTP  Address `yaml:"http"`  // media
 	HTTPS Address `yaml:"https"` // media
 	Admin Address `yaml:"admin"` // health, metrics, profiles
+}
+
+// Transcode is what this machine does for live transcoding.
+type Transcode struct {
+	Max  int    `yaml:"max"`  // streams that are transcoded at a time; 0: as many as there are processors
+	Font string `yaml:"font"` // file of the font of clocks on pictures; empty: DejaVu Sans, where Debian has it
 }
 
 // FFmpeg is the program that makes pictures and renditions.
@@ -268,6 +276,7 @@ func (c *Config) check(add func(path, format string, args ...any)) {
 	between(add, "metrics.streams", c.Metrics.Streams, 0, 100_000)
 	between(add, "gather_ceiling", c.GatherCeiling, 0, time.Second)
 	between(add, "ffmpeg.pictures", c.FFmpeg.Pictures, 0, 256)
+	between(add, "transcode.max", c.Transcode.Max, 0, 1024)
 	between(add, "grace", c.Grace, 0, 10*time.Minute)
 	c.Record.check(func(name, format string, args ...any) { add("record."+name, format, args...) })
 	for _, p := range c.Policy.Problems() {

@@ -120,6 +120,10 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	counter("ffmpeg_started_total", "Jobs that ffmpeg was given.", tool.Started)
 	counter("ffmpeg_failed_total", "Jobs of ffmpeg that failed.", tool.Failed)
 	metric(prometheus.CounterValue, "ffmpeg_cpu_seconds_total", "CPU time of ffmpeg.", tool.CPU.Seconds())
+	for state, count := range c.n.transcoder.States() {
+		gauge("transcodes", "Streams with templates, by how their renditions fare.", float64(count), "state", state)
+	}
+	counter("transcode_restarts_total", "Times that ffmpeg was started again because it had failed.", c.n.transcoder.Restarts())
 	counter("connections_refused_total", "Connections of addresses that had too many.", c.n.conns.refused.Load())
 	c.events(ch, gauge, counter)
 	counter("publishers_early_total", "Publishers that were let go on before the fact of their beginning was durable.", sessions.Early)

@@ -33,6 +33,7 @@ import (
 	"weir/internal/snapshot"
 	"weir/internal/storage"
 	"weir/internal/stream"
+	"weir/internal/transcode"
 )
 
 // Node is one server.
@@ -62,8 +63,9 @@ type Node struct {
 	quality  *quality.Monitor
 	metrics  *prometheus.Registry
 
-	ffmpeg    *ffmpeg.Tool
-	snapshots *snapshot.Snapshotter
+	ffmpeg     *ffmpeg.Tool
+	snapshots  *snapshot.Snapshotter
+	transcoder *transcode.Transcoder
 
 	policyMu   sync.Mutex
 	configured *policy.Set // what the configuration says
@@ -130,6 +132,7 @@ func New(cfg *Config, log *slog.Logger) (_ *Node, err error) {
 		return nil, err
 	}
 	n.openSnapshots()
+	n.openTranscoder()
 	n.metrics = newMetrics(n)
 	n.warn(cfg)
 	return n, nil

@@ -202,6 +202,8 @@ type App struct {
 
 	Quality Quality `yaml:"quality"`
 
+	Transcode []Transcode `yaml:"transcode"`
+
 	Callback *Callback `yaml:"callback"` // nil: that of the space
 }
 

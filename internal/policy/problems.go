@@ -131,6 +131,7 @@ func (c *checker) app(path string, sp *Space, a *App, seen map[string]string) {
 	c.record(path+".record", sp, &a.Record)
 	c.quality(path+".quality", &a.Quality)
 	c.snapshot(path+".snapshot", sp, &a.Snapshot)
+	c.transcode(path+".transcode", a.Transcode)
 	c.callback(path+".callback", sp, a.Callback)
 	h := &a.HLS
 	path += ".hls"

@@ -84,7 +84,7 @@ func (s *Server) findLive(r *http.Request, req access.Request, err error) (*stre
 	if err != nil {
 		return nil, nil, err
 	}
-	live := s.hub.Find(grant.Key())
+	live := s.hub.Await(r.Context(), grant.Key())
 	if live == nil {
 		return nil, nil, grant.Deny(access.NoStream)
 	}

@@ -239,7 +239,7 @@ func (c *rtmpClient) play(ctx context.Context, cmd rtmp.Command) (again bool) {
 	var live *stream.Stream
 	r, grant, err := c.admit(ctx, access.Play, cmd)
 	if err == nil {
-		if live = c.hub.Find(grant.Key()); live == nil {
+		if live = c.hub.Await(ctx, grant.Key()); live == nil {
 			err = grant.Deny(access.NoStream)
 		}
 	}

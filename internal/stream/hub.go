@@ -103,13 +103,15 @@ type Hub struct {
 	streams   map[Key]*Stream
 	onPublish []func(context.Context, *Stream)
 	follow    []func(context.Context, *Publication, *Reader)
+	wanted    []func(Key) bool
+	awaited   map[Key]*awaited
 	tasks     sync.WaitGroup // functions of OnPublish and Follow, players, pumps
 }
 
 // NewHub returns an empty hub. The caller ends it with Close.
 func NewHub(o Options) *Hub {
 	o.defaults()
-	h := &Hub{opt: o, streams: make(map[Key]*Stream)}
+	h := &Hub{opt: o, streams: make(map[Key]*Stream), awaited: make(map[Key]*awaited)}
 	h.gather.ceiling = max(0, o.GatherCeiling)
 	return h
 }
@@ -125,6 +127,60 @@ func (h *Hub) OnPublish(f func(context.Context, *Stream)) { h.onPublish = append
 // those that must not miss a packet. The hub closes the Reader when f returns, and
 // the context ends with the stream. Follow is called before the hub is used.
 func (h *Hub) Follow(f func(context.Context, *Publication, *Reader)) { h.follow = append(h.follow, f) }
+
+// OnWanted asks f, in Await, to bring a stream that is not there; it reports
+// whether it will. It must not wait. It is called before the hub is used.
+func (h *Hub) OnWanted(f func(Key) bool) { h.wanted = append(h.wanted, f) }
+
+// Await is Find for a player: where nobody publishes the stream it asks those
+// of OnWanted, and waits if one of them brings it, until ctx is done or for a
+// while. It returns nil when there is no such stream.
+func (h *Hub) Await(ctx context.Context, key Key) *Stream {
+	s := h.Find(key)
+	if s != nil || len(h.wanted) == 0 {
+		return s
+	}
+	h.mu.Lock()
+	if s := h.streams[key]; s != nil || h.closed {
+		h.mu.Unlock()
+		return s
+	}
+	a := h.awaited[key]
+	if a == nil {
+		a = &awaited{there: make(chan struct{})}
+		h.awaited[key] = a
+	}
+	a.players++
+	h.mu.Unlock()
+	coming := false
+	for _, f := range h.wanted {
+		coming = coming || f(key)
+	}
+	if coming {
+		t := time.NewTimer(bringTime)
+		defer t.Stop()
+		select {
+		case <-a.there:
+		case <-t.C:
+		case <-ctx.Done():
+		}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if a.players--; a.players == 0 && h.awaited[key] == a {
+		delete(h.awaited, key)
+	}
+	return h.streams[key]
+}
+
+// awaited is a stream that players wait for.
+type awaited struct {
+	there   chan struct{} // closed when it is there
+	players int
+}
+
+// bringTime is for how long a player waits for a stream that somebody brings.
+const bringTime = 10 * time.Second
 
 // Find returns the stream of that name, or nil. A stream whose publisher left
 // is found until its hold time is over.
@@ -161,6 +217,10 @@ func (h *Hub) Publish(key Key, app *policy.App, push Push) (*Publication, error)
 		s = newStream(h, key, app, now)
 		h.streams[key] = s
 		s.ctx, s.cancel = context.WithCancel(context.Background())
+		if a := h.awaited[key]; a != nil {
+			delete(h.awaited, key)
+			close(a.there)
+		}
 		for _, f := range h.onPublish {
 			h.tasks.Go(func() { defer h.rescue(s); f(s.ctx, s) }) // ends when f has seen the stream's end
 		}

@@ -43,6 +43,11 @@ type Push struct {
 	Sequence string // names the push for ever; see event.Event
 	Session  string // of the client
 	Client   event.Client
+
+	// Of is the stream that this push is a rendition of; nil for others. The
+	// packets then come with that stream's times and keep them, so that a
+	// player may go from one to the other.
+	Of *Stream
 }
 
 // Publication is one publisher's turn at a stream. One goroutine writes

@@ -38,6 +38,7 @@ type Stream struct {
 	cancel context.CancelFunc // ends it
 
 	time   timeline
+	clock  wallClock
 	breakf bool // the next media packet is the first after a break
 
 	// The log. packets[0] has sequence number first; gop is the sequence number
@@ -114,12 +115,62 @@ func (s *Stream) App() *policy.App {
 	return s.app
 }
 
+// Push returns who publishes or, while the stream is held, who did last.
+func (s *Stream) Push() *Push { return s.Newest().Push() }
+
+// Newest returns the stream's newest publication, which may be over.
+func (s *Stream) Newest() *Publication {
+	p, _ := s.publication()
+	return p
+}
+
+// AwaitPublication returns the publication that follows after; it waits for it.
+// It returns nil when the stream is over, or ctx is done.
+func (s *Stream) AwaitPublication(ctx context.Context, after *Publication) *Publication {
+	defer context.AfterFunc(ctx, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.grown.Broadcast()
+	})()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.pub == after && !s.ended && ctx.Err() == nil {
+		s.grown.Wait()
+	}
+	if s.pub == after || ctx.Err() != nil {
+		return nil
+	}
+	return s.pub
+}
+
 // Live reports whether a publisher is connected; it is not while the stream
 // is held for one to return.
 func (s *Stream) Live() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.live
+}
+
+// Clock returns when the stream's time was 0, by this machine's clock, and what
+// HLS adds to the stream's time, in milliseconds: the same for the stream and
+// its renditions. ok is false before the first frame.
+func (s *Stream) Clock() (zero time.Time, origin int64, ok bool) {
+	s.mu.Lock()
+	if s.pub.push.Of != nil {
+		of := s.pub.push.Of
+		s.mu.Unlock()
+		return of.Clock()
+	}
+	defer s.mu.Unlock()
+	return s.clock.zero, s.clock.origin, s.clock.known
+}
+
+// Configs returns the codec configurations of video and audio, nil where there
+// is none. They are not to be changed.
+func (s *Stream) Configs() (video, audio *av.Packet) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.video.config, s.audio.config
 }
 
 // next returns the sequence number that the next packet will have.
@@ -134,6 +185,7 @@ func (s *Stream) attach(p *Publication, now time.Time) {
 		s.hold = nil
 	}
 	s.pub, s.live, s.app = p, true, p.app
+	s.grown.Broadcast()
 	if s.time.started {
 		s.time.resume(now)
 		s.breakf = true
@@ -151,7 +203,14 @@ func (s *Stream) write(pub *Publication, p av.Packet, now time.Time) (dts int64,
 		return 0, false
 	}
 	jumps := s.time.jumps
-	p.DTS = s.time.place(p.Kind, p.DTS, p.Config, now)
+	if pub.push.Of != nil {
+		p.DTS = s.time.follow(p.Kind, p.DTS, p.Config, now)
+	} else {
+		p.DTS = s.time.place(p.Kind, p.DTS, p.Config, now)
+	}
+	if p.Kind != av.Data && !p.Config {
+		s.clock.frame(p.DTS, now)
+	}
 	if p.Kind != av.Data && s.breakf {
 		// From here on it is the other publisher's stream. Until now its
 		// predecessor's configuration was good for players that joined from the

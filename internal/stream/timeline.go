@@ -87,6 +87,29 @@ func (l *timeline) place(k av.Kind, t int64, config bool, now time.Time) int64 {
 	return tr.last
 }
 
+// follow is place for packets that have the stream's own time already: all it
+// does is to keep frames in order.
+func (l *timeline) follow(k av.Kind, t int64, config bool, now time.Time) int64 {
+	if !l.started {
+		l.started, l.last, l.at = true, t, now
+	}
+	if k == av.Data {
+		return l.last
+	}
+	tr := &l.tracks[k-av.Video]
+	switch {
+	case config:
+		t = max(tr.last, min(t, l.last))
+	case tr.frame && t <= tr.last:
+		t = tr.last + 1
+	}
+	tr.last, tr.frame = t, tr.frame || !config
+	if !config {
+		l.last, l.at = max(l.last, t), now
+	}
+	return t
+}
+
 // believable reports whether a track can be at out: near its last frame, near
 // the other track, or as far on as the wall clock.
 func (l *timeline) believable(out, last int64, now time.Time) bool {
@@ -108,3 +131,31 @@ func (l *timeline) resume(now time.Time) {
 
 // unknownOffset makes any 32-bit timestamp unbelievable.
 const unknownOffset = int64(1) << 50
+
+// wallClock says when a stream's time 0 was, by this machine's clock. Frames come
+// late by what the network does to them; the one that was least late counts.
+type wallClock struct {
+	known  bool
+	zero   time.Time // when the stream's time was 0
+	origin int64     // of what HLS makes of the stream's time; see Stream.Clock
+}
+
+// frame notes a frame of that time.
+func (c *wallClock) frame(dts int64, now time.Time) {
+	zero := now.Add(time.Duration(-dts) * time.Millisecond)
+	if !c.known {
+		// Half of what the 33 bits of a transport stream hold: so no young stream
+		// wraps because of the hour at which it began.
+		const span = 1 << 32 / 90
+		c.known, c.zero, c.origin = true, zero, zero.UnixMilli()%span
+	}
+	if zero.Before(c.zero) {
+		c.zero = zero
+	} else if zero.Sub(c.zero) > maxDelay {
+		c.zero = zero // time has stood still, or the machine has slept
+	}
+}
+
+// maxDelay is by how much a frame may be late and still say nothing about the
+// stream's time.
+const maxDelay = 30 * time.Second

@@ -39,8 +39,10 @@ type Segment struct {
 type Variant struct {
 	URI           string
 	Bandwidth     int // peak, bit/s
+	Average       int // bit/s; 0: not given
 	Width, Height int // 0: not given
 	Codecs        string
+	FrameRate     float64 // 0: not given
 }
 
 // Duration returns the sum of the segments' durations.
@@ -96,6 +98,9 @@ func (p *Playlist) appendVariants(b []byte, prefix, suffix string) []byte {
 		v := &p.Variants[i]
 		b = append(b, "#EXT-X-STREAM-INF:BANDWIDTH="...)
 		b = strconv.AppendInt(b, int64(v.Bandwidth), 10)
+		if v.Average > 0 {
+			b = strconv.AppendInt(append(b, ",AVERAGE-BANDWIDTH="...), int64(v.Average), 10)
+		}
 		if v.Width > 0 && v.Height > 0 {
 			b = append(b, ",RESOLUTION="...)
 			b = strconv.AppendInt(b, int64(v.Width), 10)
@@ -106,6 +111,9 @@ func (p *Playlist) appendVariants(b []byte, prefix, suffix string) []byte {
 			b = append(b, ",CODECS=\""...)
 			b = append(b, v.Codecs...)
 			b = append(b, '"')
+		}
+		if v.FrameRate > 0 {
+			b = strconv.AppendFloat(append(b, ",FRAME-RATE="...), v.FrameRate, 'f', 3, 64)
 		}
 		b = append(b, '\n')
 		b = appendURI(b, prefix, v.URI, suffix)

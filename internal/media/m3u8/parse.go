@@ -190,8 +190,15 @@ func variant(list string) (*Variant, error) {
 		switch strings.TrimSpace(name) {
 		case "BANDWIDTH":
 			v.Bandwidth, err = number[int](value, math.MaxInt32)
+		case "AVERAGE-BANDWIDTH":
+			v.Average, err = number[int](value, math.MaxInt32)
 		case "CODECS":
 			v.Codecs = value
+		case "FRAME-RATE":
+			v.FrameRate, err = strconv.ParseFloat(value, 64)
+			if err == nil && !(v.FrameRate >= 0 && v.FrameRate < 1e6) {
+				err = errValue
+			}
 		case "RESOLUTION":
 			width, height, _ := strings.Cut(value, "x")
 			if v.Width, err = number[int](width, math.MaxInt32); err == nil {

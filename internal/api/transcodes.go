@@ -1,0 +1,85 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"weir/internal/transcode"
+)
+
+// Transcode is how the renditions of a stream fare.
+type Transcode struct {
+	Space     string      `json:"space"`
+	App       string      `json:"app"`
+	Stream    string      `json:"stream"`
+	State     string      `json:"state" enum:"idle,starting,running,waiting,refused"`
+	Reason    string      `json:"reason,omitempty" doc:"Why it waits or is refused."`
+	Templates []string    `json:"templates" nullable:"false" doc:"That are in use."`
+	Started   *time.Time  `json:"started,omitempty" doc:"Of the ffmpeg that runs."`
+	Restarts  int64       `json:"restarts" doc:"After failures."`
+	Speed     float64     `json:"speed" doc:"As ffmpeg says; 1 is real time."`
+	Lag       float64     `json:"lag" doc:"Of the renditions behind the stream, seconds."`
+	Frames    int64       `json:"frames"`
+	Dropped   int64       `json:"dropped"`
+	Outputs   []Rendition `json:"outputs" nullable:"false"`
+}
+
+// Rendition is one output of a Transcode.
+type Rendition struct {
+	Stream    string  `json:"stream"`
+	Encoder   string  `json:"encoder,omitempty" doc:"FFmpeg's name for it; none where the video is copied."`
+	Width     int     `json:"width,omitempty"`
+	Height    int     `json:"height,omitempty"`
+	FrameRate float64 `json:"frame_rate,omitempty"`
+	BitRate   int     `json:"bit_rate,omitempty" doc:"That is aimed at, bit/s."`
+	Live      bool    `json:"live"`
+	Shed      bool    `json:"shed,omitempty" doc:"Given up because the machine could not keep up."`
+	Error     string  `json:"error,omitempty" doc:"Why it is not made."`
+}
+
+// TranscodesInput says which.
+type TranscodesInput struct {
+	Paging
+	Space string `query:"space" maxLength:"128" doc:"Of this space only."`
+}
+
+type transcodesPage struct{ Body Page[Transcode] }
+
+func (s *Server) listTranscodes(ctx context.Context, in *TranscodesInput) (*transcodesPage, error) {
+	c := caller(ctx)
+	var list []Transcode
+	for _, st := range s.Transcoder.Status() {
+		if k := st.Source; c.Sees(k.Space) && (in.Space == "" || in.Space == k.Space) {
+			list = append(list, transcodeOf(st))
+		}
+	}
+	p, err := page(list, in.Paging, sorting[Transcode]{list: "transcodes", key: func(t *Transcode) string { return t.Space + "/" + t.App + "/" + t.Stream }})
+	return &transcodesPage{p}, err
+}
+
+func transcodeOf(st transcode.Status) Transcode {
+	t := Transcode{
+		Space: st.Source.Space, App: st.Source.App, Stream: st.Source.Name, State: st.State, Reason: st.Reason,
+		Templates: append([]string{}, st.Templates...), Restarts: st.Restarts, Speed: st.Speed, Lag: st.Lag.Seconds(),
+		Frames: st.Frames, Dropped: st.Dropped, Outputs: []Rendition{},
+	}
+	if st.State == "running" {
+		t.Started = &st.Started
+	}
+	for _, o := range st.Outputs {
+		t.Outputs = append(t.Outputs, Rendition{
+			Stream: o.Key.Name, Encoder: o.Encoder, Width: o.Width, Height: o.Height, FrameRate: o.FrameRate, BitRate: o.BitRate,
+			Live: o.Live, Shed: o.Shed, Error: o.Error,
+		})
+	}
+	return t
+}
+
+func (s *Server) transcodeRoutes() {
+	add(s, route{
+		ID: "listTranscodes", Method: http.MethodGet, Path: "/transcodes", Tag: "Streams",
+		Summary: "Renditions, and how they fare",
+		Role:    Viewer, Scope: Filtered,
+	}, s.listTranscodes)
+}

@@ -1,0 +1,160 @@
+package transcode
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"weir/internal/ffmpeg"
+	"weir/internal/policy"
+)
+
+// renderNode is the graphics device of VAAPI and Quick Sync.
+const renderNode = "/dev/dri/renderD128"
+
+// candidates are the encoders of each codec, by kind.
+var candidates = map[policy.Encoder][3]string{ // H.264, HEVC, AV1
+	policy.EncoderCPU:   {"libx264", "libx265", "libsvtav1"},
+	policy.EncoderNVENC: {"h264_nvenc", "hevc_nvenc", "av1_nvenc"},
+	policy.EncoderQSV:   {"h264_qsv", "hevc_qsv", "av1_qsv"},
+	policy.EncoderVAAPI: {"h264_vaapi", "hevc_vaapi", "av1_vaapi"},
+}
+
+// hardware is the order in which EncoderAuto tries.
+var hardware = []policy.Encoder{policy.EncoderNVENC, policy.EncoderQSV, policy.EncoderVAAPI}
+
+// Ability says whether an encoder works here.
+type Ability struct {
+	Name  string // ffmpeg's
+	Works bool
+	Error string // why not
+}
+
+// Abilities tries every encoder that ffmpeg has and returns what came of it. It
+// takes a second or so.
+func (t *Transcoder) Abilities(ctx context.Context) []Ability {
+	var list []Ability
+	for _, kind := range append([]policy.Encoder{policy.EncoderCPU}, hardware...) {
+		for _, name := range candidates[kind] {
+			a := Ability{Name: name}
+			if err := t.works(ctx, kind, name); err != nil {
+				a.Error = err.Error()
+			} else {
+				a.Works = true
+			}
+			list = append(list, a)
+		}
+	}
+	return list
+}
+
+// choose returns the encoder of a rendition: of what its template allows, the
+// first that works here.
+func (t *Transcoder) choose(ctx context.Context, want policy.Encoder, codec policy.VideoCodec) (encoder, error) {
+	if codec == policy.VideoAV1 && !t.enhanced() {
+		return encoder{}, fmt.Errorf("AV1 needs ffmpeg 6.1 or later; this is %s", t.tool.Health().Version)
+	}
+	kinds := []policy.Encoder{want}
+	if want == policy.EncoderAuto {
+		kinds = append(append([]policy.Encoder(nil), hardware...), policy.EncoderCPU)
+	}
+	var last error
+	for _, kind := range kinds {
+		name := candidates[kind][codec]
+		if last = t.works(ctx, kind, name); last == nil {
+			return newEncoder(kind, name), nil
+		}
+	}
+	return encoder{}, fmt.Errorf("no encoder for %s: %w", codec, last)
+}
+
+func newEncoder(kind policy.Encoder, name string) encoder {
+	e := encoder{name: name}
+	switch kind {
+	case policy.EncoderVAAPI:
+		e.filters = []ffmpeg.Filter{filter("format", "pix_fmts", "nv12"), filter("hwupload")}
+		e.device = "vaapi=hw:" + renderNode
+	case policy.EncoderQSV:
+		e.filters = []ffmpeg.Filter{filter("format", "pix_fmts", "nv12")}
+		e.device = "qsv=hw"
+	}
+	return e
+}
+
+// works tries an encoder on some grey frames, once.
+func (t *Transcoder) works(ctx context.Context, kind policy.Encoder, name string) error {
+	t.trialMu.Lock()
+	defer t.trialMu.Unlock()
+	if err, tried := t.trials[name]; tried {
+		return err
+	}
+	err := t.try(ctx, kind, name)
+	if ctx.Err() == nil {
+		t.trials[name] = err
+	}
+	return err
+}
+
+func (t *Transcoder) try(ctx context.Context, kind policy.Encoder, name string) error {
+	if err := t.tool.Ready(ctx); err != nil {
+		return err
+	}
+	if !t.tool.Has(ctx, name) {
+		return fmt.Errorf("this ffmpeg has no %s", name)
+	}
+	if kind == policy.EncoderVAAPI || kind == policy.EncoderQSV {
+		if _, err := os.Stat(renderNode); err != nil {
+			return fmt.Errorf("this machine has no %s", renderNode)
+		}
+	}
+	const w, h, frames = 320, 240, 5
+	e := newEncoder(kind, name)
+	j := &ffmpeg.Job{
+		Name:   "try " + name,
+		Inputs: []ffmpeg.Input{{Format: "rawvideo", Options: []ffmpeg.Option{ffmpeg.Word("pixel_format", "yuv420p"), ffmpeg.Word("video_size", "320x240")}}},
+		Limits: ffmpeg.Limits{Time: 20 * time.Second, Memory: 2 << 30},
+	}
+	opts := []ffmpeg.Option{ffmpeg.Map("0:v:0"), ffmpeg.Word("c:v", name), ffmpeg.Int("b:v", 200_000)}
+	if len(e.filters) > 0 {
+		opts = append(opts, ffmpeg.FilterVideo(e.filters...))
+	}
+	e.use(j)
+	j.Outputs = []ffmpeg.Output{{Format: "nut", Options: opts, Max: 4 << 20}}
+	grey := make([]byte, w*h*3/2*frames)
+	for i := range grey {
+		grey[i] = 128
+	}
+	_, _, err := t.tool.Run(ctx, j, grey)
+	return err
+}
+
+// use gives a job the device of the encoder.
+func (e encoder) use(j *ffmpeg.Job) {
+	if e.device == "" || slices.Contains(j.Devices, renderNode) {
+		return
+	}
+	j.Options = append(j.Options, ffmpeg.Word("init_hw_device", e.device), ffmpeg.Word("filter_hw_device", "hw"))
+	j.Devices = append(j.Devices, renderNode)
+}
+
+// enhanced reports whether this ffmpeg reads and writes Enhanced RTMP's codecs in
+// FLV, as it does from 6.1 on.
+func (t *Transcoder) enhanced() bool {
+	major, rest, _ := strings.Cut(strings.TrimPrefix(t.tool.Health().Version, "n"), ".")
+	a, err := strconv.Atoi(major)
+	if err != nil {
+		return false
+	}
+	b := 0
+	for _, r := range rest {
+		if r < '0' || r > '9' {
+			break
+		}
+		b = b*10 + int(r-'0')
+	}
+	return a > 6 || a == 6 && b >= 1
+}

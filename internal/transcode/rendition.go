@@ -1,0 +1,209 @@
+package transcode
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"weir/internal/event"
+	"weir/internal/media/av"
+	"weir/internal/media/flv"
+	"weir/internal/media/mpegts"
+	"weir/internal/policy"
+	"weir/internal/stream"
+)
+
+// feed writes a stream into ffmpeg's pipe, on ffmpeg's time.
+type feed struct {
+	w      io.Writer
+	flv    *flv.Muxer // nil: a transport stream
+	ts     *mpegts.Muxer
+	offset int64
+	config [2][]byte // of video and audio
+	heard  bool
+}
+
+func newFeed(w io.Writer, format string, offset int64) *feed {
+	f := &feed{w: w, offset: offset}
+	if format == "mpegts" {
+		f.ts = mpegts.NewMuxer(0)
+	}
+	return f
+}
+
+// write writes a packet.
+func (f *feed) write(p av.Packet) error {
+	if p.Config {
+		f.config[p.Kind-av.Video] = p.Frame
+	}
+	p.DTS += f.offset
+	if p.Config {
+		p.DTS = max(p.DTS, 0)
+	}
+	if f.ts == nil {
+		if f.flv == nil {
+			f.flv = flv.NewMuxer(f.w, true, true)
+		}
+		return f.flv.WritePacket(p)
+	}
+	if err := f.ts.WritePacket(p); err != nil {
+		if errors.Is(err, mpegts.ErrFrame) {
+			return nil
+		}
+		return err
+	}
+	if p.Config || p.Kind == av.Audio { // sound goes along with the next picture
+		return nil
+	}
+	b, _ := f.ts.Cut()
+	if len(b) == 0 {
+		return nil
+	}
+	_, err := f.w.Write(b)
+	return err
+}
+
+// differs reports whether a configuration is another than that which ffmpeg
+// was given.
+func (f *feed) differs(p av.Packet) bool {
+	old := f.config[p.Kind-av.Video]
+	return old != nil && !bytes.Equal(old, p.Frame)
+}
+
+// hears reports whether a packet is the first sound of a stream that had none.
+func (f *feed) hears(p av.Packet) bool {
+	if f.heard || p.Codec != av.AAC && p.Codec != av.MP3 {
+		return false
+	}
+	f.heard = true
+	return !p.Config
+}
+
+// rendition is an output that is being made.
+type rendition struct {
+	*output
+	src *source
+	log *slog.Logger
+
+	newest atomic.Int64 // time of the newest frame, ms of the source; 0: none yet
+
+	mu  sync.Mutex
+	pub *stream.Publication
+}
+
+// read publishes what comes out of ffmpeg, until that ends. Frames that are not
+// newer than from are left out.
+func (r *rendition) read(out io.Reader, offset, from int64) {
+	defer io.Copy(io.Discard, out) // whatever happens, ffmpeg doesn't wait for us
+	var in av.Reader = flv.NewReader(out)
+	if container(r.codec(&media{video: r.sourceCodec()}), r.src.t.enhanced()) == "mpegts" {
+		in = tagged{mpegts.NewDemuxer(out)}
+	}
+	for {
+		p, err := in.ReadPacket()
+		if err != nil {
+			if err != io.EOF && !errors.Is(err, io.ErrUnexpectedEOF) {
+				r.log.Debug("read rendition", "err", err)
+			}
+			return
+		}
+		if p.Kind == av.Data {
+			continue // ffmpeg's own metadata say nothing that is true of a live stream
+		}
+		p.DTS -= offset
+		if !p.Config && p.DTS <= from {
+			continue
+		}
+		if err := r.publish(p); err != nil {
+			return
+		}
+		if !p.Config {
+			r.newest.Store(max(1, p.DTS))
+		}
+	}
+}
+
+func (r *rendition) sourceCodec() av.Codec { return r.src.s.Info().Video.Codec }
+
+// publish writes a packet into the hub.
+func (r *rendition) publish(p av.Packet) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.pub == nil {
+		key := stream.Key{Space: r.src.key.Space, App: r.src.key.App, Name: r.name}
+		of := r.src.s.Push()
+		client := event.Client{Domain: of.Client.Domain, Protocol: "transcode", NodeAddr: of.Client.NodeAddr}
+		pub, err := r.src.t.hub.Publish(key, r.app(), stream.Push{Sequence: event.NewSequence(), Client: client, Of: r.src.s})
+		if err != nil {
+			r.log.Warn("rendition cannot be published", "err", err)
+			return err
+		}
+		r.pub = pub
+	}
+	return r.pub.WritePacket(p)
+}
+
+// app is the policy of the rendition: its source's, without what renditions
+// don't have unless their template says so.
+func (r *rendition) app() *policy.App {
+	app := *r.src.s.App()
+	app.Transcode = nil
+	app.IdleTimeout = time.Hour // the source's counts
+	app.MaxLead = 0             // what ffmpeg catches up with comes at once
+	app.Takeover = false
+	t := r.template
+	if !t.Callbacks {
+		app.Callback = nil
+	}
+	if !t.Record {
+		app.Record.Mode = policy.RecordOff
+	}
+	if !t.Snapshot {
+		app.Snapshot.Enabled = false
+	}
+	app.Quality = policy.Quality{}
+	return &app
+}
+
+// end ends the rendition and returns the newest time that it has had.
+func (r *rendition) end(reason stream.EndReason) int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.pub != nil {
+		r.pub.End(reason)
+	}
+	return r.newest.Load()
+}
+
+// watched reports whether somebody plays the rendition.
+func (r *rendition) watched() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.pub == nil {
+		return true // who waits for it
+	}
+	i := r.pub.Stream().Info()
+	return i.Players > 0 || i.Recorders > 0
+}
+
+// tagged gives the packets of a transport stream the tags that players get.
+type tagged struct{ av.Reader }
+
+func (t tagged) ReadPacket() (av.Packet, error) {
+	p, err := t.Reader.ReadPacket()
+	if err != nil || p.Tag != nil {
+		return p, err
+	}
+	n := len(p.Frame)
+	if p.Kind == av.Video {
+		p.Tag = flv.AppendVideo(make([]byte, 0, n+16), p.Codec, p.Key, p.Config, p.CTS, p.Frame)
+	} else {
+		p.Tag = flv.AppendAudio(make([]byte, 0, n+16), p.Codec, p.Config, p.Frame)
+	}
+	p.Frame = p.Tag[len(p.Tag)-n:]
+	return p, nil
+}

@@ -1,0 +1,242 @@
+// Package transcode makes renditions of live streams: the same pictures and
+// sound in other sizes, rates and codecs (contract D).
+//
+// A template of the app says what is made. One ffmpeg for each source stream
+// makes all of it, so that the stream is decoded once. Packets go into it by a
+// pipe, as a player would get them, and each rendition comes out of one of its
+// own and is published in the hub under the name {stream}{suffix}: whoever plays it
+// doesn't know the difference. The times of the renditions are the source's, and
+// so are their key frames' distances, so that a player may go from one to another.
+//
+// A Transcoder has a goroutine for every stream whose app has templates. It
+// starts ffmpeg at a key frame when there is something to make, starts it again,
+// later and later, when it fails, and ends it when the source changes or nobody
+// wants its renditions any more. The source never waits for it: a reader that is
+// too slow jumps.
+package transcode
+
+import (
+	"context"
+	"log/slog"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"weir/internal/event"
+	"weir/internal/ffmpeg"
+	"weir/internal/policy"
+	"weir/internal/stream"
+)
+
+// Options are a Transcoder's settings; the zero value is good.
+type Options struct {
+	Log *slog.Logger
+
+	// Max is how many sources are transcoded at a time; default: the number of
+	// processors. What would be more is refused, and says so.
+	Max int
+
+	// Font is the file of the font of clocks; default: DejaVu Sans where Debian
+	// has it. Without a font there are no clocks.
+	Font string
+
+	// Picture returns an object of a bucket, of at most so many bytes.
+	Picture func(ctx context.Context, bucket, key string, most int64) ([]byte, error)
+
+	// Emit takes note of a fact.
+	Emit func(event.Event)
+}
+
+// Transcoder makes the renditions of a hub's streams. Its methods may be called
+// from any goroutine.
+type Transcoder struct {
+	hub  *stream.Hub
+	tool *ffmpeg.Tool
+	opt  Options
+	log  *slog.Logger
+
+	trialMu sync.Mutex
+	trials  map[string]error // of encoders, by name
+
+	mu      sync.Mutex
+	sources map[stream.Key]*source
+	running int
+
+	restarts atomic.Int64
+}
+
+// New returns a Transcoder of the hub's streams, to which it attaches itself: it
+// is called before the hub is used. It ends with the hub.
+func New(hub *stream.Hub, tool *ffmpeg.Tool, o Options) *Transcoder {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Max == 0 {
+		o.Max = runtime.NumCPU()
+	}
+	if o.Font == "" {
+		o.Font = defaultFont()
+	}
+	if o.Emit == nil {
+		o.Emit = func(event.Event) {}
+	}
+	t := &Transcoder{
+		hub: hub, tool: tool, opt: o, log: o.Log,
+		trials: make(map[string]error), sources: make(map[stream.Key]*source),
+	}
+	hub.OnPublish(t.follow)
+	hub.OnWanted(t.wanted)
+	return t
+}
+
+// follow makes the renditions of one stream, from its start to its end.
+func (t *Transcoder) follow(ctx context.Context, s *stream.Stream) {
+	if pub := s.AwaitPublication(ctx, nil); pub == nil || pub.Push().Of != nil {
+		return // renditions have none of their own
+	}
+	src := t.source(s)
+	defer t.forget(src)
+	src.run(ctx)
+}
+
+// source returns the account of a stream.
+func (t *Transcoder) source(s *stream.Stream) *source {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	src := t.sources[s.Key()]
+	if src == nil || src.s != s {
+		src = &source{t: t, s: s, key: s.Key(), log: t.log.With("stream", s.Key().String()), wake: make(chan struct{}, 1)}
+		t.sources[src.key] = src
+	}
+	return src
+}
+
+func (t *Transcoder) forget(src *source) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.sources[src.key] == src {
+		delete(t.sources, src.key)
+	}
+}
+
+// wanted is asked by the hub for a stream that nobody publishes: it starts the
+// template that makes it for players.
+func (t *Transcoder) wanted(key stream.Key) bool {
+	of := key
+	for i := len(key.Name) - 1; i > 0; i-- {
+		of.Name = key.Name[:i]
+		s := t.hub.Find(of)
+		if s == nil || !s.Live() || s.Push().Of != nil || len(s.App().Transcode) == 0 {
+			continue
+		}
+		src := t.source(s)
+		if src.play(key.Name[i:]) {
+			return true
+		}
+		if !s.Live() {
+			t.forget(src)
+		}
+	}
+	return false
+}
+
+// enter takes one of the places for sources that are transcoded.
+func (t *Transcoder) enter() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.running >= t.opt.Max {
+		return false
+	}
+	t.running++
+	return true
+}
+
+func (t *Transcoder) leave() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.running--
+}
+
+// Status is how the renditions of a stream fare.
+type Status struct {
+	Source    stream.Key
+	State     string   // idle, starting, running, waiting, refused
+	Reason    string   // why it waits or is refused
+	Templates []string // that are in use
+	Started   time.Time
+	Restarts  int64         // after failures
+	Speed     float64       // as ffmpeg says; 1 is real time
+	Lag       time.Duration // of the renditions behind the source
+	Frames    int64
+	Dropped   int64
+	Outputs   []OutputStatus
+}
+
+// OutputStatus is one rendition.
+type OutputStatus struct {
+	Key           stream.Key
+	Encoder       string
+	Width, Height int
+	FrameRate     float64
+	BitRate       int // that is aimed at, bit/s
+	Live          bool
+	Shed          bool   // given up because the machine could not keep up
+	Error         string // why it is not made
+}
+
+// Status returns how all renditions fare, in the order of their sources' names.
+func (t *Transcoder) Status() []Status {
+	t.mu.Lock()
+	sources := make([]*source, 0, len(t.sources))
+	for _, src := range t.sources {
+		sources = append(sources, src)
+	}
+	t.mu.Unlock()
+	list := make([]Status, 0, len(sources))
+	for _, src := range sources {
+		if st, ok := src.status(); ok {
+			list = append(list, st)
+		}
+	}
+	slices.SortFunc(list, func(a, b Status) int { return strings.Compare(a.Source.String(), b.Source.String()) })
+	return list
+}
+
+// states are all that a Status.State can be.
+var states = []string{"idle", "starting", "running", "waiting", "refused"}
+
+// States returns how many sources are in which state.
+func (t *Transcoder) States() map[string]int {
+	count := make(map[string]int, len(states))
+	for _, s := range states {
+		count[s] = 0
+	}
+	for _, st := range t.Status() {
+		count[st.State]++
+	}
+	return count
+}
+
+// Restarts returns how often an ffmpeg was started again because it had failed.
+func (t *Transcoder) Restarts() int64 { return t.restarts.Load() }
+
+// templates returns those of a push that are always in use, and those that are
+// used while somebody plays.
+func templates(app *policy.App, push *stream.Push) (always, played []*policy.Transcode) {
+	var presets []string
+	if p, ok := push.Client.Param("preset"); ok {
+		presets = strings.Split(p, ",")
+	}
+	for i := range app.Transcode {
+		switch t := &app.Transcode[i]; {
+		case t.Trigger == policy.TranscodePublish || slices.Contains(presets, t.Name):
+			always = append(always, t)
+		case t.Trigger == policy.TranscodePlay:
+			played = append(played, t)
+		}
+	}
+	return always, played
+}

@@ -1,0 +1,338 @@
+package transcode
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"weir/internal/event"
+	"weir/internal/ffmpeg"
+	"weir/internal/media/av"
+	"weir/internal/media/flv"
+	"weir/internal/policy"
+	"weir/internal/stream"
+)
+
+// TestMain is also the program that locks ffmpeg in.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == ffmpeg.SandboxArg {
+		if err := ffmpeg.Sandbox(os.Args[2:]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(125)
+		}
+		os.Exit(0)
+	}
+	goleak.VerifyTestMain(m)
+}
+
+var key = stream.Key{Space: "default", App: "live", Name: "s1"}
+
+// world is a hub with a Transcoder and the real ffmpeg.
+type world struct {
+	*Transcoder
+	app policy.App
+
+	mu   sync.Mutex
+	more sync.Cond
+	seen map[string][]av.Packet // of each rendition
+}
+
+func newWorld(t *testing.T, o Options, templates ...policy.Transcode) *world {
+	t.Helper()
+	path, err := exec.LookPath("ffmpeg")
+	if err != nil {
+		t.Skip("there is no ffmpeg here")
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tool := ffmpeg.New(ffmpeg.Options{Path: path, Self: self})
+	hub := stream.NewHub(stream.Options{MaxPacketRate: 1 << 20, MaxByteRate: 1 << 30, ReaderBytes: 1 << 30})
+	o.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
+	w := &world{Transcoder: New(hub, tool, o), app: policy.DefaultApp("live"), seen: make(map[string][]av.Packet)}
+	w.more.L = &w.mu
+	hub.Follow(w.watch)
+	w.app.MaxLead, w.app.Transcode = 0, templates
+	t.Cleanup(func() {
+		if err := hub.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+		tool.Close()
+	})
+	return w
+}
+
+// clip makes four seconds of film, with a key frame each second.
+func clip(t *testing.T, options string) []av.Packet {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "clip.flv")
+	args := strings.Fields("-nostdin -v error -f lavfi -i testsrc2=size=640x360:rate=30 -f lavfi -i sine=440 -t 4 " + options + " -f flv")
+	if out, err := exec.Command("ffmpeg", append(args, file)...).CombinedOutput(); err != nil {
+		t.Fatalf("make a clip: %v\n%s", err, out)
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var list []av.Packet
+	for r := flv.NewReader(bytes.NewReader(b)); ; {
+		p, err := r.ReadPacket()
+		if err == io.EOF {
+			return list
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, p)
+	}
+}
+
+const h264 = "-c:v libx264 -preset ultrafast -pix_fmt yuv420p -g 30 -bf 2 -c:a aac"
+
+// publish publishes a clip and ends.
+func (w *world) publish(t *testing.T, list []av.Packet, push stream.Push) *stream.Publication {
+	t.Helper()
+	pub, err := w.hub.Publish(key, &w.app, push)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range list {
+		if err := pub.WritePacket(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return pub
+}
+
+// watch notes all that comes of renditions.
+func (w *world) watch(_ context.Context, pub *stream.Publication, r *stream.Reader) {
+	for pub.Push().Of != nil {
+		p, err := r.ReadPacket()
+		if err != nil {
+			return
+		}
+		w.mu.Lock()
+		name := pub.Stream().Key().Name
+		w.seen[name] = append(w.seen[name], p)
+		w.more.Broadcast()
+		w.mu.Unlock()
+	}
+}
+
+// collect returns what there is of a rendition up to the first picture at or
+// after ms. It plays the rendition, if that is what starts it.
+func (w *world) collect(t *testing.T, name string, ms int64) []av.Packet {
+	t.Helper()
+	if w.hub.Await(t.Context(), stream.Key{Space: key.Space, App: key.App, Name: name}) == nil {
+		t.Fatalf("%s: there is no such stream; %+v", name, w.Status())
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for {
+		for i, p := range w.seen[name] {
+			if p.Kind == av.Video && !p.Config && p.DTS >= ms {
+				return w.seen[name][:i+1]
+			}
+		}
+		w.more.Wait()
+	}
+}
+
+// frames returns the times of a track's frames, or of its key frames only.
+func frames(list []av.Packet, kind av.Kind, keys bool) (times []int64) {
+	for _, p := range list {
+		if p.Kind == kind && !p.Config && (p.Key || !keys) {
+			times = append(times, p.PTS())
+		}
+	}
+	return times
+}
+
+// The renditions of a stream have the size, rate, codec and times that they
+// should, and key frames at the same times.
+func TestRenditions(t *testing.T) {
+	w := newWorld(t, Options{}, *template(
+		rung(func(r *policy.Rendition) { r.ShortSide, r.BitRate = 180, 300_000 }),
+		rung(func(r *policy.Rendition) { r.Suffix, r.ShortSide, r.FrameRate, r.BitRate = "_low", 90, 15, 100_000 }),
+		rung(func(r *policy.Rendition) { r.Suffix, r.Copy = "_copy", policy.CopyVideo }),
+		rung(func(r *policy.Rendition) {
+			r.Suffix, r.Codec, r.ShortSide, r.BitRate = "_hevc", policy.VideoHEVC, 90, 100_000
+		}),
+	))
+	film := clip(t, h264)
+	begin := slices.IndexFunc(film, func(p av.Packet) bool { return p.DTS >= 900 })
+	pub := w.publish(t, film[:begin], stream.Push{})
+	w.await(t, key, "running")
+	for _, p := range film[begin:] {
+		if err := pub.WritePacket(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var keyTimes []int64
+	for _, tt := range []struct {
+		name          string
+		codec         av.Codec
+		width, height int
+		frames        int // until 3.7 s
+		apart         int64
+	}{
+		{"s1_a", av.H264, 320, 180, 112, 2000},
+		{"s1_low", av.H264, 160, 90, 56, 2000},
+		{"s1_copy", av.H264, 640, 360, 112, 1000},
+		{"s1_hevc", av.HEVC, 160, 90, 112, 2000},
+	} {
+		list := w.collect(t, tt.name, 3700)
+		video, audio := w.hub.Find(stream.Key{Space: "default", App: "live", Name: tt.name}).Configs()
+		if video == nil || audio == nil {
+			t.Fatalf("%s has video %v and audio %v", tt.name, video, audio)
+		}
+		info, err := av.ParseVideoInfo(video.Codec, video.Frame)
+		if err != nil || video.Codec != tt.codec || info.Width != tt.width || info.Height != tt.height {
+			t.Errorf("%s: %v %dx%d, %v; want %v %dx%d", tt.name, video.Codec, info.Width, info.Height, err, tt.codec, tt.width, tt.height)
+		}
+		keys := frames(list, av.Video, true)
+		for i := 1; i < len(keys); i++ {
+			if d := keys[i] - keys[i-1]; d < tt.apart-40 || d > tt.apart+40 {
+				t.Errorf("%s: key frames at %v, want them %d ms apart", tt.name, keys, tt.apart)
+			}
+		}
+		if tt.apart == 2000 {
+			if keyTimes == nil {
+				keyTimes = keys
+			}
+			for i := range min(len(keys), len(keyTimes)) {
+				if d := keys[i] - keyTimes[i]; d < -34 || d > 34 {
+					t.Errorf("%s: key frames at %v, others at %v", tt.name, keys, keyTimes)
+				}
+			}
+		}
+		if n := len(frames(list, av.Video, false)); n < tt.frames-2 || n > tt.frames+4 {
+			t.Errorf("%s: %d pictures until 3.7 s, want %d", tt.name, n, tt.frames)
+		}
+		if len(frames(list, av.Audio, false)) == 0 {
+			t.Errorf("%s has no sound", tt.name)
+		}
+		zero, origin, ok := w.hub.Find(key).Clock()
+		z, o, k := w.hub.Find(stream.Key{Space: "default", App: "live", Name: tt.name}).Clock()
+		if !ok || !k || !zero.Equal(z) || o != origin {
+			t.Errorf("%s has another clock than its source", tt.name)
+		}
+	}
+	variants, all := w.Ladder(w.hub.Find(key))
+	if len(variants) != 5 || all || variants[0].URI != "s1" || variants[1].URI != "s1_a" || variants[1].Width != 320 ||
+		!strings.HasPrefix(variants[1].Codecs, "avc1.4d") || !strings.HasSuffix(variants[1].Codecs, ",mp4a.40.2") {
+		t.Errorf("Ladder = %+v, %v", variants, all)
+	}
+	pub.End(stream.EndClosed)
+}
+
+// A template of players starts with the first one, who waits, and again for the
+// next.
+func TestPlayTrigger(t *testing.T) {
+	tpl := template(rung(func(r *policy.Rendition) { r.ShortSide = 90 }))
+	tpl.Trigger = policy.TranscodePlay
+	w := newWorld(t, Options{}, *tpl)
+	if s := w.hub.Await(t.Context(), stream.Key{Space: "default", App: "live", Name: "s1_a"}); s != nil {
+		t.Error("a rendition of nothing")
+	}
+	pub := w.publish(t, clip(t, h264), stream.Push{})
+	w.await(t, key, "idle")
+	if s := w.hub.Await(t.Context(), stream.Key{Space: "default", App: "live", Name: "s1_b"}); s != nil {
+		t.Error("a rendition that no template has")
+	}
+	w.collect(t, "s1_a", 3700)
+	pub.End(stream.EndClosed)
+}
+
+// A push may ask for templates by a parameter; and a node that is full says so.
+func TestPresetAndLimit(t *testing.T) {
+	tpl := template(rung(func(r *policy.Rendition) { r.ShortSide = 90 }))
+	tpl.Name, tpl.Trigger = "small", policy.TranscodeParam
+	w := newWorld(t, Options{Max: 1}, *tpl)
+	push := stream.Push{Client: event.Client{Params: []event.Param{{Name: "preset", Value: "other,small"}}}}
+	film := clip(t, h264)
+	pub := w.publish(t, film, push)
+	w.await(t, key, "running")
+	second := stream.Key{Space: "default", App: "live", Name: "s2"}
+	other, err := w.hub.Publish(second, &w.app, push)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range film {
+		if err := other.WritePacket(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.await(t, second, "refused")
+	pub.End(stream.EndClosed)
+	other.End(stream.EndClosed)
+}
+
+// await waits for a state of a source.
+func (w *world) await(t *testing.T, key stream.Key, state string) Status {
+	t.Helper()
+	for {
+		for _, st := range w.Status() {
+			if st.Source == key && st.State == state {
+				return st
+			}
+		}
+		select {
+		case <-t.Context().Done():
+			t.Fatalf("%v does not come to be %s", key, state)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// When ffmpeg dies its renditions come back, and their time goes on.
+func TestKilledChild(t *testing.T) {
+	w := newWorld(t, Options{}, *template(rung(func(r *policy.Rendition) { r.ShortSide = 90 })))
+	film := clip(t, h264)
+	pub := w.publish(t, film, stream.Push{})
+	w.collect(t, "s1_a", 3700)
+	for round := range int64(3) {
+		src := w.source(pub.Stream())
+		w.await(t, key, "running")
+		src.mu.Lock()
+		src.proc.Kill()
+		src.mu.Unlock()
+		for {
+			if st := w.Status(); len(st) == 1 && st[0].Restarts == round+1 {
+				break
+			}
+			<-time.After(10 * time.Millisecond)
+		}
+		end := pub.Stream().Info().Video.Frames
+		for _, p := range film {
+			p.DTS += (round + 1) * 4000
+			if err := pub.WritePacket(p); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if pub.Stream().Info().Video.Frames == end {
+			t.Fatal("the source stands still")
+		}
+		last := int64(-1)
+		for _, at := range frames(w.collect(t, "s1_a", (round+1)*4000+3000), av.Video, false) {
+			if at <= last {
+				t.Errorf("time goes from %d to %d", last, at)
+			}
+			last = at
+		}
+	}
+	pub.End(stream.EndClosed)
+}
