@@ -51,6 +51,8 @@ type Tool struct {
 	opt Options
 	log *slog.Logger
 
+	finding sync.Mutex // held while somebody finds out; before mu
+
 	mu      sync.Mutex
 	checked time.Time // when the last attempt to find out what is there ended
 	found   *found
@@ -70,6 +72,7 @@ type found struct {
 	layers  Layers
 	version string
 	codecs  map[string]bool // encoders and decoders: "libx264", "h264"
+	library string          // the fork server's; empty: there is none
 }
 
 // Health describes the ffmpeg of this machine.
@@ -107,20 +110,20 @@ func (t *Tool) Ready(ctx context.Context) error {
 }
 
 func (t *Tool) look(ctx context.Context) (*found, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	switch {
-	case t.closed:
-		return nil, fmt.Errorf("%w: the server is shutting down", ErrUnavailable)
-	case t.found != nil:
-		return t.found, nil
-	case t.missing != nil && time.Since(t.checked) < retry:
-		return nil, t.missing
+	if f, err := t.known(); f != nil || err != nil {
+		return f, err
+	}
+	t.finding.Lock()
+	defer t.finding.Unlock()
+	if f, err := t.known(); f != nil || err != nil { // somebody else found out
+		return f, err
 	}
 	f, err := t.find(ctx)
 	if err != nil && ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.checked = time.Now()
 	if err != nil {
 		t.missing = fmt.Errorf("%w: %w", ErrUnavailable, err)
@@ -128,6 +131,20 @@ func (t *Tool) look(ctx context.Context) (*found, error) {
 	}
 	t.found, t.missing = f, nil
 	return f, nil
+}
+
+// known returns what was found, or why there is nothing; neither when that has
+// to be found out.
+func (t *Tool) known() (*found, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case t.closed:
+		return nil, fmt.Errorf("%w: the server is shutting down", ErrUnavailable)
+	case t.found == nil && t.missing != nil && time.Since(t.checked) < retry:
+		return nil, t.missing
+	}
+	return t.found, nil
 }
 
 // find looks at the machine.
@@ -155,7 +172,7 @@ func (t *Tool) find(ctx context.Context) (*found, error) {
 	}
 	if t.opt.ForkServer != "" && f.layers.Seccomp {
 		if _, err := os.Stat(t.opt.ForkServer); err == nil {
-			t.warm.library = t.opt.ForkServer
+			f.library = t.opt.ForkServer
 		}
 	}
 	return f, nil
@@ -173,7 +190,7 @@ func (t *Tool) Health() Health {
 	defer t.mu.Unlock()
 	h := Health{Running: int64(t.procs.count()), Started: t.procs.started.Load(), Failed: t.procs.failed.Load(), CPU: time.Duration(t.procs.cpu.Load())}
 	if f := t.found; f != nil {
-		h.Path, h.Version, h.Layers, h.ForkServer = f.path, f.version, f.layers, t.warm.library != ""
+		h.Path, h.Version, h.Layers, h.ForkServer = f.path, f.version, f.layers, f.library != ""
 	}
 	if t.missing != nil {
 		h.Error = t.missing.Error()

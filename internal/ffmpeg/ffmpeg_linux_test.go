@@ -343,7 +343,7 @@ func TestForkServer(t *testing.T) {
 		}
 		t.Logf("warm: %v", use.CPU)
 	}
-	if !warm.Health().ForkServer || warm.warm.broken {
+	if !warm.Health().ForkServer || !warm.warm.broken.IsZero() {
 		t.Error("it was not forked")
 	}
 	if _, _, err := warm.Run(t.Context(), j, []byte("no picture")); err == nil {

@@ -30,6 +30,10 @@ func (t *Tool) lockIn(ctx context.Context, f *found) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
+		var e *Error
+		if errors.As(err, &e) && e.Reason != Failed {
+			return fmt.Errorf("lock it in: %w", err) // a busy machine; a weaker mode would be no better
+		}
 		last = err
 	}
 	return fmt.Errorf("lock it in: %w", last)

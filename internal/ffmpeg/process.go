@@ -456,7 +456,7 @@ func (t *Tool) Run(ctx context.Context, j *Job, in []byte) ([]byte, Usage, error
 	if err != nil {
 		return nil, Usage{}, err
 	}
-	if t.canFork(j) {
+	if f.canFork(j) {
 		out, use, err := t.runWarm(ctx, f, j, in)
 		if !errors.Is(err, errCold) {
 			return out, use, err

@@ -23,11 +23,9 @@ import (
 
 // warm is the fork servers of a Tool, by the limits of their jobs.
 type warm struct {
-	library string // empty: there is none
-
 	mu     sync.Mutex
 	idle   map[Limits][]*forkServer
-	broken bool // it has failed to start: not tried again
+	broken time.Time // when one has failed to start
 }
 
 // Fork servers do not last: after so many jobs, and so long without one.
@@ -48,8 +46,8 @@ type forkServer struct {
 var errCold = errors.New("no fork server")
 
 // canFork reports whether j may be a child of a fork server.
-func (t *Tool) canFork(j *Job) bool {
-	return t.warm.library != "" && !j.Progress && len(j.Files) == 0 && len(j.Devices) == 0 && j.Limits.Time > 0
+func (f *found) canFork(j *Job) bool {
+	return f.library != "" && !j.Progress && len(j.Files) == 0 && len(j.Devices) == 0 && j.Limits.Time > 0
 }
 
 // take returns a fork server that is idle, or a new one.
@@ -60,12 +58,19 @@ func (t *Tool) take(ctx context.Context, f *found, l Limits) (*forkServer, error
 		s := list[len(list)-1]
 		list = list[:len(list)-1]
 		w.idle[l] = list
-		if s.timer.Stop() {
-			w.mu.Unlock()
-			return s, nil
+		if !s.timer.Stop() {
+			continue // it is being ended
 		}
+		select {
+		case <-s.p.Done(): // somebody has killed it
+			s.close()
+			continue
+		default:
+		}
+		w.mu.Unlock()
+		return s, nil
 	}
-	broken := w.broken
+	broken := !w.broken.IsZero() && time.Since(w.broken) < retry
 	w.mu.Unlock()
 	if broken {
 		return nil, errCold
@@ -73,7 +78,7 @@ func (t *Tool) take(ctx context.Context, f *found, l Limits) (*forkServer, error
 	s, err := t.startForkServer(ctx, f, l)
 	if err != nil && ctx.Err() == nil && !errors.Is(err, ErrUnavailable) {
 		w.mu.Lock()
-		w.broken = true
+		w.broken = time.Now()
 		w.mu.Unlock()
 		t.log.Warn("the fork server of ffmpeg does not start; each picture starts an ffmpeg of its own", "err", err)
 		err = errCold
@@ -135,8 +140,8 @@ func (t *Tool) startForkServer(ctx context.Context, f *found, l Limits) (*forkSe
 	}
 	defer errW.Close()
 	spec := f.spec(f.mode, &l)
-	spec.Forks, spec.Preload = true, t.warm.library
-	spec.Read = append(spec.Read, t.warm.library)
+	spec.Forks, spec.Preload = true, f.library
+	spec.Read = append(spec.Read, f.library)
 	s.p = newProcess(t, &l)
 	s.p.cmd = f.mode.command(t.opt.Self, []string{"weir", SandboxArg, spec.marshal(), f.path})
 	s.p.cmd.Stderr, s.p.cmd.ExtraFiles = errW, []*os.File{theirs}
@@ -196,7 +201,10 @@ func (t *Tool) runWarm(ctx context.Context, f *found, j *Job, in []byte) (out []
 	}
 	t.procs.started.Add(1)
 	t.procs.cpu.Add(int64(use.CPU))
-	if err != nil || reason != 0 {
+	if err != nil && reason == 0 {
+		return nil, use, errCold // it was killed, and not by the job
+	}
+	if reason != 0 {
 		t.procs.failed.Add(1)
 		return nil, use, &Error{Reason: cmp.Or(reason, Failed), Status: "the fork server has ended", Stderr: status.stderr}
 	}
