@@ -63,6 +63,8 @@ type Options struct {
 	SegmentBytes int64         // of one file of the journal; default 8 MiB
 	Beat         time.Duration // how exactly the journal knows when the node was killed; default 5 s
 	CrowdRate    float64       // publish.requested, and publish.refused, a second; more are counted in facts.omitted; default 50
+
+	dedup time.Duration // for how long JetStream remembers IDs; tests make it short
 }
 
 func (o *Options) defaults() {
@@ -76,6 +78,7 @@ func (o *Options) defaults() {
 	set(&o.SegmentBytes, 8<<20)
 	set(&o.Beat, 5*time.Second)
 	set(&o.CrowdRate, 50)
+	set(&o.dedup, dedupTime)
 }
 
 func set[T int | int64 | float64 | time.Duration](v *T, def T) {
@@ -173,7 +176,7 @@ func (l *Log) lane(stream, prefix string, nth int64) *lane {
 		js: l.js,
 		config: jetstream.StreamConfig{
 			Name: stream, Subjects: []string{prefix + ">"}, MaxAge: o.MaxAge, MaxBytes: o.MaxBytes / nth, Replicas: o.Replicas,
-			Storage: jetstream.FileStorage, Compression: jetstream.S2Compression, Discard: jetstream.DiscardOld, Duplicates: dedupTime,
+			Storage: jetstream.FileStorage, Compression: jetstream.S2Compression, Discard: jetstream.DiscardOld, Duplicates: o.dedup,
 			AllowDirect: true,
 		},
 	}

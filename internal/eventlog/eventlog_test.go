@@ -59,6 +59,10 @@ func (w *world) open(change ...func(*Options)) *Log {
 	return l
 }
 
+// patience is how long a test waits for what should take a moment, on a machine
+// with much else to do.
+const patience = time.Minute
+
 func testLog() *slog.Logger {
 	if testing.Verbose() {
 		return slog.New(slog.NewTextHandler(os.Stderr, nil))
@@ -115,7 +119,7 @@ func played(stream string, n int) event.Event {
 // take reads n events.
 func take(t *testing.T, r *Reader, n int) []Entry {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	var list []Entry
 	for len(list) < n {
@@ -142,7 +146,7 @@ func all(t *testing.T, l *Log, f Filter) []Entry {
 	}
 	r := l.Range(t.Context(), f, 0, to)
 	defer r.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	var list []Entry
 	for {
@@ -160,7 +164,7 @@ func all(t *testing.T, l *Log, f Filter) []Entry {
 // settle waits until JetStream has everything.
 func settle(t *testing.T, l *Log) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	l.gather.flush()
 	if err := errors.Join(l.facts.flush(ctx), l.crowd.flush(ctx), l.facts.drain(ctx), l.crowd.drain(ctx)); err != nil {

@@ -221,13 +221,18 @@ func headers(ctx context.Context, js jetstream.JetStream, stream string, first, 
 	if err != nil {
 		return err
 	}
+	if c.CachedInfo().NumPending == 0 { // the last are not there any more
+		return nil
+	}
 	msgs, err := c.Messages(jetstream.PullMaxMessages(1000))
 	if err != nil {
 		return err
 	}
 	defer msgs.Stop()
 	for {
-		m, err := msgs.Next(jetstream.NextContext(ctx))
+		wait, cancel := context.WithTimeout(ctx, answerTime)
+		m, err := msgs.Next(jetstream.NextContext(wait))
+		cancel()
 		if err != nil {
 			return err
 		}

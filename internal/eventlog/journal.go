@@ -462,7 +462,7 @@ func (j *journal) waiting() int {
 	for _, s := range j.segs {
 		n += int(s.facts)
 		if s.id == j.acked.Segment {
-			n -= int(j.acked.Index)
+			n -= int(min(j.acked.Index, s.facts))
 		}
 	}
 	return n

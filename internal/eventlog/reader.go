@@ -43,8 +43,9 @@ type Reader struct {
 
 	consumer jetstream.Consumer
 	msgs     jetstream.MessagesContext
-	expect   uint64  // message to come next, or a later one
-	ready    []Entry // read, not yet returned
+	created  time.Time // the stream
+	expect   uint64    // message to come next, or a later one
+	ready    []Entry   // read, not yet returned
 	missed   uint64
 	end      bool // nothing more matches
 }
@@ -188,6 +189,7 @@ func (r *Reader) open(ctx context.Context) error {
 		return err
 	}
 	st := info.State
+	r.created = info.Created
 	want := r.next >> seqBits
 	if want > st.LastSeq+1 { // the numbers of a log that is not there any more
 		r.miss(want - st.LastSeq - 1)
@@ -229,7 +231,12 @@ func (r *Reader) miss(n uint64) {
 
 // read reads one message.
 func (r *Reader) read(ctx context.Context) error {
-	m, err := r.msgs.Next(jetstream.NextContext(ctx))
+	idle, cancel := context.WithTimeout(ctx, idleTime)
+	m, err := r.msgs.Next(jetstream.NextContext(idle))
+	cancel()
+	if err != nil && ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
+		return r.look(ctx)
+	}
 	if err != nil {
 		return err
 	}
@@ -266,6 +273,31 @@ func (r *Reader) read(ctx context.Context) error {
 		}
 	}
 	r.next = max(r.next, seq<<seqBits|lastOfMessage+1)
+	return nil
+}
+
+// idleTime is for how long a reader waits before it looks whether the stream is
+// still the same.
+const idleTime = 5 * time.Second
+
+// errRemade is that the stream has been lost and made again: its numbers begin
+// again, too.
+var errRemade = errors.New("the stream has been made again")
+
+// look returns errRemade if what the reader waits for may never come.
+func (r *Reader) look(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	info, err := (*r.lane.ready.Load()).Info(ctx)
+	if err == nil && !info.Created.Equal(r.created) {
+		return errRemade
+	}
+	if err != nil || r.to == 0 {
+		return nil
+	}
+	if info, err := r.consumer.Info(ctx); err == nil && info.NumPending == 0 { // the last are not there any more
+		r.end = true
+	}
 	return nil
 }
 

@@ -1,0 +1,218 @@
+package node
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"weir/internal/event"
+	"weir/internal/eventlog"
+	"weir/internal/media/av"
+	"weir/internal/media/flv"
+	"weir/internal/media/rtmp"
+)
+
+// killed makes TestKill, in a process of its own, the server; it is its data
+// folder.
+const killed = "WEIR_TEST_KILLED"
+
+// I4: a server is killed again and again while publishers come and go. Each
+// push that was accepted has one beginning and one end, in order.
+func TestKill(t *testing.T) {
+	if dir := os.Getenv(killed); dir != "" {
+		serveToBeKilled(t, dir)
+		return
+	}
+	const rounds, publishers = 8, 25
+	dir := t.TempDir()
+	var mu sync.Mutex
+	accepted := map[string]bool{}
+	for round := range rounds {
+		addr, kill := startToBeKilled(t, dir)
+		var wg sync.WaitGroup
+		begun := make(chan struct{}, 1000)
+		for i := range publishers {
+			wg.Go(func() { // ends when the server is killed
+				for n := 0; ; n++ {
+					name := fmt.Sprintf("%d.%d.%d", round, i, n)
+					err := pushOnce(t.Context(), addr, name, func() {
+						mu.Lock()
+						accepted[name] = true
+						mu.Unlock()
+						select {
+						case begun <- struct{}{}:
+						default:
+						}
+					})
+					if err != nil {
+						return
+					}
+				}
+			})
+		}
+		<-begun
+		time.Sleep(time.Duration(rand.IntN(150)) * time.Millisecond) // when it is killed is up to chance
+		kill()
+		wg.Wait()
+	}
+
+	c := testConfig(t)
+	c.Data = dir
+	n, _, stop := start(t, c)
+	emitted := len(entries(t, n))
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	n, _, _ = start(t, c)
+	list := entries(t, n)
+	if len(list) != emitted+2 { // node.stopped, node.started
+		t.Errorf("%d facts after an end in order, and %d before", len(list), emitted)
+	}
+	type push struct {
+		stream         string
+		starts, ends   int
+		begun, endedAt time.Time
+	}
+	pushes := map[string]*push{}
+	names, died := map[string]int{}, 0
+	var clean []bool // what each node.started says of the run before
+	for _, e := range list {
+		p := pushes[e.Sequence]
+		if p == nil {
+			p = &push{stream: e.Stream}
+			pushes[e.Sequence] = p
+		}
+		switch d := e.Data.(type) {
+		case event.PublishStarted:
+			p.starts++
+			p.begun = e.Time
+			names[e.Stream]++
+			if p.ends > 0 {
+				t.Errorf("%s ended before it began", e.Stream)
+			}
+		case event.PublishEnded:
+			p.ends++
+			if p.starts == 0 || p.stream != e.Stream || e.Time.Before(p.begun) || !d.Started.Equal(p.begun) {
+				t.Errorf("the end %+v does not fit the beginning of %+v", e, p)
+			}
+			if d.Reason == event.ReasonNodeDied {
+				died++
+			}
+		case event.NodeStarted:
+			clean = append(clean, d.Clean)
+		}
+	}
+	want := make([]bool, rounds+2)
+	want[0], want[rounds+1] = true, true
+	if !slices.Equal(clean, want) {
+		t.Errorf("the runs before ended in order: %v, want %v", clean, want)
+	}
+	for seq, p := range pushes {
+		if seq != "" && (p.starts != 1 || p.ends != 1) {
+			t.Errorf("%s has %d beginnings and %d ends", p.stream, p.starts, p.ends)
+		}
+	}
+	for name := range accepted {
+		if names[name] != 1 {
+			t.Errorf("%s was accepted, and has %d beginnings", name, names[name])
+		}
+	}
+	if len(accepted) < rounds*publishers/2 || died == 0 {
+		t.Errorf("%d pushes were accepted, %d died with the server: too few to say anything", len(accepted), died)
+	}
+	t.Logf("%d pushes accepted, %d in the log, %d of them died with the server", len(accepted), len(pushes)-1, died)
+}
+
+// entries returns the facts that are in the log of n.
+func entries(t *testing.T, n *Node) []event.Event {
+	t.Helper()
+	eventually(t, "the journal to be empty", func() bool { return n.events.Health().Waiting == 0 })
+	r := n.events.Range(t.Context(), eventlog.Filter{}, 0, n.events.Last())
+	defer r.Close()
+	var list []event.Event
+	for {
+		e, err := r.Next(t.Context())
+		if err == io.EOF {
+			return list
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, e.Event)
+	}
+}
+
+// pushOnce publishes some packets; it calls accepted when the server has said
+// that it may.
+func pushOnce(ctx context.Context, addr, name string, accepted func()) error {
+	c, err := rtmp.Dial(ctx, "rtmp://"+addr+"/live", rtmp.Config{})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if err := c.Publish(name); err != nil {
+		return err
+	}
+	accepted()
+	tag := flv.AppendAudio(nil, av.MP3, false, []byte("a frame of audio"))
+	for i := range 1 + rand.IntN(20) {
+		if err := c.WritePacket(av.Packet{Kind: av.Audio, Codec: av.MP3, Tag: tag, DTS: int64(26 * i)}); err != nil {
+			return err
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return nil
+}
+
+// startToBeKilled starts the server in a process of its own. It returns where
+// it listens for RTMP, and what kills it.
+func startToBeKilled(t *testing.T, dir string) (addr string, kill func()) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0], "-test.run=^TestKill$", "-test.count=1")
+	cmd.Env = append(os.Environ(), killed+"="+dir, "TMPDIR="+t.TempDir())
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	done := false
+	kill = func() {
+		if !done {
+			done = true
+			cmd.Process.Kill()
+			cmd.Wait()
+		}
+	}
+	t.Cleanup(kill)
+	line, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatalf("the server did not start: %v", err)
+	}
+	return strings.TrimSpace(line), kill
+}
+
+func serveToBeKilled(t *testing.T, dir string) {
+	c := testConfig(t)
+	c.Data = dir
+	n, err := New(c, slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError})))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Println(n.Addr("rtmp"))
+	if err := n.Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
