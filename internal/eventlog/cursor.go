@@ -61,6 +61,8 @@ func (c *cursors) get(ctx context.Context, name string) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
 	e, err := kv.Get(ctx, bus.Token(name))
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return 0, nil

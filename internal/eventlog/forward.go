@@ -41,8 +41,8 @@ func (l *lane) prefix() string { return strings.TrimSuffix(l.config.Subjects[0],
 func (l *lane) first(ctx context.Context) uint64 {
 	l.asking.Lock()
 	defer l.asking.Unlock()
-	if s := l.ready.Load(); s != nil && time.Since(l.asked) > time.Second {
-		if info, err := (*s).Info(ctx); err == nil {
+	if l.ready.Load() != nil && time.Since(l.asked) > time.Second {
+		if info, err := l.info(ctx); err == nil {
 			l.firstSeq, l.asked = info.State.FirstSeq, time.Now()
 		}
 	}
@@ -55,11 +55,22 @@ type away struct {
 	err   error
 }
 
-// window is how many facts are on their way to JetStream at once.
+// window is how many facts are on their way to JetStream at once, if it has one
+// replica of the stream.
 const window = 128
 
+// window is how many facts may be on their way at once. A replicated stream
+// takes one after the other: there, one that was refused because of the one
+// before it would not be taken again for a while.
+func (l *lane) window() int {
+	if l.config.Replicas > 1 {
+		return 1
+	}
+	return window
+}
+
 // What JetStream is given to answer.
-const answerTime = 5 * time.Second
+const answerTime = 3 * time.Second
 
 // dedupTime is how long JetStream remembers the IDs of messages. Beyond, the
 // lane looks at the stream itself.
@@ -75,12 +86,12 @@ type sent struct {
 // forward sends to JetStream what the journal holds, in order, until ctx ends.
 //
 // Nothing is sent twice and nothing is overtaken, whatever becomes of the
-// connection, the server or its leader. Each message is refused unless the one
-// sent before it is the last in the stream; only the first after a pause has no
-// such condition. When one fails, those behind it therefore fail too, and all
-// are sent again, after the stream was asked which of them it has. (If other
-// nodes write at the same time, that too makes messages fail, which costs no
-// more than another turn.)
+// connection, the server or its leader. Where several are on their way at once,
+// each is refused unless the one sent before it is the last in the stream; only
+// the first after a pause has no such condition. When one fails, those behind it
+// therefore fail too, and all are sent again, after the stream was asked which of
+// them it has. (If other nodes write at the same time, that too makes messages
+// fail, which costs no more than another turn.)
 func (l *lane) forward(ctx context.Context) {
 	w := &walk{j: l.journal}
 	defer w.close()
@@ -158,6 +169,18 @@ func (l *lane) open(ctx context.Context) error {
 	return nil
 }
 
+// info asks for the state of the stream, which has been made. While a cluster
+// has no leader nobody answers.
+func (l *lane) info(ctx context.Context) (*jetstream.StreamInfo, error) {
+	s := l.ready.Load()
+	if s == nil {
+		return nil, errAway
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	return (*s).Info(ctx)
+}
+
 // known notes that the stream reaches to seq.
 func (l *lane) known(seq uint64) {
 	for {
@@ -171,9 +194,7 @@ func (l *lane) known(seq uint64) {
 // compare returns what follows the last fact of this journal that the stream
 // has: at, unless facts were stored whose acknowledgement was lost.
 func (l *lane) compare(ctx context.Context, at place) (place, error) {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	info, err := (*l.ready.Load()).Info(ctx)
+	info, err := l.info(ctx)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		l.ready.Store(nil)
 	}
@@ -215,7 +236,9 @@ func (l *lane) compare(ctx context.Context, at place) (place, error) {
 // headers calls f for the header of each message of the stream from first to
 // last.
 func headers(ctx context.Context, js jetstream.JetStream, stream string, first, last uint64, f func(h nats.Header, seq uint64)) error {
-	c, err := js.OrderedConsumer(ctx, stream, jetstream.OrderedConsumerConfig{
+	ask, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	c, err := js.OrderedConsumer(ask, stream, jetstream.OrderedConsumerConfig{
 		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: first, HeadersOnly: true, InactiveThreshold: time.Minute,
 	})
 	if err != nil {
@@ -259,14 +282,14 @@ func parseID(s string) (segment string, index uint64, ok bool) {
 // send sends facts until something fails, and returns where to go on, and
 // whether anything was sent.
 func (l *lane) send(ctx context.Context, w *walk) (at place, moved bool, err error) {
-	created := (*l.ready.Load()).CachedInfo().Created
+	created := (*l.ready.Load()).CachedInfo().Created // which this goroutine has seen
 	at = w.at
 	if w.skip > 0 {
 		at = place{seg: w.at.seg, index: w.skip}
 	}
 	var flying []sent
 	for {
-		for err == nil && len(flying) < window {
+		for err == nil && len(flying) < l.window() {
 			changed := l.watch()
 			it, ok, rerr := w.next()
 			if rerr != nil {

@@ -80,10 +80,8 @@ func (l *Log) Last() uint64 { return l.facts.lastSeq() }
 func (l *Log) LastOfCrowd() uint64 { return l.crowd.lastSeq() }
 
 func (l *lane) lastSeq() uint64 {
-	if s := l.ready.Load(); s != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), answerTime)
-		defer cancel()
-		if info, err := (*s).Info(ctx); err == nil {
+	if l.ready.Load() != nil {
+		if info, err := l.info(context.Background()); err == nil {
 			l.last.Store(info.State.LastSeq)
 		}
 	}
@@ -180,11 +178,10 @@ func (r *Reader) open(ctx context.Context) error {
 	if r.msgs != nil {
 		return nil
 	}
-	s := r.lane.ready.Load()
-	if s == nil {
+	if r.lane.ready.Load() == nil {
 		return errAway
 	}
-	info, err := (*s).Info(ctx)
+	info, err := r.lane.info(ctx)
 	if err != nil {
 		return err
 	}
@@ -206,7 +203,9 @@ func (r *Reader) open(ctx context.Context) error {
 		FilterSubjects: r.f.subjects(r.lane.prefix()), DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: want,
 		InactiveThreshold: time.Minute, MaxResetAttempts: 3,
 	}
-	c, err := r.l.js.OrderedConsumer(ctx, r.lane.config.Name, cfg)
+	ask, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	c, err := r.l.js.OrderedConsumer(ask, r.lane.config.Name, cfg)
 	if err != nil {
 		return err
 	}
@@ -286,15 +285,15 @@ var errRemade = errors.New("the stream has been made again")
 
 // look returns errRemade if what the reader waits for may never come.
 func (r *Reader) look(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, answerTime)
-	defer cancel()
-	info, err := (*r.lane.ready.Load()).Info(ctx)
+	info, err := r.lane.info(ctx)
 	if err == nil && !info.Created.Equal(r.created) {
 		return errRemade
 	}
 	if err != nil || r.to == 0 {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
 	if info, err := r.consumer.Info(ctx); err == nil && info.NumPending == 0 { // the last are not there any more
 		r.end = true
 	}
