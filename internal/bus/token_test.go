@@ -26,9 +26,6 @@ func TestToken(t *testing.T) {
 var isToken = regexp.MustCompile(`^[=_A-Za-z0-9-]+$`)
 
 func FuzzToken(f *testing.F) {
-	for _, s := range []string{"", "live", "a.b", "=2E", "\xff", "="} {
-		f.Add(s)
-	}
 	f.Fuzz(func(t *testing.T, s string) {
 		token := Token(s)
 		if name, err := Name(token); name != s || err != nil || !isToken.MatchString(token) {

@@ -77,7 +77,13 @@ func readFrame(b []byte) (k kind, payload []byte, n int, err error) {
 	if crc32.Checksum(body, crcTable) != binary.LittleEndian.Uint32(b[4:]) {
 		return 0, nil, 0, errTorn
 	}
-	return kind(body[0]), body[1:], frameHead + int(size), nil
+	k, payload = kind(body[0]), body[1:]
+	if k == kindFact || k == kindCarry {
+		if _, _, err := parseFact(payload); err != nil {
+			return 0, nil, 0, err
+		}
+	}
+	return k, payload, frameHead + int(size), nil
 }
 
 // factPayload is the payload of a kindFact and kindCarry: the subject, whose

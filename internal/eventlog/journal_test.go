@@ -312,13 +312,6 @@ func TestFlushEnds(t *testing.T) {
 }
 
 func FuzzSegment(f *testing.F) {
-	head := append([]byte(magic), make([]byte, idSize)...)
-	f.Add(head)
-	f.Add(appendFrame(bytes.Clone(head), kindFact, factPayload("weir.facts.a.b.c.publish.started", []byte(`{"type":"publish.started","sequence":"1","data":{}}`))...))
-	f.Add(append(bytes.Clone(head), mark{Time: time.Unix(1, 0), Segment: "x", Index: 1 << 60}.frame(kindMark)...))
-	f.Add(append(bytes.Clone(head), mark{}.frame(kindClean)...))
-	f.Add(appendFrame(bytes.Clone(head), kindCarry, []byte{0xff, 0xff, 1}))
-	f.Add(append(bytes.Clone(head), 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 'f'))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		dir := t.TempDir()
 		if err := os.WriteFile(filepath.Join(dir, "0000000000000001.journal"), b, 0o600); err != nil {
@@ -341,6 +334,18 @@ func FuzzSegment(f *testing.F) {
 		}
 		if at := (&lane{journal: j}).start(); at.seg == nil {
 			t.Error("there is nowhere to go on")
+		}
+	})
+}
+
+func FuzzDecode(f *testing.F) {
+	f.Fuzz(func(t *testing.T, b []byte) {
+		list, err := decode(b)
+		if err == nil && len(list) > maxBatch {
+			t.Errorf("%d events in one message", len(list))
+		}
+		for _, e := range list {
+			(&Filter{Space: "a"}).match(&e)
 		}
 	})
 }

@@ -85,11 +85,8 @@ func (w *walk) next() (item, bool, error) {
 			continue
 		}
 		it.subject, it.data, err = parseFact(payload)
-		if err != nil { // which has a right checksum all the same
-			continue
-		}
 		it.next = w.at
-		return it, true, nil
+		return it, true, err
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 	"weir/internal/event"
 	"weir/internal/eventlog"
 	"weir/internal/media/rtmp"
+	"weir/internal/policy"
 )
 
 // facts reads the log of n until it has had last.
@@ -125,29 +127,14 @@ func TestFacts(t *testing.T) {
 // While NATS is away the node serves, and says that it is degraded. What
 // happens then is told when it is back.
 func TestNATSAway(t *testing.T) {
-	opts := &server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true}
-	nats := func() *server.Server {
-		s, err := server.NewServer(opts)
-		if err != nil {
-			t.Fatal(err)
-		}
-		s.Start()
-		if !s.ReadyForConnections(10 * time.Second) {
-			t.Fatal("NATS did not start")
-		}
-		t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
-		return s
-	}
-	s := nats()
-	opts.Port = s.Addr().(*net.TCPAddr).Port
+	nats := newNATS(t)
 	c := testConfig(t)
-	c.NATS.URL = s.ClientURL()
+	c.NATS.URL = nats.ClientURL()
 	n, _, _ := start(t, c)
 	publish(t, n, "a").Close()
 	facts(t, n, eventlog.Filter{}, event.TypePublishEnded)
 
-	s.Shutdown()
-	s.WaitForShutdown()
+	nats.stop()
 	publish(t, n, "b").Close()
 	eventually(t, "the node to be degraded", func() bool {
 		status, text := get(t, n.url("admin", "/readyz"))
@@ -157,7 +144,7 @@ func TestNATSAway(t *testing.T) {
 		t.Error("metrics do not say that the event log is away")
 	}
 
-	nats()
+	nats.start()
 	r := n.events.Read(t.Context(), eventlog.Filter{Stream: "b"}, 0)
 	defer r.Close()
 	for _, want := range []event.Type{event.TypePublishStarted, event.TypePublishEnded} {
@@ -169,6 +156,92 @@ func TestNATSAway(t *testing.T) {
 		_, text := get(t, n.url("admin", "/readyz"))
 		return text == "ok\n"
 	})
+}
+
+// natsServer is a NATS of somebody else, which stops and starts.
+type natsServer struct {
+	*server.Server
+	t    *testing.T
+	opts server.Options
+}
+
+func newNATS(t *testing.T) *natsServer {
+	t.Helper()
+	s := &natsServer{t: t, opts: server.Options{
+		Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
+	}}
+	s.start()
+	s.opts.Port = s.Addr().(*net.TCPAddr).Port
+	t.Cleanup(s.stop)
+	return s
+}
+
+func (s *natsServer) start() {
+	s.t.Helper()
+	opts := s.opts
+	var err error
+	if s.Server, err = server.NewServer(&opts); err != nil {
+		s.t.Fatal(err)
+	}
+	s.Start()
+	if !s.ReadyForConnections(20 * time.Second) {
+		s.t.Fatal("NATS did not start")
+	}
+}
+
+func (s *natsServer) stop() {
+	s.Shutdown()
+	s.WaitForShutdown()
+}
+
+// The log away while publishers come and go: players of every protocol miss
+// nothing, and afterwards all facts are there, in order.
+func TestMediaWithoutNATS(t *testing.T) {
+	nats := newNATS(t)
+	w := newWorld(t, func(c *Config, _ *policy.App) { c.NATS.URL = nats.ClientURL() })
+	var mu sync.Mutex
+	accepted := map[string]bool{}
+	ctx, cancel := context.WithCancel(t.Context())
+	var pushing sync.WaitGroup
+	for i := range 10 {
+		pushing.Go(func() { // ends with ctx
+			for n := 0; ctx.Err() == nil; n++ {
+				name := fmt.Sprintf("%d.%d", i, n)
+				err := pushOnce(t.Context(), w.Addr("rtmp").String(), name, func() {
+					mu.Lock()
+					defer mu.Unlock()
+					accepted[name] = true
+				})
+				if err != nil {
+					t.Error(err)
+				}
+				select {
+				case <-time.After(50 * time.Millisecond):
+				case <-ctx.Done():
+				}
+			}
+		})
+	}
+	for range 2 {
+		w.crowd.reach(w.canary.sent() + 25)
+		nats.stop()
+		w.crowd.reach(w.canary.sent() + 100)
+		nats.start()
+	}
+	w.crowd.reach(w.canary.sent() + 25)
+	cancel()
+	pushing.Wait()
+	list := entries(t, w.Node)
+	var ended []event.Event // without the canary, which goes on
+	for _, e := range list {
+		if e.Stream != "canary" {
+			ended = append(ended, e)
+		}
+	}
+	died, _ := checkPushes(t, ended, accepted)
+	if len(accepted) < 20 || died > 0 {
+		t.Errorf("%d pushes, %d of which died", len(accepted), died)
+	}
 }
 
 // eventually waits until ok.

@@ -78,14 +78,30 @@ func TestKill(t *testing.T) {
 	if len(list) != emitted+2 { // node.stopped, node.started
 		t.Errorf("%d facts after an end in order, and %d before", len(list), emitted)
 	}
-	type push struct {
-		stream         string
-		starts, ends   int
-		begun, endedAt time.Time
+	died, clean := checkPushes(t, list, accepted)
+	want := make([]bool, rounds+2)
+	want[0], want[rounds+1] = true, true
+	if !slices.Equal(clean, want) {
+		t.Errorf("the runs before ended in order: %v, want %v", clean, want)
 	}
-	pushes := map[string]*push{}
-	names, died := map[string]int{}, 0
-	var clean []bool // what each node.started says of the run before
+	if len(accepted) < rounds*publishers/2 || died == 0 {
+		t.Errorf("%d pushes were accepted, %d died with the server: too few to say anything", len(accepted), died)
+	}
+	t.Logf("%d pushes accepted, %d facts in the log, %d pushes died with the server", len(accepted), len(list), died)
+}
+
+// checkPushes checks that each push in list has one beginning and one end, in
+// order, and that those to streams of the names accepted are among them, once.
+// It returns how many died with their node, and what each node.started says of
+// the run before.
+func checkPushes(t *testing.T, list []event.Event, accepted map[string]bool) (died int, clean []bool) {
+	t.Helper()
+	type push struct {
+		stream       string
+		starts, ends int
+		begun        time.Time
+	}
+	pushes, names := map[string]*push{}, map[string]int{}
 	for _, e := range list {
 		p := pushes[e.Sequence]
 		if p == nil {
@@ -112,11 +128,6 @@ func TestKill(t *testing.T) {
 			clean = append(clean, d.Clean)
 		}
 	}
-	want := make([]bool, rounds+2)
-	want[0], want[rounds+1] = true, true
-	if !slices.Equal(clean, want) {
-		t.Errorf("the runs before ended in order: %v, want %v", clean, want)
-	}
 	for seq, p := range pushes {
 		if seq != "" && (p.starts != 1 || p.ends != 1) {
 			t.Errorf("%s has %d beginnings and %d ends", p.stream, p.starts, p.ends)
@@ -127,10 +138,7 @@ func TestKill(t *testing.T) {
 			t.Errorf("%s was accepted, and has %d beginnings", name, names[name])
 		}
 	}
-	if len(accepted) < rounds*publishers/2 || died == 0 {
-		t.Errorf("%d pushes were accepted, %d died with the server: too few to say anything", len(accepted), died)
-	}
-	t.Logf("%d pushes accepted, %d in the log, %d of them died with the server", len(accepted), len(pushes)-1, died)
+	return died, clean
 }
 
 // entries returns the facts that are in the log of n.
