@@ -98,7 +98,7 @@ func newWorld(t testing.TB, tool *ffmpeg.Tool, change func(*Options)) *world {
 		t.Fatal(err)
 	}
 	w.bucket = b
-	o := Options{Tool: tool, Emit: w.emit, Bucket: func(string) (storage.Bucket, error) { return w.bucket, nil }}
+	o := Options{Time: time.Minute, Tool: tool, Emit: w.emit, Bucket: func(string) (storage.Bucket, error) { return w.bucket, nil }}
 	if change != nil {
 		change(&o)
 	}
