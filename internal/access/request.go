@@ -45,7 +45,7 @@ type Request struct {
 	Host   string // canonical; empty when the client names none; what cannot be a host is kept as sent
 	App    string
 	Stream string
-	File   string // HLS: index.m3u8, playlist.m3u8, master.m3u8, media.m3u8 or a segment in {app}/{stream}/, or ".m3u8" for {app}/{stream}.m3u8
+	File   string // HLS: index.m3u8, playlist.m3u8, master.m3u8, media.m3u8, record.m3u8 or a segment in {app}/{stream}/, or ".m3u8" for {app}/{stream}.m3u8
 	Params Params
 
 	// Path is that of an HTTP URL, as sent; empty for RTMP, where it would be
@@ -170,7 +170,7 @@ func FromHTTP(req *http.Request) (Request, error) {
 }
 
 // playlists are the names of playlists in the folder of a stream.
-var playlists = map[string]bool{"index": true, "playlist": true, "master": true, "media": true}
+var playlists = map[string]bool{"index": true, "playlist": true, "master": true, "media": true, "record": true}
 
 // ErrNotStream is the error of FromHTTP for a URL that is not one of a stream.
 var ErrNotStream = errors.New("not the URL of a stream")

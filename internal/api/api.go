@@ -62,6 +62,7 @@ import (
 	"weir/internal/eventlog"
 	"weir/internal/hls"
 	"weir/internal/quality"
+	"weir/internal/record"
 	"weir/internal/session"
 	"weir/internal/stats"
 	"weir/internal/stream"
@@ -83,6 +84,7 @@ type Options struct {
 	Hub        *stream.Hub
 	Sessions   *session.Server
 	HLS        *hls.Server
+	Recorder   *record.Recorder
 	Gate       *access.Gate
 	Quality    *quality.Monitor
 	Stats      *stats.Book
@@ -135,6 +137,7 @@ func New(o Options) *Server {
 	s.eventRoutes()
 	s.historyRoutes()
 	s.callbackRoutes()
+	s.recordingRoutes()
 	s.nodeRoutes()
 	s.statisticsRoutes()
 	s.transcodeRoutes()

@@ -28,8 +28,10 @@ import (
 	"weir/internal/media/av"
 	"weir/internal/policy"
 	"weir/internal/quality"
+	"weir/internal/record"
 	"weir/internal/session"
 	"weir/internal/stats"
+	"weir/internal/storage"
 	"weir/internal/stream"
 	"weir/internal/transcode"
 )
@@ -76,7 +78,7 @@ func newWorld(t testing.TB, change ...func(*Options)) *world {
 	delivery.AllowNetworks = []policy.Network{loopback}
 	space := func(name, domain string) policy.Space {
 		return policy.Space{
-			Name: name, Domains: []policy.Domain{{Name: domain, Type: policy.Both}}, Apps: []policy.App{policy.DefaultApp("live")},
+			Name: name, Domains: []policy.Domain{{Name: domain, Type: policy.Both}}, Apps: []policy.App{recordedApp()},
 			Delivery:   &delivery,
 			Callback:   &policy.Callback{URL: "https://127.0.0.1:1/live?token=topsecret", PushRefused: true},
 			AccessKeys: []policy.AccessKey{{ID: "key1", Secret: policy.NewSecret("topsecret-" + name)}},
@@ -118,8 +120,10 @@ func newWorld(t testing.TB, change ...func(*Options)) *world {
 		Ended: func(p *stream.Publication) { monitor.Ended(p); book.Ended(p) },
 	})
 	gate := access.NewGate(rules.Set)
+	recorder := newRecorder(t, hub)
 	o := Options{
-		Log: log, Version: "0.0.0", Node: "n1", Started: time.Now(),
+		Recorder: recorder,
+		Log:      log, Version: "0.0.0", Node: "n1", Started: time.Now(),
 		Tokens: tokens, Hub: hub, Gate: gate,
 		Sessions: session.NewServer(hub, gate, session.Options{}),
 		HLS:      hls.NewServer(hub, gate, hls.Options{}),
@@ -138,6 +142,7 @@ func newWorld(t testing.TB, change ...func(*Options)) *world {
 		hub.Close(t.Context())
 		o.Sessions.Close(t.Context())
 		o.HLS.Close()
+		recorder.Close()
 	})
 	rules.OnChange(func(*policy.Set) { o.Sessions.Recheck() })
 	for _, f := range change {
@@ -148,10 +153,47 @@ func newWorld(t testing.TB, change ...func(*Options)) *world {
 	return w
 }
 
+// recordedApp is an app whose streams are recorded when somebody asks for it.
+func recordedApp() policy.App {
+	a := policy.DefaultApp("live")
+	a.Record.Mode = policy.RecordRequest
+	return a
+}
+
+// newRecorder returns a Recorder, in whose bucket is a recording of demo.
+func newRecorder(t testing.TB, hub *stream.Hub) *record.Recorder {
+	t.Helper()
+	signer, err := storage.NewSigner("/objects", bytes.Repeat([]byte{1}, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := storage.OpenDirectory("recordings", t.TempDir(), signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for key, text := range map[string]string{
+		"record/live/demo/mp4/demo-1764193275-1764193335.mp4":  "mp4",
+		"record/live/demo/hls/demo-1764193275-1764193335.m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\ndemo-1764193275-a/000001.ts\n#EXT-X-ENDLIST\n",
+		"record/live/demo/hls/demo-1764193275-a/000001.ts":     "ts",
+	} {
+		if _, err := b.Put(t.Context(), key, strings.NewReader(text), storage.PutOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, err := record.Open(hub, record.Options{
+		Dir: t.TempDir(), Signer: signer, Emit: func(event.Event) {},
+		Bucket: func(string) (storage.Bucket, error) { return b, nil },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
 // publish makes a stream in the app live.
 func (w *world) publish(t testing.TB, space, name string) *stream.Publication {
 	t.Helper()
-	app := policy.DefaultApp("live")
+	app := recordedApp()
 	app.IdleTimeout = time.Hour // its publisher says no more, however long the test takes
 	p, err := w.Hub.Publish(stream.Key{Space: space, App: "live", Name: name}, &app, stream.Push{
 		Sequence: event.NewSequence(), Session: "0123456789abcdef",

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"weir/internal/record"
 	"weir/web"
 )
 
@@ -41,6 +42,8 @@ func (n *Node) httpServer(h http.Handler) *http.Server {
 // name stands in the path as it is or not at all.
 func (n *Node) mediaHandler() http.Handler {
 	page := n.page()
+	objects := http.StripPrefix(strings.TrimSuffix(objectsPath, "/"), n.signer.Handler(n.buckets.Named))
+	shifted := n.recorder.Handler(n.gate)
 	files, err := fs.Sub(web.Files, "dist")
 	if err != nil {
 		panic(err) // the folder is part of the program
@@ -69,6 +72,10 @@ func (n *Node) mediaHandler() http.Handler {
 		case path == "/player/hls.js" || path == "/player/mpegts.js":
 			w.Header().Set("Cache-Control", "max-age=3600")
 			http.ServeFileFS(w, r, files, strings.TrimPrefix(path, "/player/"))
+		case strings.HasPrefix(path, objectsPath):
+			objects.ServeHTTP(w, r)
+		case record.Serves(path):
+			shifted.ServeHTTP(w, r)
 		case strings.HasSuffix(path, ".flv"):
 			n.sessions.ServeFLV(w, r)
 		case strings.HasSuffix(path, ".m3u8"), strings.HasSuffix(path, ".ts"):

@@ -58,6 +58,7 @@ type Node struct {
 	hub      *stream.Hub
 	sessions *session.Server
 	hls      *hls.Server
+	signer   *storage.Signer
 	buckets  *storage.Buckets
 	recorder *record.Recorder
 	quality  *quality.Monitor
@@ -219,6 +220,7 @@ func (n *Node) Run(ctx context.Context) error {
 	var watch errgroup.Group
 	watch.Go(func() error { n.watcher.run(watching, n.reload); return nil })
 	watch.Go(func() error { return n.buckets.Run(watching) })
+	watch.Go(func() error { n.runRetention(watching); return nil })
 	watch.Go(func() error { n.runSnapshots(watching); return nil })
 
 	looking, stopLooking := context.WithCancel(context.WithoutCancel(ctx))

@@ -1,12 +1,23 @@
 package node
 
 import (
+	"context"
+	"crypto/rand"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"time"
 
 	"weir/internal/record"
 	"weir/internal/storage"
 )
+
+// objectsPath is where signed URLs of objects lead, on the media listeners.
+const objectsPath = "/objects/"
+
+// retainEvery is how often recordings are looked for that are not to be kept.
+const retainEvery = time.Hour
 
 // openRecorder makes the Recorder, and the buckets that it writes to.
 func (n *Node) openRecorder() error {
@@ -17,15 +28,50 @@ func (n *Node) openRecorder() error {
 	if err := os.MkdirAll(spool, 0o700); err != nil {
 		return fmt.Errorf("record.spool: %w", err)
 	}
-	n.buckets = storage.NewBuckets(n.data.path, nil, n.log)
+	key, err := objectsKey(n.data.sub("objects.key"))
+	if err != nil {
+		return err
+	}
+	if n.signer, err = storage.NewSigner(objectsPath, key); err != nil {
+		return err
+	}
+	n.buckets = storage.NewBuckets(n.data.path, n.signer, n.log)
 	n.buckets.Apply(n.policy.Load())
 	c := &n.cfg.Record
-	var err error
 	n.recorder, err = record.Open(n.hub, record.Options{
 		Log: n.log, Dir: spool, Size: int64(c.SpoolSize), Sync: orNever(c.Sync), Uploads: c.Uploads, Files: c.Files, GiveUp: c.GiveUp,
 		Bucket: n.buckets.Named,
+		Signer: n.signer,
 		Emit:   n.events.Emit,
 		Flush:  n.events.Flush,
 	})
 	return err
+}
+
+// objectsKey returns the key in a file, which is made if it is not there.
+func objectsKey(name string) ([]byte, error) {
+	key, err := os.ReadFile(name)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return key, err
+	}
+	key = make([]byte, 32)
+	rand.Read(key)
+	return key, os.WriteFile(name, key, 0o600)
+}
+
+// runRetention deletes recordings that the policy does not want kept, until ctx
+// is done.
+func (n *Node) runRetention(ctx context.Context) {
+	tick := time.NewTicker(retainEvery)
+	defer tick.Stop()
+	for {
+		if _, err := n.recorder.Retain(ctx, n.policy.Load()); err != nil && ctx.Err() == nil {
+			n.log.Warn("recordings that are not to be kept", "err", err)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
 }

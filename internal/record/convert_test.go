@@ -17,8 +17,8 @@ import (
 	"weir/internal/storage"
 )
 
-// formats sorts finished files by their format.
-func formats(list []event.RecordFinished) map[string]event.RecordFinished {
+// byFormat sorts finished files by their format.
+func byFormat(list []event.RecordFinished) map[string]event.RecordFinished {
 	m := map[string]event.RecordFinished{}
 	for _, f := range list {
 		m[f.Format] = f
@@ -67,7 +67,7 @@ func TestFormats(t *testing.T) {
 					e.run(20_000).end()
 					time.Sleep(30 * time.Second)
 				}
-				m := formats(w.finished(3))
+				m := byFormat(w.finished(3))
 				w.all(w.read(m["hls"]))
 				w.all(w.readFLV(m["flv"].Key))
 				if m["hls"].Callback != nil || m["mp4"].Callback.Format != "new" || m["flv"].Callback.URL != "http://flv.example/" {
@@ -141,14 +141,14 @@ func TestConvertGoesOn(t *testing.T) {
 		e := w.both(w.push())
 		e.size = 50_000
 		e.run(30_000).end()
-		m := formats(w.finished(1))
+		m := byFormat(w.finished(1))
 		w.all(w.read(m["hls"]))
 		time.Sleep(20 * time.Second)
 		w.kill(time.Minute)
 		b.mu.Lock()
 		b.left = -1
 		b.mu.Unlock()
-		m = formats(w.finished(2))
+		m = byFormat(w.finished(2))
 		for n, times := range b.wrote {
 			if times != 1 {
 				t.Errorf("part %d was written %d times", n, times)
@@ -200,7 +200,7 @@ func TestConvertFromTheBucket(t *testing.T) {
 		e := w.both(w.push())
 		e.size = 3000
 		e.run(60_000).end()
-		m := formats(w.finished(2))
+		m := byFormat(w.finished(2))
 		w.all(w.readFLV(m["flv"].Key))
 		if path.Ext(m["flv"].Key) != ".flv" {
 			t.Errorf("key %s", m["flv"].Key)

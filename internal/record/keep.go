@@ -362,10 +362,11 @@ func (t *take) playlist(folder, suffix string) []byte {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p := m3u8.Playlist{Version: 3, Type: "EVENT"}
+	target := max(3*t.head.Record.Segment, longest*time.Millisecond) // which no segment to come exceeds
 	if t.closed != nil {
 		p.Type, p.End = "VOD", true
+		target = t.head.Record.Segment
 	}
-	target := t.head.Record.Segment
 	for i := range t.segments {
 		s := &t.segments[i]
 		d := ms(s.Duration)

@@ -59,6 +59,9 @@ type Options struct {
 	// Bucket returns the bucket of that name, "" for the default.
 	Bucket func(name string) (storage.Bucket, error)
 
+	// Signer makes URLs for HLS recordings; nil: the bucket does.
+	Signer *storage.Signer
+
 	// Emit appends a fact to the event log and never blocks; Flush waits until
 	// what was emitted is durable.
 	Emit  func(event.Event)
@@ -74,6 +77,7 @@ type Recorder struct {
 	sync   time.Duration
 	giveUp time.Duration
 	bucket func(string) (storage.Bucket, error)
+	signer *storage.Signer
 	emit   func(event.Event)
 	flush  func(context.Context) error
 
@@ -122,7 +126,7 @@ func Open(hub *stream.Hub, o Options) (*Recorder, error) {
 		o.Flush = func(context.Context) error { return nil }
 	}
 	r := &Recorder{
-		hub: hub, log: o.Log, dir: o.Dir, sync: o.Sync, giveUp: o.GiveUp, bucket: o.Bucket, emit: o.Emit, flush: o.Flush,
+		hub: hub, log: o.Log, dir: o.Dir, sync: o.Sync, giveUp: o.GiveUp, bucket: o.Bucket, signer: o.Signer, emit: o.Emit, flush: o.Flush,
 		spool: spool{limit: o.Size}, uploads: make(chan struct{}, o.Uploads), making: make(chan struct{}, o.Files),
 		places: make(map[stream.Key]*place), takes: make(map[string]*take), orders: make(map[string]*Order),
 	}

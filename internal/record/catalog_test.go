@@ -1,0 +1,193 @@
+package record
+
+import (
+	"context"
+	"errors"
+	"path"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"weir/internal/media/av"
+	"weir/internal/policy"
+	"weir/internal/storage"
+	"weir/internal/stream"
+)
+
+// Recordings are found by their keys, by time; they are deleted whole, and
+// nothing else is.
+func TestFiles(t *testing.T) {
+	bubble(t, func(r *policy.Record, _ *Options) { r.Splice, r.MP4.Enabled, r.Prefix = 0, true, "p" }, func(t *testing.T, w *world) {
+		cfg := &w.app.Record
+		for range 3 {
+			w.both(w.push()).run(20_000).end()
+			time.Sleep(time.Minute)
+		}
+		w.finished(6)
+		files := func(from, to time.Time) []File {
+			t.Helper()
+			list, err := w.r.Files(t.Context(), testKey, cfg, from, to)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return list
+		}
+		all := files(time.Time{}, time.Time{})
+		if len(all) != 6 || all[0].Format != "hls" || all[1].Format != "mp4" || all[5].Start.Sub(all[0].Start) != 160*time.Second {
+			t.Fatalf("files %+v", all)
+		}
+		first := all[0].Start
+		for _, c := range []struct{ from, to, n int }{{0, 0, 2}, {19, 21, 2}, {25, 75, 0}, {25, 80, 2}, {0, 85, 4}, {200, 300, 0}} {
+			if n := len(files(first.Add(time.Duration(c.from)*time.Second), first.Add(time.Duration(c.to)*time.Second))); n != c.n {
+				t.Errorf("%d files from %d to %d, want %d", n, c.from, c.to, c.n)
+			}
+		}
+		for _, key := range []string{"", "../hls/" + path.Base(all[0].Key), "other-1-2.mp4", path.Base(all[0].Key) + "x", all[0].Key, "s-1-1.m3u8", "s-1-1-x.m3u8", "s-1-1-2-3-4.m3u8"} {
+			if err := w.r.Delete(t.Context(), testKey, cfg, key); !errors.Is(err, ErrNoFile) {
+				t.Errorf("Delete(%q) = %v, want ErrNoFile", key, err)
+			}
+		}
+		for range 2 { // a second time is no error
+			if err := w.r.Delete(t.Context(), testKey, cfg, path.Base(all[0].Key)); err != nil {
+				t.Error(err)
+			}
+		}
+		if n := len(files(time.Time{}, time.Time{})); n != 5 {
+			t.Errorf("%d files after one was deleted", n)
+		}
+		objects, err := w.b.List(t.Context(), "", "", 0)
+		if err != nil || len(objects) != 3+2*3 {
+			t.Errorf("%d objects are left, %v", len(objects), err)
+		}
+	})
+}
+
+// What is older than keep_age, or too much for keep_size, is deleted.
+func TestRetain(t *testing.T) {
+	bubble(t, func(r *policy.Record, _ *Options) { r.Splice = 0 }, func(t *testing.T, w *world) {
+		for range 4 {
+			w.both(w.push()).run(20_000).end()
+			time.Sleep(time.Hour - 20*time.Second)
+		}
+		w.finished(4)
+		retain := func(change func(*policy.Record)) int {
+			t.Helper()
+			app := w.app
+			change(&app.Record)
+			n, err := w.r.Retain(t.Context(), &policy.Set{Spaces: []policy.Space{{Name: "default", Apps: []policy.App{app}}}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+		if n := retain(func(*policy.Record) {}); n != 0 {
+			t.Errorf("%d were deleted without a rule", n)
+		}
+		if n := retain(func(r *policy.Record) { r.KeepAge = 210 * time.Minute }); n != 1 {
+			t.Errorf("%d were deleted, want the one that is four hours old", n)
+		}
+		// A recording has about 190 kB.
+		if n := retain(func(r *policy.Record) { r.KeepSize = 450_000 }); n != 1 {
+			t.Errorf("%d were deleted, want one of three", n)
+		}
+		left, err := w.r.Files(t.Context(), testKey, &w.app.Record, time.Time{}, time.Time{})
+		if err != nil || len(left) != 2 || time.Since(left[0].Start) > 3*time.Hour {
+			t.Errorf("left are %+v, %v", left, err)
+		}
+	})
+}
+
+// On demand: an order records what is on the air from the newest key frame on,
+// and whatever returns; Stop makes the file final at once.
+func TestOrder(t *testing.T) {
+	bubble(t, func(r *policy.Record, _ *Options) { r.Mode = policy.RecordRequest }, func(t *testing.T, w *world) {
+		e := w.both(w.push())
+		e.run(10_000)
+		if n := w.r.Stats().Recording; n != 0 {
+			t.Fatalf("%d recordings that nobody asked for", n)
+		}
+		off := policy.DefaultApp("live")
+		if _, err := w.r.Order(testKey, &off, time.Time{}, time.Time{}); !errors.Is(err, ErrOff) {
+			t.Errorf("an order where recording is off: %v", err)
+		}
+		if err := w.r.Stop(testKey); !errors.Is(err, ErrNotRunning) {
+			t.Errorf("Stop of nothing: %v", err)
+		}
+		o, err := w.r.Order(testKey, &w.app, time.Time{}, time.Time{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		e.run(5000).end()
+		time.Sleep(time.Minute)
+		e = w.both(w.push())
+		e.run(5000)
+		if u := w.r.Unfinished(); len(u) != 1 || u[0].State != "recording" || u[0].Key != testKey {
+			t.Errorf("unfinished: %+v", u)
+		}
+		if err := w.r.Stop(testKey); err != nil {
+			t.Fatal(err)
+		}
+		f := w.finished(1)[0]
+		got := w.read(f)
+		if n := len(got.frames[av.Video]); n < 250 || n > 275 {
+			t.Errorf("%d frames, want those of 10 s and of the group before the order", n)
+		}
+		e.run(5000).end()
+		if list := w.r.Orders(); len(list) != 0 {
+			t.Errorf("orders after Stop: %+v", list)
+		}
+		if err := w.r.Cancel(o.ID); !errors.Is(err, ErrNoOrder) {
+			t.Errorf("Cancel of what is gone: %v", err)
+		}
+		time.Sleep(time.Hour)
+		w.finished(1)
+	})
+}
+
+// A scheduled recording begins and ends by the clock, also after a restart.
+func TestSchedule(t *testing.T) {
+	bubble(t, func(r *policy.Record, _ *Options) { r.Mode = policy.RecordParam }, func(t *testing.T, w *world) {
+		now := time.Now()
+		for _, c := range []struct{ start, end time.Duration }{{2 * time.Hour, time.Hour}, {-2 * time.Hour, -time.Hour}} {
+			if _, err := w.r.Order(testKey, &w.app, now.Add(c.start), now.Add(c.end)); !errors.Is(err, ErrOrder) {
+				t.Errorf("an order from %v to %v: %v", c.start, c.end, err)
+			}
+		}
+		if _, err := w.r.Order(testKey, &w.app, now.Add(time.Minute), now.Add(90*time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		w.stop()
+		w.start()
+		e := w.both(w.push())
+		e.run(120_000)
+		f := w.finished(1)[0]
+		if d := f.Duration - 30*time.Second; d < -time.Second || d > 2*time.Second {
+			t.Errorf("recorded %v, want 30s", f.Duration)
+		}
+		if len(w.r.Orders()) != 0 {
+			t.Errorf("orders %+v", w.r.Orders())
+		}
+		e.end()
+		w.both(w.push("record=1")).run(3000).end()
+		w.finished(2)
+	})
+}
+
+// H52: whatever a bucket holds, reading it leads nowhere else.
+func TestForeignPlaylist(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, nil)
+		defer w.stop()
+		key := "record/live/s-1/hls/s-1-1-2.m3u8"
+		for _, uri := range []string{"../../x.ts", "/etc/passwd", "http://evil.example/x.ts", "a/../../../b.ts"} {
+			text := "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n" + uri + "\n"
+			if _, err := w.b.Put(t.Context(), key, strings.NewReader(text), storage.PutOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			if err := w.r.Delete(context.Background(), stream.Key{Space: "default", App: "live", Name: "s-1"}, &w.app.Record, path.Base(key)); err == nil {
+				t.Errorf("deleted the segment %q", uri)
+			}
+		}
+	})
+}
