@@ -111,8 +111,8 @@ func newWorld(t testing.TB, change ...func(*Options)) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(rules.Close)
-	callbacks, err := callback.New(t.Context(), js, events, rules.Set, callback.Options{Log: log})
-	if err != nil {
+	callbacks := callback.New(js, events, rules.Set, callback.Options{Log: log})
+	if err := callbacks.Open(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	hub := stream.NewHub(stream.Options{

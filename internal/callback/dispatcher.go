@@ -31,6 +31,7 @@ type Options struct {
 type Dispatcher struct {
 	log    *slog.Logger
 	policy func() *policy.Set
+	events *eventlog.Log
 	keeper *keeper
 
 	// Refused pushes, of which clients can cause as many as they like, are in a
@@ -42,38 +43,54 @@ type Dispatcher struct {
 
 // New returns a Dispatcher that reads l and keeps what it must in JetStream. Set
 // is asked at each call how the receivers of a space are called.
-func New(ctx context.Context, js jetstream.JetStream, l *eventlog.Log, set func() *policy.Set, o Options) (*Dispatcher, error) {
+func New(js jetstream.JetStream, l *eventlog.Log, set func() *policy.Set, o Options) *Dispatcher {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	k, err := newKeeper(ctx, js, o.Replicas, o.Keep, o.Log)
-	if err != nil {
-		return nil, err
-	}
+	k := newKeeper(js, o.Replicas, o.Keep, o.Log)
 	return &Dispatcher{
-		log: o.Log, policy: set, keeper: k,
+		log: o.Log, policy: set, events: l, keeper: k,
 		facts: newQueue(newLogSource(l, false), k.part(""), k, set, o.Log),
 		crowd: newQueue(newLogSource(l, true), k.part("crowd-"), k, set, o.Log),
-	}, nil
+	}
 }
+
+// Open makes what is kept in JetStream. Run does so, too; without either there
+// are no attempts and no dead letters to be asked for.
+func (d *Dispatcher) Open(ctx context.Context) error { return d.keeper.open(ctx) }
 
 // Run tells until ctx ends, and then gives what is under way two seconds. While
 // JetStream is away it waits.
-func (d *Dispatcher) Run(ctx context.Context) error {
-	var g errgroup.Group
+func (d *Dispatcher) Run(ctx context.Context) {
+	var wg sync.WaitGroup
 	for _, q := range []*queue{d.facts, d.crowd} {
-		g.Go(func() error {
-			for {
-				err := q.run(ctx)
-				if err == nil || ctx.Err() != nil {
-					return nil
+		wg.Go(func() { // ends with ctx
+			for ctx.Err() == nil {
+				err := d.keeper.open(ctx)
+				if err == nil {
+					err = q.run(ctx)
 				}
-				d.log.Error("callbacks wait", "err", err)
-				pause(ctx, time.Second)
+				if err != nil && ctx.Err() == nil {
+					d.log.Warn("callbacks wait", "err", err)
+					pause(ctx, time.Second)
+				}
 			}
 		})
 	}
-	return g.Wait()
+	wg.Wait()
+}
+
+// settleTime is how long Settle waits at most.
+const settleTime = 2 * time.Second
+
+// Settle waits until what is in the event log was told or has failed once, but
+// not for long: the rest is told after the next start.
+func (d *Dispatcher) Settle(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, settleTime)
+	defer cancel()
+	for ctx.Err() == nil && (d.events.Health().Waiting > 0 || !d.facts.settled(ctx) || !d.crowd.settled(ctx)) {
+		pause(ctx, 10*time.Millisecond)
+	}
 }
 
 // Stats returns the accounts so far.

@@ -32,10 +32,12 @@ type Stats struct {
 
 	Receivers int // known
 	Failing   int // that fail for everybody
-	Detached  int // that are told from a place of their own in the log
+	Behind    int // that are slower than facts come
 	Parked    int // streams that wait because a fact of theirs could not be told
 	Held      int // facts in memory
 	Calls     int // under way
+
+	Oldest time.Duration // age of the oldest fact that waits, as far as it is known
 }
 
 func (s *Stats) observe(t time.Duration) {
@@ -59,7 +61,8 @@ func (s *Stats) add(o *Stats) {
 	s.LatencySum += o.LatencySum
 	s.Receivers += o.Receivers
 	s.Failing += o.Failing
-	s.Detached += o.Detached
+	s.Behind += o.Behind
+	s.Oldest = max(s.Oldest, o.Oldest)
 	s.Parked += o.Parked
 	s.Held += o.Held
 	s.Calls += o.Calls
@@ -71,12 +74,16 @@ func (d *queue) account() Stats {
 	defer d.mu.Unlock()
 	s := d.stats
 	s.Receivers = len(d.receivers)
+	oldest := d.oldest()
+	if !oldest.IsZero() {
+		s.Oldest = time.Since(oldest)
+	}
 	for _, r := range d.receivers {
 		if r.open {
 			s.Failing++
 		}
-		if r.own != nil {
-			s.Detached++
+		if r.own != nil && !r.open {
+			s.Behind++
 		}
 		s.Parked += r.parked
 		s.Held += r.held
@@ -152,4 +159,24 @@ func (r *Receiver) oldest(t time.Time) {
 	if !t.IsZero() && (r.Oldest.IsZero() || t.Before(r.Oldest)) {
 		r.Oldest = t
 	}
+}
+
+// oldest returns when the oldest fact happened that waits, as far as it is in
+// memory: a receiver that fails has a lane that knows. d.mu is held.
+func (d *queue) oldest() (t time.Time) {
+	for _, r := range d.receivers {
+		for _, l := range r.lanes {
+			var x time.Time
+			switch {
+			case l.park != nil:
+				x = l.park.happened
+			case len(l.queue) > 0:
+				x = l.queue[0].event.Time
+			}
+			if !x.IsZero() && (t.IsZero() || x.Before(t)) {
+				t = x
+			}
+		}
+	}
+	return t
 }

@@ -8,6 +8,8 @@ import (
 	"hash/fnv"
 	"log/slog"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -57,44 +59,63 @@ func (k *Keep) defaults() {
 // keeper is a ledger in JetStream, and its parts are stores. The delivery log may lose its
 // last seconds with the machine: it says what was done and not what is to be.
 type keeper struct {
-	conn                    *nats.Conn
-	js                      jetstream.JetStream
+	conn     *nats.Conn
+	js       jetstream.JetStream
+	replicas int
+	limits   Keep
+	log      *slog.Logger
+
+	opening                 sync.Mutex
+	opened                  atomic.Bool // and so these are there
 	records, attempts, dead jetstream.Stream
-	log                     *slog.Logger
 }
 
-func newKeeper(ctx context.Context, js jetstream.JetStream, replicas int, k Keep, log *slog.Logger) (*keeper, error) {
-	k.defaults()
-	replicas = max(replicas, 1)
-	kp := &keeper{conn: js.Conn(), js: js, log: log}
+// newKeeper returns a keeper that can do nothing before open has succeeded.
+func newKeeper(js jetstream.JetStream, replicas int, limits Keep, log *slog.Logger) *keeper {
+	limits.defaults()
+	return &keeper{conn: js.Conn(), js: js, replicas: max(replicas, 1), limits: limits, log: log}
+}
+
+// open makes what the keeper keeps in JetStream, or finds it.
+func (k *keeper) open(ctx context.Context) (err error) {
+	// A server that is asked for a stream while it shuts down leaks it: this waits
+	// for the answers, which come in seconds.
+	ctx = context.WithoutCancel(ctx)
+	k.opening.Lock()
+	defer k.opening.Unlock()
+	if k.opened.Load() {
+		return nil
+	}
 	migrate := func(context.Context, int) error { return nil } // there is but one version
-	var err error
-	kp.records, err = bus.Stream(ctx, kp.js, jetstream.StreamConfig{
+	k.records, err = bus.Stream(ctx, k.js, jetstream.StreamConfig{
 		Name: recordStream, Description: "callbacks that wait", Subjects: []string{recordSubject + ">"},
-		MaxMsgsPerSubject: 1, Replicas: replicas,
+		MaxMsgsPerSubject: 1, Replicas: k.replicas,
 	}, schema, migrate)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	attempts := jetstream.StreamConfig{
 		Name: attemptStream, Description: "how callbacks were delivered", Subjects: []string{attemptSubject + ">"},
-		MaxAge: k.AttemptsAge, MaxBytes: k.AttemptsBytes, Replicas: replicas,
+		MaxAge: k.limits.AttemptsAge, MaxBytes: k.limits.AttemptsBytes, Replicas: k.replicas,
 	}
 	if attempts.Replicas == 1 {
 		attempts.PersistMode = jetstream.AsyncPersistMode // which there is for a single copy
 	}
-	if kp.attempts, err = bus.Stream(ctx, kp.js, attempts, schema, migrate); err != nil {
-		return nil, err
+	if k.attempts, err = bus.Stream(ctx, k.js, attempts, schema, migrate); err != nil {
+		return err
 	}
-	kp.dead, err = bus.Stream(ctx, kp.js, jetstream.StreamConfig{
+	k.dead, err = bus.Stream(ctx, k.js, jetstream.StreamConfig{
 		Name: deadStream, Description: "facts that could not be told", Subjects: []string{deadSubject + ">"},
-		MaxAge: k.DeadAge, MaxBytes: k.DeadBytes, Replicas: replicas,
+		MaxAge: k.limits.DeadAge, MaxBytes: k.limits.DeadBytes, Replicas: k.replicas,
 	}, schema, migrate)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		k.opened.Store(true)
 	}
-	return kp, nil
+	return err
 }
+
+// ErrAway is the error of asking for something while JetStream is away.
+var ErrAway = errors.New("JetStream is away")
 
 // part is the store of the records whose keys begin so.
 type part struct {
@@ -219,6 +240,9 @@ func (k *keeper) deadLetters(ctx context.Context, space, receiver string, from u
 	case space != "":
 		subject = deadSubject + bus.Token(space) + ".*"
 	}
+	if !k.opened.Load() {
+		return nil, ErrAway
+	}
 	var list []DeadLetter
 	err := walk(ctx, k.dead, subject, max(from, 1), func(msg *jetstream.RawStreamMsg) bool {
 		l := DeadLetter{Number: msg.Sequence, Died: msg.Time}
@@ -233,6 +257,9 @@ func (k *keeper) deadLetters(ctx context.Context, space, receiver string, from u
 }
 
 func (k *keeper) deadLetter(ctx context.Context, number uint64) (*DeadLetter, error) {
+	if !k.opened.Load() {
+		return nil, ErrAway
+	}
 	ctx, cancel := context.WithTimeout(ctx, busTime)
 	defer cancel()
 	msg, err := k.dead.GetMsg(ctx, number)
@@ -275,6 +302,9 @@ type Attempt struct {
 
 // attemptsOf returns entries of the delivery log, the oldest first.
 func (k *keeper) attemptsOf(ctx context.Context, q Attempts) ([]Attempt, error) {
+	if !k.opened.Load() {
+		return nil, ErrAway
+	}
 	part := strings.Split(strings.TrimPrefix(subjectOf(q.Space, q.App, q.Stream), attemptSubject), ".")
 	for i, name := range []string{q.Space, q.App, q.Stream} {
 		if name == "" {

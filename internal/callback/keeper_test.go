@@ -18,8 +18,11 @@ func realKeeper(t testing.TB) (*keeper, *bus.Bus) {
 		t.Fatal(err)
 	}
 	t.Cleanup(b.Close)
-	k, err := newKeeper(t.Context(), b.JetStream(), 1, Keep{}, slog.New(slog.DiscardHandler))
-	if err != nil {
+	k := newKeeper(b.JetStream(), 1, Keep{}, slog.New(slog.DiscardHandler))
+	if _, err := k.deadLetters(t.Context(), "", "", 0, 1); err != ErrAway {
+		t.Errorf("before it is opened: %v", err)
+	}
+	if err := k.open(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	return k, b
@@ -40,8 +43,8 @@ func TestKeeper(t *testing.T) {
 	if err := p.delete(ctx, key("lane", "3")); err != nil {
 		t.Fatal(err)
 	}
-	k, err := newKeeper(ctx, b.JetStream(), 1, Keep{}, slog.New(slog.DiscardHandler)) // as a restart does
-	if err != nil {
+	k = newKeeper(b.JetStream(), 1, Keep{}, slog.New(slog.DiscardHandler)) // as a restart does
+	if err := k.open(ctx); err != nil {
 		t.Fatal(err)
 	}
 	p, other = k.part(""), k.part("crowd-")

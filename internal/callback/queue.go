@@ -36,7 +36,7 @@ const (
 	tripAfter    = 5
 	openCalls    = 2 // at a time
 	probeFirst   = 5 * time.Second
-	probeLongest = time.Minute
+	probeLongest = 5 * time.Minute
 )
 
 // queue tells the owners of the facts of one log. It works in run; what else
@@ -179,7 +179,7 @@ func (d *queue) load(ctx context.Context) error {
 			if err = json.Unmarshal(v, p); err == nil && p.Letter != nil {
 				l := d.receiver(p.Letter.Space, p.Letter.Group).lane(laneKey{p.Letter.App, p.Letter.Stream})
 				p.happened, p.Letter = p.Letter.Time, nil
-				l.park = p
+				l.park, l.last = p, p.Seq+1 // there may be more behind it
 				l.r.parked++
 				l.sleep(time.Until(p.Next))
 			}
@@ -845,7 +845,7 @@ func (d *queue) trip(r *receiver) {
 
 // recover lets a receiver that answers again have what has waited. d.mu is held.
 func (d *queue) recover(r *receiver) {
-	r.open = false
+	r.open, r.probe = false, probeFirst
 	since := r.health.Since
 	r.health.Since = time.Time{}
 	for _, l := range r.lanes {
@@ -947,7 +947,11 @@ func (d *queue) follow(r *receiver) {
 			timer.Stop()
 			continue
 		}
-		list, next, err := d.source.scan(d.ctx, query{space: r.space}, from, batch)
+		most := batch
+		if probing {
+			most = laneBatch
+		}
+		list, next, err := d.source.scan(d.ctx, query{space: r.space}, from, most)
 		if err != nil {
 			if d.ctx.Err() == nil {
 				d.log.Error("callbacks: reading the event log", "err", err)
@@ -975,6 +979,9 @@ func (d *queue) follow(r *receiver) {
 			continue
 		}
 		r.own.next = max(r.own.next, next)
+		if probing {
+			r.tryAgain()
+		}
 		if r.own.next >= d.router.next && !r.open {
 			d.attach(r)
 			d.mu.Unlock()
@@ -983,8 +990,23 @@ func (d *queue) follow(r *receiver) {
 		}
 		d.mu.Unlock()
 		if probing {
-			pause(d.ctx, time.Second) // there is nothing to try it with
+			pause(d.ctx, time.Second)
 		}
+	}
+}
+
+// tryAgain makes an attempt of a receiver that fails before its time, if that
+// keeps others from being told: the one that is due first. D.mu is held.
+func (r *receiver) tryAgain() {
+	var first *lane
+	for _, l := range r.lanes {
+		if l.park != nil && !l.busy && l.last > l.park.Seq && (first == nil || l.park.Next.Before(first.park.Next)) {
+			first = l
+		}
+	}
+	if first != nil {
+		r.probe = min(2*r.probe, probeLongest)
+		first.rouse()
 	}
 }
 
@@ -1006,8 +1028,12 @@ func (d *queue) expireOwn(r *receiver) {
 	r.own.cursor()
 	from, held, open := r.own.next, len(r.own.open), r.open
 	d.mu.Unlock()
-	for open && held == 0 && d.ctx.Err() == nil {
-		list, _, err := d.source.scan(d.ctx, query{space: r.space}, from, batch)
+	for first := true; open && held == 0 && d.ctx.Err() == nil; {
+		most := batch
+		if first {
+			most, first = 1, false
+		}
+		list, _, err := d.source.scan(d.ctx, query{space: r.space}, from, most)
 		if err != nil || len(list) == 0 {
 			return
 		}
@@ -1080,6 +1106,23 @@ func (d *queue) cursor() uint64 {
 		}
 	}
 	return c
+}
+
+// settled reports whether all that is in the log was handed on, and nothing of
+// it waits in memory.
+func (d *queue) settled(ctx context.Context) bool {
+	d.mu.Lock()
+	begun, next := d.ctx != nil, d.router.next
+	busy := false
+	for _, r := range d.receivers {
+		busy = busy || r.held > 0 && !r.open
+	}
+	d.mu.Unlock()
+	if !begun {
+		return true // and will not before the end
+	}
+	list, _, err := d.source.scan(ctx, query{}, next, 1)
+	return !busy && err == nil && len(list) == 0
 }
 
 // keep writes the cursors, and looks after what is forgotten, until ctx ends.

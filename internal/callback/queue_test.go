@@ -94,7 +94,7 @@ func TestSchedule(t *testing.T) {
 		w.answer("one.example", status(200)) // which is found out with the next fact
 		w.push("a", "s2", "one.example", asV2())
 		time.Sleep(2 * time.Minute)
-		if s := w.d.account(); len(w.mem.records) != 0 || s.Parked+s.Failing+s.Detached != 0 {
+		if s := w.d.account(); len(w.mem.records) != 0 || s.Parked+s.Failing+s.Behind != 0 {
 			t.Errorf("left behind: %v, %+v", sortedKeys(w.mem.records), s)
 		}
 		if len(w.mem.log) != len(schedule)+1 {
@@ -172,7 +172,7 @@ func TestDayDown(t *testing.T) {
 		if len(w.mem.dead) != 0 {
 			t.Errorf("%d dead letters", len(w.mem.dead))
 		}
-		if s := w.d.account(); s.Failing != 0 || s.Parked != 0 || s.Detached != 0 || len(w.mem.records) != 0 || w.mem.cursor != uint64(len(w.mem.facts))+1 {
+		if s := w.d.account(); s.Failing != 0 || s.Parked != 0 || s.Behind != 0 || len(w.mem.records) != 0 || w.mem.cursor != uint64(len(w.mem.facts))+1 {
 			t.Errorf("afterwards: %+v, records %v, cursor %d of %d", s, sortedKeys(w.mem.records), w.mem.cursor, len(w.mem.facts))
 		}
 		w.stop()

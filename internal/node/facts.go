@@ -7,6 +7,7 @@ import (
 
 	"weir/internal/access"
 	"weir/internal/bus"
+	"weir/internal/callback"
 	"weir/internal/event"
 	"weir/internal/eventlog"
 	"weir/internal/stream"
@@ -59,16 +60,24 @@ func (n *Node) closeEvents(ctx context.Context) {
 // began tells that a push has begun. It is stream.Options.Began.
 func (n *Node) began(p *stream.Publication) {
 	push := p.Push()
-	start, end := n.callbacks(p)
+	key := p.Stream().Key()
+	start, end := callback.OfPush(n.policy.Load().Space(key.Space), p.App())
+	if end != nil {
+		n.endings.Store(p, end)
+	}
 	n.tell(p, event.New(p.Start(), event.PublishStarted{Client: push.Client, Session: push.Session, Callback: start, Ended: end}))
 	n.quality.Began(p)
 }
 
-// ended tells that it is over. It is stream.Options.Ended.
+// ended tells that it is over, to whom was known when it began. It is
+// stream.Options.Ended.
 func (n *Node) ended(p *stream.Publication) {
 	n.quality.Ended(p)
 	push := p.Push()
-	_, end := n.callbacks(p)
+	var end *event.Callback
+	if v, ok := n.endings.LoadAndDelete(p); ok {
+		end = v.(*event.Callback)
+	}
 	n.tell(p, event.New(time.Now(), event.PublishEnded{
 		Client: push.Client, Session: push.Session, Started: p.Start(), Reason: p.Reason().String(), Counters: p.Counters(), Callback: end,
 	}))
@@ -81,11 +90,33 @@ func (n *Node) tell(p *stream.Publication, e event.Event) {
 	n.events.Emit(e)
 }
 
-// callbacks returns who is told that a push begins, and that it ends.
-func (n *Node) callbacks(p *stream.Publication) (start, end *event.Callback) { return nil, nil }
-
 // refusedCallback returns who is told that a publisher was refused.
-func (n *Node) refusedCallback(r access.Request) *event.Callback { return nil }
+func (n *Node) refusedCallback(r access.Request) *event.Callback {
+	var e event.Event
+	n.gate.About(&e, &r)
+	sp := n.policy.Load().Space(e.Space)
+	if sp == nil {
+		return nil
+	}
+	return callback.OfRefusal(sp, sp.App(r.App))
+}
+
+// alert emits a fact about the quality of a stream, which its owner may want to
+// be told of.
+func (n *Node) alert(e event.Event) {
+	if sp := n.policy.Load().Space(e.Space); sp != nil {
+		cb := callback.OfAlert(sp, sp.App(e.App))
+		switch d := e.Data.(type) {
+		case event.AlertRaised:
+			d.Callback = cb
+			e.Data = d
+		case event.AlertCleared:
+			d.Callback = cb
+			e.Data = d
+		}
+	}
+	n.events.Emit(e)
+}
 
 // emit emits a fact about the node.
 func (n *Node) emit(data event.Data) { n.events.Emit(event.New(time.Now(), data)) }

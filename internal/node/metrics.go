@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"weir/internal/access"
+	"weir/internal/callback"
 	"weir/internal/eventlog"
 	"weir/internal/session"
 	"weir/internal/stream"
@@ -126,6 +127,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	counter("transcode_restarts_total", "Times that ffmpeg was started again because it had failed.", c.n.transcoder.Restarts())
 	counter("connections_refused_total", "Connections of addresses that had too many.", c.n.conns.refused.Load())
 	c.events(ch, gauge, counter)
+	c.callbacks(ch, gauge, counter)
 	counter("publishers_early_total", "Publishers that were let go on before the fact of their beginning was durable.", sessions.Early)
 	counter("rtmp_unfit_total", "RTMP connections that failed before they asked for anything.", sessions.Unfit)
 	counter("panics_recovered_total", "Panics that ended a connection, a player, a stream's packaging or the like, and nothing else.", sessions.Panics+hls.Panics+hub.Panics+c.n.panics.Load())
@@ -194,4 +196,28 @@ func (c *collector) events(ch chan<- prometheus.Metric,
 	ch <- prometheus.MustNewConstHistogram(
 		prometheus.NewDesc("weir_event_log_append_seconds", "Time until a fact was durable in the journal.", nil, nil),
 		uint64(st.Latency[len(eventlog.LatencyBuckets)]), st.LatencySum.Seconds(), buckets)
+}
+
+// callbacks adds what owners were told.
+func (c *collector) callbacks(ch chan<- prometheus.Metric,
+	gauge func(name, help string, v float64, labels ...string), counter func(name, help string, v int64, labels ...string)) {
+	st := c.n.callbacks.Stats()
+	counter("callbacks_delivered_total", "Calls of receivers of callbacks that succeeded.", st.Delivered)
+	counter("callbacks_failed_total", "Calls of receivers of callbacks that failed.", st.Failed)
+	counter("callbacks_dead_total", "Callbacks that became dead letters.", st.Dead)
+	counter("callbacks_missed_total", "Facts, or batches of them, that were too old to be kept before it was known whether they have callbacks.", st.Missed)
+	gauge("callback_receivers", "Receivers of callbacks.", float64(st.Receivers-st.Failing-st.Behind), "state", "ok")
+	gauge("callback_receivers", "Receivers of callbacks.", float64(st.Failing), "state", "failing")
+	gauge("callback_receivers", "Receivers of callbacks.", float64(st.Behind), "state", "behind")
+	gauge("callback_streams_waiting", "Streams that wait because a callback of theirs failed.", float64(st.Parked))
+	gauge("callbacks_held", "Callbacks in memory.", float64(st.Held))
+	gauge("callback_calls", "Calls of receivers under way.", float64(st.Calls))
+	gauge("callbacks_oldest_seconds", "Age of the oldest fact that waits to be told.", st.Oldest.Seconds())
+	buckets := make(map[float64]uint64, len(callback.Buckets))
+	for i, bound := range callback.Buckets {
+		buckets[bound.Seconds()] = uint64(st.Latency[i])
+	}
+	ch <- prometheus.MustNewConstHistogram(
+		prometheus.NewDesc("weir_callback_seconds", "Time that calls of receivers took.", nil, nil),
+		uint64(st.Latency[len(callback.Buckets)]), st.LatencySum.Seconds(), buckets)
 }

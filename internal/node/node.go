@@ -21,6 +21,7 @@ import (
 
 	"weir/internal/access"
 	"weir/internal/bus"
+	"weir/internal/callback"
 	"weir/internal/event"
 	"weir/internal/eventlog"
 	"weir/internal/ffmpeg"
@@ -53,6 +54,9 @@ type Node struct {
 	data   *dataFolder
 	bus    *bus.Bus
 	events *eventlog.Log
+
+	callbacks *callback.Dispatcher
+	endings   sync.Map // *event.Callback of the end of each *stream.Publication that is on the air
 
 	gate     *access.Gate
 	hub      *stream.Hub
@@ -107,7 +111,8 @@ func New(cfg *Config, log *slog.Logger) (_ *Node, err error) {
 	n.watcher = newWatcher(files, log)
 
 	l := &cfg.Limits
-	n.quality = quality.NewMonitor(quality.Options{Log: log, Emit: n.events.Emit})
+	n.quality = quality.NewMonitor(quality.Options{Log: log, Emit: n.alert})
+	n.callbacks = callback.New(n.bus.JetStream(), n.events, n.policy.Load, callback.Options{Log: log, Replicas: n.bus.Replicas()})
 	n.hub = stream.NewHub(stream.Options{
 		Log:           log,
 		Began:         n.began,
@@ -227,6 +232,10 @@ func (n *Node) Run(ctx context.Context) error {
 	var look errgroup.Group
 	look.Go(func() error { n.quality.Run(looking); return nil })
 
+	telling, stopTelling := context.WithCancel(context.WithoutCancel(ctx))
+	var tell errgroup.Group
+	tell.Go(func() error { n.callbacks.Run(telling); return nil })
+
 	// Each of these ends when its listener is closed.
 	serve, serving := errgroup.WithContext(ctx)
 	for name, ln := range n.listeners {
@@ -279,6 +288,9 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 	err := serve.Wait()
 	n.emit(event.NodeStopped{Reason: stopReason(err)})
+	n.callbacks.Settle(grace)
+	stopTelling()
+	tell.Wait()
 	n.closeEvents(grace)
 	n.log.Info("weir has ended")
 	return err

@@ -105,6 +105,10 @@ func read(contentType string, body []byte) (n note, err error) {
 
 // ServeHTTP takes a call.
 func (s *Sink) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodPost {
+		http.Error(w, "callbacks are posted here", http.StatusMethodNotAllowed)
+		return
+	}
 	body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
 	if err != nil || len(body) > maxBody {
 		http.Error(w, "the body cannot be read", http.StatusBadRequest)
@@ -168,9 +172,6 @@ func (s *Sink) take(r *http.Request, body []byte) (n note, problems []string, fa
 	n, err := read(h.Get("Content-Type"), body)
 	if err != nil {
 		add("the body cannot be read: %v", err)
-	}
-	if r.Method != http.MethodPost {
-		add("method %s", r.Method)
 	}
 	if id == "" {
 		add("no %s", callback.HeaderID)
