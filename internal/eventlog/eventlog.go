@@ -261,13 +261,17 @@ func (l *Log) emit(e event.Event) bool {
 // An error means that they are not yet; they still will be, if they can.
 func (l *Log) Flush(ctx context.Context) error { return l.facts.flush(ctx) }
 
-// Close writes what is left to disk and ends the Log. Until ctx is done it also
-// waits until JetStream has it; what it does not get now it gets the next time.
+// Close writes what is left to disk and ends the Log. Until ctx is done, and
+// while JetStream is there, it also waits until that has it; what it does not
+// get now it gets the next time.
 // No fact may be emitted any more.
 func (l *Log) Close(ctx context.Context) error {
 	l.omit()
 	l.gather.flush()
-	err := errors.Join(l.facts.drain(ctx), l.crowd.drain(ctx), l.cursors.flush(ctx))
+	err := errors.Join(l.facts.drain(ctx), l.crowd.drain(ctx))
+	if err == nil {
+		err = l.cursors.flush(ctx)
+	}
 	l.stop()
 	l.tasks.Wait()
 	l.facts.close()
@@ -275,8 +279,11 @@ func (l *Log) Close(ctx context.Context) error {
 	return err
 }
 
-// drain waits until JetStream has all of the journal.
+// drain waits until JetStream has all of the journal. It does not wait for a
+// JetStream that is away.
 func (l *lane) drain(ctx context.Context) error {
+	look := time.NewTicker(drainTime)
+	defer look.Stop()
 	for {
 		l.mu.Lock()
 		waiting, changed := l.waiting(), l.changed
@@ -284,10 +291,17 @@ func (l *lane) drain(ctx context.Context) error {
 		if waiting == 0 {
 			return nil
 		}
+		if away := l.away.Load(); away != nil && time.Since(away.since) > graceTime {
+			return fmt.Errorf("%d facts still wait for stream %s: %w", waiting, l.config.Name, away.err)
+		}
 		select {
 		case <-changed:
+		case <-look.C:
 		case <-ctx.Done():
 			return fmt.Errorf("%d facts still wait for stream %s: %w", waiting, l.config.Name, ctx.Err())
 		}
 	}
 }
+
+// drainTime is how often drain looks whether JetStream is away.
+const drainTime = 100 * time.Millisecond

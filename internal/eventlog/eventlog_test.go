@@ -167,8 +167,18 @@ func settle(t *testing.T, l *Log) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	l.gather.flush()
-	if err := errors.Join(l.facts.flush(ctx), l.crowd.flush(ctx), l.facts.drain(ctx), l.crowd.drain(ctx)); err != nil {
+	if err := errors.Join(l.facts.flush(ctx), l.crowd.flush(ctx)); err != nil {
 		t.Fatal(err)
+	}
+	for {
+		err := errors.Join(l.facts.drain(ctx), l.crowd.drain(ctx))
+		if err == nil {
+			return
+		}
+		if ctx.Err() != nil {
+			t.Fatal(err)
+		}
+		<-time.After(10 * time.Millisecond) // JetStream is away, and will be back
 	}
 }
 

@@ -144,6 +144,35 @@ func TestAway(t *testing.T) {
 	t.Logf("%d facts, none took longer than %v to emit", len(want), k.slow)
 }
 
+// A node starts, and ends, without its NATS; what happened is there when NATS
+// is.
+func TestStartsWithoutNATS(t *testing.T) {
+	o := newOutside(t)
+	o.stop()
+	w := o.world()
+	l := w.open()
+	want := []event.Event{started("a", "1"), ended("a", "1"), started("a", "2")}
+	for _, e := range want[:2] {
+		l.Emit(e)
+	}
+	flush(t, l)
+	if n := l.Last(); n != lastOfMessage {
+		t.Errorf("Last of a log that is away = %d", n)
+	}
+	begin := time.Now()
+	if err := l.Close(t.Context()); err == nil || time.Since(begin) > patience/2 {
+		t.Errorf("Close = %v after %v, want an error soon", err, time.Since(begin))
+	}
+	l = w.open()
+	if clean, _ := l.Before(); !clean {
+		t.Error("it did not end in order")
+	}
+	l.Emit(want[2])
+	o.start()
+	settle(t, l)
+	same(t, all(t, l, Filter{}), want)
+}
+
 // The process is killed again and again, at any time, and JetStream with it or
 // not; it forgets what it had stored lately. No fact comes twice, and none that
 // was flushed is lost.

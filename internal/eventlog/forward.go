@@ -135,6 +135,9 @@ func (l *lane) forward(ctx context.Context) {
 
 // missing notes that JetStream is away.
 func (l *lane) missing(err error) {
+	if errors.Is(err, nats.ErrReconnectBufExceeded) { // which says little
+		err = errNoConnection
+	}
 	if old := l.away.Load(); old != nil {
 		l.away.Store(&away{old.since, err})
 		return
@@ -142,6 +145,8 @@ func (l *lane) missing(err error) {
 	l.away.Store(&away{time.Now(), err})
 	l.log.Warn("the event log is away; facts wait in the journal", "stream", l.config.Name, "err", err)
 }
+
+var errNoConnection = errors.New("there is no connection to NATS")
 
 // start returns where the journal goes on.
 func (l *lane) start() place {
