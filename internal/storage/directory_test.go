@@ -298,3 +298,128 @@ func TestSigner(t *testing.T) {
 		}
 	})
 }
+
+func TestOpenSigner(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "key")
+	one, err := storage.OpenSigner("/o", file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	two, err := storage.OpenSigner("/o", file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the key's file: %v, %v", info, err)
+	}
+	d := open(t, t.TempDir(), nil)
+	put(t, d, "a", "x", storage.PutOptions{})
+	w := httptest.NewRecorder()
+	h := http.StripPrefix("/o", two.Handler(func(string) (storage.Bucket, error) { return d, nil }))
+	h.ServeHTTP(w, httptest.NewRequest("GET", one.URL("recordings", "a", time.Hour), nil))
+	if w.Code != 200 {
+		t.Errorf("the URL of another process: %d", w.Code)
+	}
+	if err := os.WriteFile(file, []byte("no key"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := storage.OpenSigner("/o", file); err == nil || strings.Contains(err.Error(), "no key") {
+		t.Errorf("OpenSigner of a broken file = %v", err)
+	}
+}
+
+// FuzzKey: a key that is accepted has a file of its own inside the folder, and List tells
+// the key of it again.
+func FuzzKey(f *testing.F) {
+	for _, key := range []string{"a", "a/b", "../a", "a//b", ".weir/x", strings.Repeat("n", 255) + "-1.m3u8", strings.Repeat("n", 201), "a/.weir+b/+c", "%2e%2e/", strings.Repeat("n", 400) + "..", "a\\b"} {
+		f.Add(key)
+	}
+	dir := f.TempDir()
+	f.Fuzz(func(t *testing.T, key string) {
+		d, err := storage.OpenDirectory("fuzz", filepath.Join(dir, "inside"), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer d.Close()
+		_, err = d.Put(t.Context(), key, strings.NewReader(key), storage.PutOptions{})
+		if storage.CheckKey(key) != nil {
+			if !errors.Is(err, storage.ErrKey) {
+				t.Errorf("Put(%q) = %v", key, err)
+			}
+			return
+		}
+		if err != nil {
+			t.Fatalf("Put(%q) = %v", key, err)
+		}
+		list, err := d.List(t.Context(), "", "", 0)
+		if err != nil || len(list) != 1 || list[0].Key != key {
+			t.Errorf("List after Put(%q) = %v, %v", key, list, err)
+		}
+		if err := d.Delete(t.Context(), key); err != nil {
+			t.Error(err)
+		}
+		if files, err := os.ReadDir(filepath.Join(dir, "inside")); err != nil || len(files) != 1 {
+			t.Errorf("left after Delete(%q): %v, %v", key, files, err)
+		}
+		if files, err := os.ReadDir(dir); err != nil || len(files) != 1 {
+			t.Errorf("outside: %v, %v", files, err)
+		}
+	})
+}
+
+// FuzzHandler: no URL that was not signed is answered with an object.
+func FuzzHandler(f *testing.F) {
+	dir := f.TempDir()
+	d, err := storage.OpenDirectory("recordings", dir, nil)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(func() { d.Close() })
+	if _, err := d.Put(f.Context(), "a/b", strings.NewReader("x"), storage.PutOptions{}); err != nil {
+		f.Fatal(err)
+	}
+	s, err := storage.NewSigner("", []byte("0123456789abcdef"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	h := s.Handler(func(string) (storage.Bucket, error) { return d, nil })
+	good := s.URL("recordings", "a/b", 1000*time.Hour)
+	for _, u := range []string{good, "/recordings/9999999999.0.AAAA/a/b", "/recordings/9999999999.-1./a/b", "/recordings//a/b", "//", "/../a/b", "/recordings/9999999999.3.AA==/a/b"} {
+		f.Add(u)
+	}
+	f.Fuzz(func(t *testing.T, path string) {
+		r := httptest.NewRequest("GET", "/", nil)
+		r.URL.Path = path
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if w.Code == 200 && path != good && "/"+strings.TrimLeft(path, "/") != good {
+			t.Errorf("%q is answered", path)
+		}
+	})
+}
+
+// FuzzState: no state of an upload leads anywhere.
+func FuzzState(f *testing.F) {
+	dir := f.TempDir()
+	d, err := storage.OpenDirectory("recordings", filepath.Join(dir, "inside"), nil)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(func() { d.Close() })
+	u, err := d.Upload(f.Context(), "a", storage.PutOptions{})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(u.State())
+	f.Add([]byte(`{"key":"../x","id":"../../x"}`))
+	f.Add([]byte(`null`))
+	f.Fuzz(func(t *testing.T, state []byte) {
+		u, err := d.Resume(t.Context(), state)
+		if err != nil {
+			return
+		}
+		if parts, err := u.Parts(t.Context()); err != nil || len(parts) != 0 {
+			t.Errorf("Parts of %q = %v, %v", state, parts, err)
+		}
+	})
+}

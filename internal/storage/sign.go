@@ -3,15 +3,19 @@ package storage
 import (
 	"context"
 	"crypto/hmac"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"mime"
 	"net/http"
 	"net/url"
+	"os"
 	"path"
 	"strconv"
 	"strings"
@@ -41,6 +45,41 @@ func NewSigner(base string, key []byte) (*Signer, error) {
 		return nil, fmt.Errorf("the key for signed URLs has %d bytes, and must have 16 at least", len(key))
 	}
 	return &Signer{strings.TrimSuffix(base, "/"), key}, nil
+}
+
+// OpenSigner is NewSigner with the key in a file, which it makes if there is none.
+func OpenSigner(base, file string) (*Signer, error) {
+	text, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		var key [32]byte
+		rand.Read(key[:])
+		text = hex.AppendEncode(nil, key[:])
+		err = writeKey(file, text)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("key for signed URLs: %w", err)
+	}
+	key, err := hex.DecodeString(strings.TrimSpace(string(text)))
+	if err != nil {
+		return nil, fmt.Errorf("key for signed URLs: %s is not hexadecimal: restore it, or remove it to have a new one", file)
+	}
+	return NewSigner(base, key)
+}
+
+// writeKey writes a file that is whole or not there.
+func writeKey(file string, text []byte) error {
+	f, err := os.OpenFile(file+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := f.Write(append(text, '\n')); err != nil {
+		return err
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	return os.Rename(file+".new", file)
 }
 
 // URL returns the URL of one object, good for that long.
@@ -161,7 +200,7 @@ func serve(w http.ResponseWriter, r *http.Request, b Bucket, key string, end tim
 	if r.URL.Query().Has("download") {
 		h.Set("Content-Disposition", mime.FormatMediaType("attachment", map[string]string{"filename": path.Base(key)}))
 	}
-	body := &objectReader{ctx: r.Context(), b: b, obj: obj}
+	body := &objectReader{ctx: r.Context(), b: b, obj: obj, client: http.NewResponseController(w)}
 	defer body.Close()
 	http.ServeContent(w, r, "", obj.Modified, body)
 }
@@ -191,7 +230,13 @@ type objectReader struct {
 	obj  Object
 	off  int64
 	body io.ReadCloser
+
+	// A download may take long, but not between two reads: it reads on as the client takes.
+	client *http.ResponseController
 }
+
+// maxIdle is how long a client may take nothing.
+const maxIdle = time.Minute
 
 func (r *objectReader) Seek(off int64, whence int) (int64, error) {
 	switch whence {
@@ -227,6 +272,7 @@ func (r *objectReader) Read(p []byte) (int, error) {
 	}
 	n, err := r.body.Read(p)
 	r.off += int64(n)
+	r.client.SetWriteDeadline(time.Now().Add(maxIdle)) // no error matters: without a deadline it goes on
 	return n, err
 }
 
