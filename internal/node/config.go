@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	urls "net/url"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -24,8 +25,12 @@ type Config struct {
 	Log    Log    `yaml:"log"`
 	Limits Limits `yaml:"limits"`
 
-	Node   string `yaml:"node"` // name of this node; empty: that of the host
-	Data   string `yaml:"data"` // folder for what has to outlive the process; empty: see DataFolder
+	Node string `yaml:"node"` // name of this node; empty: that of the host
+	Data string `yaml:"data"` // folder for what has to outlive the process; empty: see DataFolder
+	// PublicURL is how clients reach the HTTP listener of this node, the
+	// beginning of the URLs of objects; empty: the URLs are paths.
+	PublicURL string `yaml:"public_url"`
+
 	NATS   NATS   `yaml:"nats"`
 	Events Events `yaml:"events"`
 
@@ -265,6 +270,10 @@ func (c *Config) check(add func(path, format string, args ...any)) {
 	c.Limits.check(func(name, format string, args ...any) { add("limits."+name, format, args...) })
 	if c.Node != "" && !policy.ValidName(c.Node) {
 		add("node", "%.128q is not a name: %s", c.Node, policy.NameForm)
+	}
+	if u, err := urls.Parse(c.PublicURL); c.PublicURL != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" ||
+		u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.Path != "") {
+		add("public_url", "must be such as https://live.example.com, without path")
 	}
 	c.NATS.check(add)
 	between(add, "events.max_age", c.Events.MaxAge, time.Hour, 10*365*24*time.Hour)

@@ -18,7 +18,7 @@ import (
 func TestConfigErrors(t *testing.T) {
 	tests := []struct{ name, yaml, want string }{
 		{"unknown section", "lisen:\n  rtmp: :1\n",
-			"weir.yaml:1:1: lisen: unknown setting; the settings here are allow_open_publish, data, events, ffmpeg, gather_ceiling, grace, hls_memory, limits, listen, log, metrics, nats, node, policy, record, slow_failures, tls, transcode, trusted_proxies"},
+			"weir.yaml:1:1: lisen: unknown setting; the settings here are allow_open_publish, data, events, ffmpeg, gather_ceiling, grace, hls_memory, limits, listen, log, metrics, nats, node, policy, public_url, record, slow_failures, tls, transcode, trusted_proxies"},
 		{"unknown key", "listen:\n  rtmp: 127.0.0.1:1935\n  rtpm: 127.0.0.1:1936\n",
 			"weir.yaml:3:3: listen.rtpm: unknown setting; the settings here are admin, http, https, rtmp, rtmps"},
 		{"key twice", "grace: 1s\ngrace: 2s\n",
@@ -64,6 +64,8 @@ func TestConfigErrors(t *testing.T) {
 				"give it one below publish, listen on 127.0.0.1, or set allow_open_publish: true"},
 		{"node name", "node: a b\n",
 			`weir.yaml:1:7: node: "a b" is not a name: 1 to 128 of A-Z a-z 0-9 . _ -, not starting with . or -`},
+		{"public URL", "public_url: https://live.example.com/x\n",
+			"weir.yaml:1:13: public_url: must be such as https://live.example.com, without path"},
 		{"NATS URL", "nats: {url: 'http://x'}\n",
 			"weir.yaml:1:13: nats.url: must be a URL such as nats://nats.example.com:4222 or tls://nats.example.com:4222, or several with commas between"},
 		{"NATS password", "nats: {url: 'nats://a:canary@x:4222'}\n",

@@ -2,10 +2,7 @@ package node
 
 import (
 	"context"
-	"crypto/rand"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"time"
 
@@ -13,8 +10,9 @@ import (
 	"weir/internal/storage"
 )
 
-// objectsPath is where signed URLs of objects lead, on the media listeners.
-const objectsPath = "/objects/"
+// objectsPath is where signed URLs of objects lead, on the media listeners: no
+// app can have that name.
+const objectsPath = "/-/objects/"
 
 // retainEvery is how often recordings are looked for that are not to be kept.
 const retainEvery = time.Hour
@@ -28,11 +26,8 @@ func (n *Node) openRecorder() error {
 	if err := os.MkdirAll(spool, 0o700); err != nil {
 		return fmt.Errorf("record.spool: %w", err)
 	}
-	key, err := objectsKey(n.data.sub("objects.key"))
-	if err != nil {
-		return err
-	}
-	if n.signer, err = storage.NewSigner(objectsPath, key); err != nil {
+	var err error
+	if n.signer, err = storage.OpenSigner(n.cfg.PublicURL+objectsPath, n.data.sub("objects.key")); err != nil {
 		return err
 	}
 	n.buckets = storage.NewBuckets(n.data.path, n.signer, n.log)
@@ -46,17 +41,6 @@ func (n *Node) openRecorder() error {
 		Flush:  n.events.Flush,
 	})
 	return err
-}
-
-// objectsKey returns the key in a file, which is made if it is not there.
-func objectsKey(name string) ([]byte, error) {
-	key, err := os.ReadFile(name)
-	if !errors.Is(err, fs.ErrNotExist) {
-		return key, err
-	}
-	key = make([]byte, 32)
-	rand.Read(key)
-	return key, os.WriteFile(name, key, 0o600)
 }
 
 // runRetention deletes recordings that the policy does not want kept, until ctx
