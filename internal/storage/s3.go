@@ -290,8 +290,10 @@ func classify(err error) (_ error, again bool) {
 		return fmt.Errorf("%w: %s", ErrMismatch, s3Text(r)), true
 	case "InvalidPart", "InvalidPartOrder", "EntityTooSmall", "EntityTooLarge":
 		kind = ErrUpload
-	case "KeyTooLongError", "InvalidObjectName", "XMinioInvalidObjectName", "ExistingObjectIsDirectory", "ObjectParentIsFile":
+	case "KeyTooLongError", "InvalidObjectName", "XMinioInvalidObjectName":
 		kind = ErrKey
+	case "ExistingObjectIsDirectory", "ObjectParentIsFile": // or a Delete takes the folders away just now
+		return fmt.Errorf("%w: %s", ErrKey, s3Text(r)), true
 	case "ConditionalRequestConflict", "OperationAborted", "RequestTimeout":
 		return errors.New(s3Text(r)), true
 	case minio.NoSuchBucket, minio.AccessDenied, "InvalidAccessKeyId", "SignatureDoesNotMatch", "RequestTimeTooSkewed", "InvalidBucketName", "ExpiredToken", "InvalidToken":

@@ -9,6 +9,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"runtime"
+	"syscall"
 	"testing"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 
 	"weir/internal/media/av"
 	"weir/internal/media/mp4"
+	"weir/internal/media/mpegts"
 )
 
 // Configuration records as x264, x265, SVT-AV1 and FFmpeg's AAC encoder make them.
@@ -529,6 +531,52 @@ func BenchmarkMuxer(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// BenchmarkSegments is what making an MP4 of a recording costs: transport stream in, file out.
+func BenchmarkSegments(b *testing.B) {
+	picture := append([]byte{0, 0, 48, 208, 0x41}, bytes.Repeat([]byte{0x5A}, 12495)...)
+	key := append([]byte{0, 0, 48, 208, 0x65}, picture[5:]...)
+	ts := mpegts.NewMuxer(0)
+	src := &six{picture: picture, sound: make([]byte, 341), end: 10_000}
+	packets := []av.Packet{config(av.Video, av.H264, avc720), config(av.Audio, av.AAC, aac48)}
+	for {
+		p, err := src.ReadPacket()
+		if err == io.EOF {
+			break
+		}
+		if p.Key {
+			p.Frame = key
+		}
+		packets = append(packets, p)
+	}
+	for _, p := range packets {
+		if err := ts.WritePacket(p); err != nil {
+			b.Fatal(err)
+		}
+	}
+	segment, _ := ts.Cut()
+	m := mp4.NewMuxer(func(int, []byte) error { return nil }, mp4.Options{})
+	d := mpegts.NewDemuxer(bytes.NewReader(nil))
+	b.SetBytes(int64(len(segment)))
+	b.ReportAllocs()
+	before := cpu()
+	n := 0
+	for b.Loop() {
+		n++
+		d.Continue(bytes.NewReader(segment))
+		if err := av.Copy(m, d); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric((cpu()-before).Seconds()/float64(n)/float64(len(segment))*1e9, "cpu-s/GB")
+}
+
+// cpu is the time of processors that the process has taken.
+func cpu() time.Duration {
+	var u syscall.Rusage
+	syscall.Getrusage(syscall.RUSAGE_SELF, &u)
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 // FuzzMuxer makes packets of bytes; the file must be whole whatever they are.
