@@ -85,7 +85,11 @@ func newLogSource(l *eventlog.Log, crowd bool) *logSource {
 type logReader struct{ *eventlog.Reader }
 
 func (s *logSource) read(ctx context.Context, from uint64) reader {
-	return logReader{s.log.Read(ctx, eventlog.Filter{Types: s.types}, from)}
+	f := eventlog.Filter{Crowd: s.crowd}
+	if len(s.types) == 1 {
+		f.Types = s.types
+	} // otherwise JetStream would take longer to choose than we to skip
+	return logReader{s.log.Read(ctx, f, from)}
 }
 
 func (r logReader) next(ctx context.Context) (entry, error) {
