@@ -11,16 +11,18 @@ type gatherer struct {
 	lane *lane
 
 	mu      sync.Mutex
-	batches map[string]*batch
+	batches map[string]*batch // by subject
+	order   []*batch          // as they began; those written already have no facts
 	bytes   int
 	timer   *time.Timer // runs while there are batches
 }
 
 // batch is the facts of one subject: a JSON array that is still open.
 type batch struct {
-	data  []byte
-	n     int
-	count *counter // of their type
+	subject string
+	data    []byte
+	n       int
+	count   *counter // of their type
 }
 
 const (
@@ -36,12 +38,13 @@ func (g *gatherer) add(subject string, data []byte, c *counter) {
 	defer g.mu.Unlock()
 	b := g.batches[subject]
 	if b != nil && (b.n == maxBatch || len(b.data)+len(data) > batchBytes) {
-		g.write(subject, b)
+		g.write(b)
 		b = nil
 	}
 	if b == nil {
-		b = &batch{count: c}
+		b = &batch{subject: subject, count: c}
 		g.batches[subject] = b
+		g.order = append(g.order, b)
 	}
 	sep := byte('[')
 	if b.n > 0 {
@@ -69,18 +72,22 @@ func (g *gatherer) writeAll() {
 		g.timer.Stop()
 		g.timer = nil
 	}
-	for subject, b := range g.batches {
-		g.write(subject, b)
+	for _, b := range g.order {
+		if b.n > 0 {
+			g.write(b)
+		}
 	}
+	g.order = nil
 }
 
 // write writes one batch.
-func (g *gatherer) write(subject string, b *batch) {
-	delete(g.batches, subject)
+func (g *gatherer) write(b *batch) {
+	delete(g.batches, b.subject)
 	g.bytes -= len(b.data)
-	if g.lane.append(record{subject: subject, data: append(b.data, ']'), at: time.Now()}) {
+	if g.lane.append(record{subject: b.subject, data: append(b.data, ']'), at: time.Now()}) {
 		b.count.emitted.Add(int64(b.n))
 	} else {
 		b.count.omitted.Add(int64(b.n))
 	}
+	b.data, b.n = nil, 0
 }
