@@ -22,6 +22,7 @@ import (
 
 	"weir/internal/policy"
 	"weir/internal/stream"
+	"weir/internal/tracing"
 )
 
 // Gate judges requests. Its methods may be called from any goroutine; its
@@ -58,12 +59,16 @@ func (g *Gate) Check(ctx context.Context, r Request) (*Grant, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	ctx, span := tracing.Start(ctx, "gate", "protocol", r.Protocol)
+	defer span.End()
 	j := g.judgement(r, time.Now())
 	if o := j.judge(ctx); o != nil {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		return nil, j.deny(o)
+		d := j.deny(o)
+		span.Set("reason", string(d.Reason))
+		return nil, d
 	}
 	return j.Grant, nil
 }

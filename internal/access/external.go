@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"weir/internal/policy"
+	"weir/internal/tracing"
 )
 
 // external is the authentication by a server of the customer (contract A.4).
@@ -188,6 +189,8 @@ func (c *client) post(ctx context.Context, id string, body []byte, contentType s
 	if err != nil {
 		return verdict{err: errors.New("its URL is not one")}
 	}
+	ctx, span := tracing.Start(ctx, "ask the owner")
+	defer span.End()
 	now := strconv.FormatInt(time.Now().Unix(), 10)
 	req.Header.Set("Content-Type", contentType)
 	req.Header.Set("User-Agent", "weir")
@@ -198,6 +201,7 @@ func (c *client) post(ctx context.Context, id string, body []byte, contentType s
 		fmt.Fprintf(mac, "%s.%s.%s", now, id, body)
 		req.Header.Set("Weir-Signature", "v1="+hex.EncodeToString(mac.Sum(nil)))
 	}
+	tracing.Inject(ctx, req.Header)
 	resp, err := c.transport.RoundTrip(req) // which follows no redirects
 	if err != nil {
 		return verdict{err: err}

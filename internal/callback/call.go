@@ -21,6 +21,7 @@ import (
 
 	"weir/internal/event"
 	"weir/internal/policy"
+	"weir/internal/tracing"
 )
 
 // Headers of a call, beside Content-Type.
@@ -92,7 +93,8 @@ type call struct {
 	format  string
 	url     string
 	body    body
-	attempt int // from 1
+	attempt int    // from 1
+	push    string // Sequence of the push, in whose trace the call is
 }
 
 // outcome is how a call went.
@@ -111,7 +113,13 @@ var errConnect = errors.New("no connection in time")
 // a status of 2xx; redirects are not followed.
 func (c *caller) do(ctx context.Context, k *call) (o outcome) {
 	begin := time.Now()
-	defer func() { o.latency = time.Since(begin) }()
+	ctx, span := tracing.Start(tracing.Push(ctx, k.push), "callback", "type", string(k.typ))
+	defer func() {
+		if o.latency = time.Since(begin); !o.ok {
+			span.Fail(errors.New(o.err))
+		}
+		span.End()
+	}()
 	ctx, cancel := context.WithTimeout(ctx, c.delivery.Timeout)
 	defer cancel()
 	ctx, giveUp := context.WithCancelCause(ctx)
@@ -138,6 +146,7 @@ func (c *caller) do(ctx context.Context, k *call) (o outcome) {
 	if s := c.delivery.Secret; !s.IsZero() {
 		h.Set(HeaderSignature, Sign(s, timestamp, k.id, k.body.text))
 	}
+	tracing.Inject(ctx, h)
 	// What the transport reads as: it may be sent again over a new connection
 	// when a kept one turns out to be closed. It is not sent.
 	h["Idempotency-Key"] = nil

@@ -22,8 +22,11 @@ import (
 	"testing"
 	"time"
 
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+
 	"weir/internal/event"
 	"weir/internal/policy"
+	"weir/internal/tracing"
 )
 
 // quick is a Delivery for receivers of this process that make one wait.
@@ -331,5 +334,39 @@ func TestConnections(t *testing.T) {
 		if o := c.do(t.Context(), callTo(s.URL)); !o.ok {
 			t.Fatalf("after the receiver closed its connections: %+v", o)
 		}
+	}
+}
+
+// A call is a part of the trace of its push, and says so to the receiver.
+func TestCallIsTraced(t *testing.T) {
+	const sequence = "0af7651916cd43dd8448eb211c80319c"
+	spans := tracetest.NewInMemoryExporter()
+	tr, err := tracing.Open(t.Context(), tracing.Options{Sample: 1, Exporter: spans})
+	if err != nil {
+		t.Fatal(err)
+	}
+	parent := make(chan string, 1)
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		parent <- r.Header.Get("Traceparent")
+		w.WriteHeader(http.StatusTeapot)
+	}))
+	defer s.Close()
+	c := newCaller(quick(), nil, nil)
+	defer c.close()
+	k := callTo(s.URL)
+	k.push = sequence
+	if o := c.do(tracing.With(t.Context(), tr), k); o.status != http.StatusTeapot {
+		t.Fatalf("outcome %+v", o)
+	}
+	if p := <-parent; len(p) != 55 || p[3:35] != sequence {
+		t.Errorf("traceparent is %q, want one of %s", p, sequence)
+	}
+	tr.Flush(t.Context())
+	if got := spans.GetSpans(); len(got) != 1 || got[0].Name != "callback" || got[0].SpanContext.TraceID().String() != sequence || got[0].Status.Description != "status 418" {
+		t.Errorf("spans are %+v", got)
+	}
+	tr.Close(t.Context())
+	if o := c.do(t.Context(), k); o.status != http.StatusTeapot || <-parent != "" {
+		t.Errorf("without tracing: %+v", o)
 	}
 }

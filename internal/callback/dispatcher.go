@@ -374,7 +374,7 @@ func (d *Dispatcher) Test(ctx context.Context, sp *policy.Space, app *policy.App
 	}
 	c := newCaller(sp.Deliver(), d.facts.dial, d.facts.roots)
 	defer c.close()
-	o := c.do(ctx, &call{e.ID, e.Type, cb.Format, cb.URL, b, 1})
+	o := c.do(ctx, &call{e.ID, e.Type, cb.Format, cb.URL, b, 1, ""})
 	return resultOf(&o), bare(cb.URL), b.text, nil
 }
 

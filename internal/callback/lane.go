@@ -81,7 +81,7 @@ type Letter struct {
 }
 
 func (l *Letter) call() *call {
-	return &call{l.ID, l.Type, l.Format, l.URL, body{l.Body, l.ContentType}, l.Attempts + 1}
+	return &call{l.ID, l.Type, l.Format, l.URL, body{l.Body, l.ContentType}, l.Attempts + 1, l.Sequence}
 }
 
 // flap is what the flap guard has kept from a receiver: pushes of a stream that

@@ -28,6 +28,7 @@ import (
 	"weir/internal/media/av"
 	"weir/internal/policy"
 	"weir/internal/stream"
+	"weir/internal/tracing"
 )
 
 const (
@@ -375,7 +376,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	var grant *access.Grant
 	if err == nil {
-		grant, err = s.gate.Check(r.Context(), req)
+		ctx, span := tracing.Start(r.Context(), "hls", "app", req.App, "stream", req.Stream)
+		defer span.End()
+		grant, err = s.gate.Check(ctx, req)
 	}
 	if err == nil {
 		if strings.HasSuffix(req.File, ".ts") {

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	neturl "net/url"
 	urls "net/url"
 	"os"
 	"path/filepath"
@@ -40,7 +41,9 @@ type Config struct {
 	// HLSMemory bounds the segments of all streams; 0 is a quarter of the memory.
 	HLSMemory policy.Size `yaml:"hls_memory"`
 
-	Metrics Metrics `yaml:"metrics"`
+	Metrics    Metrics    `yaml:"metrics"`
+	Statistics Statistics `yaml:"statistics"`
+	Tracing    Tracing    `yaml:"tracing"`
 
 	// AllowOpenPublish lets anybody who can reach a listener publish at a
 	// domain without authentication. Without it such a listener must be on
@@ -104,6 +107,33 @@ type Metrics struct {
 	// Streams is of how many streams each has metrics of its own, those that
 	// have been on the air for longest. 0: of none.
 	Streams int `yaml:"streams"`
+}
+
+// Statistics says how long statistics are kept.
+type Statistics struct {
+	Keep        time.Duration `yaml:"keep"`         // by the hour
+	KeepMinutes time.Duration `yaml:"keep_minutes"` // by the minute
+	MaxSize     policy.Size   `yaml:"max_size"`
+}
+
+// Tracing is where traces go.
+type Tracing struct {
+	Endpoint      string        `yaml:"endpoint"`      // URL that takes OTLP over HTTP; empty: nothing is traced
+	Authorization policy.Secret `yaml:"authorization"` // the header of that name
+	Sample        float64       `yaml:"sample"`        // part of the traces that is kept
+}
+
+// check finds what is wrong with t.
+func (t *Tracing) check(add func(path, format string, args ...any)) {
+	if t.Endpoint != "" {
+		u, err := neturl.Parse(t.Endpoint)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil {
+			add("tracing.endpoint", "must be a URL such as http://127.0.0.1:4318/v1/traces, or nothing")
+		}
+	}
+	if !(t.Sample >= 0 && t.Sample <= 1) {
+		add("tracing.sample", "must be 0 to 1, not %v", t.Sample)
+	}
 }
 
 // Log is how the log is written to standard error.
@@ -194,6 +224,8 @@ func DefaultConfig() *Config {
 		},
 		Events:        Events{MaxAge: 30 * 24 * time.Hour, MaxSize: 10 << 30, JournalSize: 1 << 30},
 		GatherCeiling: 150 * time.Millisecond,
+		Statistics:    Statistics{Keep: 30 * 24 * time.Hour, KeepMinutes: 7 * 24 * time.Hour, MaxSize: 1 << 30},
+		Tracing:       Tracing{Sample: 0.1},
 		Grace:         10 * time.Second,
 		SlowFailures:  true,
 		Record:        Record{SpoolSize: 20 << 30, Sync: time.Second, Uploads: 4, Files: 1, GiveUp: 72 * time.Hour},
@@ -282,6 +314,10 @@ func (c *Config) check(add func(path, format string, args ...any)) {
 	if c.HLSMemory != 0 {
 		between(add, "hls_memory", c.HLSMemory, 1<<20, 1<<50)
 	}
+	c.Tracing.check(add)
+	between(add, "statistics.keep", c.Statistics.Keep, time.Hour, 10*365*24*time.Hour)
+	between(add, "statistics.keep_minutes", c.Statistics.KeepMinutes, time.Hour, 10*365*24*time.Hour)
+	between(add, "statistics.max_size", c.Statistics.MaxSize, 16<<20, 1<<50)
 	between(add, "metrics.streams", c.Metrics.Streams, 0, 100_000)
 	between(add, "gather_ceiling", c.GatherCeiling, 0, time.Second)
 	between(add, "ffmpeg.pictures", c.FFmpeg.Pictures, 0, 256)
@@ -307,7 +343,7 @@ func (c *Config) Warnings() []string {
 	for _, path := range c.Policy.Weak() {
 		list = append(list, "policy."+path+" is easily guessed; take what this prints: openssl rand -hex 16")
 	}
-	if c.File == "" || !c.Policy.HasSecrets() {
+	if c.File == "" || !c.Policy.HasSecrets() && c.Tracing.Authorization.IsZero() {
 		return list
 	}
 	if info, err := os.Stat(c.File); err == nil && info.Mode().Perm()&0o004 != 0 {

@@ -67,12 +67,14 @@ func (n *Node) began(p *stream.Publication) {
 	}
 	n.tell(p, event.New(p.Start(), event.PublishStarted{Client: push.Client, Session: push.Session, Callback: start, Ended: end}))
 	n.quality.Began(p)
+	n.stats.Began(p)
 }
 
 // ended tells that it is over, to whom was known when it began. It is
 // stream.Options.Ended.
 func (n *Node) ended(p *stream.Publication) {
 	n.quality.Ended(p)
+	n.stats.Ended(p)
 	push := p.Push()
 	var end *event.Callback
 	if v, ok := n.endings.LoadAndDelete(p); ok {

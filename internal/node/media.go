@@ -2,6 +2,7 @@ package node
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"html/template"
 	"io/fs"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"weir/internal/record"
+	"weir/internal/tracing"
 	"weir/web"
 )
 
@@ -32,6 +34,7 @@ func (n *Node) httpServer(h http.Handler) *http.Server {
 		Protocols:         new(http.Protocols),
 	}
 	s.Protocols.SetHTTP1(true)
+	s.BaseContext = func(net.Listener) context.Context { return tracing.With(context.Background(), n.tracer) }
 	return s
 }
 

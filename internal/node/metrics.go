@@ -91,6 +91,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		gauge("alerts", "Alerts that are raised.", float64(count), "alert", alert)
 		counter("alerts_total", "Alerts that were raised.", alerts.Ever[alert], "alert", alert)
 	}
+	book := c.n.stats.Health()
+	gauge("statistics_waiting_bytes", "Bytes of statistics that wait for NATS.", float64(book.Waiting))
+	counter("statistics_dropped_total", "Messages of statistics that have waited for too long.", book.Dropped)
 	gauge("hls_streams", "Streams that have, or lately had, HLS players.", float64(hls.Channels))
 	gauge("hls_segment_bytes", "Bytes of HLS segments in memory.", float64(hls.Held))
 	gauge("hls_segment_limit_bytes", "Bytes that HLS segments may take.", float64(hls.Most))

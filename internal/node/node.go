@@ -32,8 +32,10 @@ import (
 	"weir/internal/record"
 	"weir/internal/session"
 	"weir/internal/snapshot"
+	"weir/internal/stats"
 	"weir/internal/storage"
 	"weir/internal/stream"
+	"weir/internal/tracing"
 	"weir/internal/transcode"
 )
 
@@ -66,6 +68,8 @@ type Node struct {
 	buckets  *storage.Buckets
 	recorder *record.Recorder
 	quality  *quality.Monitor
+	stats    *stats.Book
+	tracer   *tracing.Tracer // nil: nothing is traced
 	metrics  *prometheus.Registry
 
 	ffmpeg     *ffmpeg.Tool
@@ -113,6 +117,11 @@ func New(cfg *Config, log *slog.Logger) (_ *Node, err error) {
 	l := &cfg.Limits
 	n.quality = quality.NewMonitor(quality.Options{Log: log, Emit: n.alert})
 	n.callbacks = callback.New(n.bus.JetStream(), n.events, n.policy.Load, callback.Options{Log: log, Replicas: n.bus.Replicas()})
+	s := &cfg.Statistics
+	n.stats = stats.New(stats.Options{
+		Log: log, JetStream: n.bus.JetStream(), Replicas: n.bus.Replicas(), Node: n.name,
+		Keep: s.Keep, KeepMinutes: s.KeepMinutes, MaxBytes: int64(s.MaxSize),
+	})
 	n.hub = stream.NewHub(stream.Options{
 		Log:           log,
 		Began:         n.began,
@@ -134,6 +143,9 @@ func New(cfg *Config, log *slog.Logger) (_ *Node, err error) {
 		Facts: session.Facts{Emit: n.events.Emit, Flush: n.events.Flush, Callback: n.refusedCallback},
 	})
 	n.hls = hls.NewServer(n.hub, n.gate, hls.Options{Log: log, MaxBytes: cfg.hlsMemory()})
+	if err := n.openTracer(); err != nil {
+		return nil, err
+	}
 	if err := n.openRecorder(); err != nil {
 		return nil, err
 	}
@@ -157,6 +169,18 @@ func (c *Config) hlsMemory() int64 {
 		return int64(c.HLSMemory)
 	}
 	return memory() / 4
+}
+
+// openTracer makes the tracer, if there is to be one.
+func (n *Node) openTracer() (err error) {
+	t := &n.cfg.Tracing
+	if t.Endpoint == "" {
+		return nil
+	}
+	n.tracer, err = tracing.Open(context.Background(), tracing.Options{
+		Log: n.log, Endpoint: t.Endpoint, Authorization: t.Authorization.Reveal(), Sample: t.Sample, Node: n.gate.Node,
+	})
+	return err
 }
 
 // orNever is what a hub takes for "never" where we say 0.
@@ -231,13 +255,14 @@ func (n *Node) Run(ctx context.Context) error {
 	looking, stopLooking := context.WithCancel(context.WithoutCancel(ctx))
 	var look errgroup.Group
 	look.Go(func() error { n.quality.Run(looking); return nil })
+	look.Go(func() error { n.stats.Run(looking); return nil })
 
-	telling, stopTelling := context.WithCancel(context.WithoutCancel(ctx))
+	telling, stopTelling := context.WithCancel(tracing.With(context.WithoutCancel(ctx), n.tracer))
 	var tell errgroup.Group
 	tell.Go(func() error { n.callbacks.Run(telling); return nil })
 
 	// Each of these ends when its listener is closed.
-	serve, serving := errgroup.WithContext(ctx)
+	serve, serving := errgroup.WithContext(tracing.With(ctx, n.tracer))
 	for name, ln := range n.listeners {
 		serve.Go(func() error {
 			var err error
@@ -291,6 +316,9 @@ func (n *Node) Run(ctx context.Context) error {
 	n.callbacks.Settle(grace)
 	stopTelling()
 	tell.Wait()
+	if err := n.tracer.Close(grace); err != nil {
+		n.log.Warn("the last traces were not sent", "err", err)
+	}
 	n.closeEvents(grace)
 	n.log.Info("weir has ended")
 	return err

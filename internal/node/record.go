@@ -34,7 +34,7 @@ func (n *Node) openRecorder() error {
 	n.buckets.Apply(n.policy.Load())
 	c := &n.cfg.Record
 	n.recorder, err = record.Open(n.hub, record.Options{
-		Log: n.log, Dir: spool, Size: int64(c.SpoolSize), Sync: orNever(c.Sync), Uploads: c.Uploads, Files: c.Files, GiveUp: c.GiveUp,
+		Log: n.log, Tracer: n.tracer, Dir: spool, Size: int64(c.SpoolSize), Sync: orNever(c.Sync), Uploads: c.Uploads, Files: c.Files, GiveUp: c.GiveUp,
 		Bucket: n.buckets.Named,
 		Signer: n.signer,
 		Emit:   n.events.Emit,

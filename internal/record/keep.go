@@ -16,6 +16,7 @@ import (
 	"weir/internal/media/m3u8"
 	"weir/internal/policy"
 	"weir/internal/storage"
+	"weir/internal/tracing"
 )
 
 // Why there is no file: Errnum of RecordFailed.
@@ -130,10 +131,15 @@ func prefix(cfg *policy.Record, app, name, format string) string {
 }
 
 // upload puts a segment into the bucket and sees that it is there.
-func (t *take) upload(ctx context.Context, n int) error {
+func (t *take) upload(ctx context.Context, n int) (err error) {
 	t.mu.Lock()
-	s := *t.segment(n)
+	s, push := *t.segment(n), ""
+	if len(t.pushes) > 0 {
+		push = t.pushes[len(t.pushes)-1].Sequence
+	}
 	t.mu.Unlock()
+	ctx, span := tracing.Start(tracing.Push(ctx, push), "upload", "bucket", t.head.Record.Bucket)
+	defer func() { span.Fail(err); span.End() }()
 	select {
 	case t.r.uploads <- struct{}{}:
 		defer func() { <-t.r.uploads }()
@@ -152,6 +158,7 @@ func (t *take) upload(ctx context.Context, n int) error {
 	ctx, cancel := context.WithTimeout(ctx, putTime+time.Duration(s.Size/putRate)*time.Second)
 	defer cancel()
 	key := path.Join(t.folder(), segmentName(n))
+	span.Set("key", key)
 	o := storage.PutOptions{Size: s.Size, SHA256: s.SHA256, CacheControl: "max-age=31536000, immutable"}
 	if _, err := b.Put(ctx, key, f, o); err != nil {
 		return err

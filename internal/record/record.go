@@ -43,14 +43,16 @@ import (
 	"weir/internal/policy"
 	"weir/internal/storage"
 	"weir/internal/stream"
+	"weir/internal/tracing"
 )
 
 // Options are a Recorder's settings; a zero field takes the default.
 type Options struct {
-	Log  *slog.Logger
-	Dir  string        // of the spool; it must be there
-	Size int64         // bound of the spool's size; default 20 GiB
-	Sync time.Duration // a segment that grows is put on the disk so often; default 1 s, negative: only at its end
+	Log    *slog.Logger
+	Tracer *tracing.Tracer // nil: nothing is traced
+	Dir    string          // of the spool; it must be there
+	Size   int64           // bound of the spool's size; default 20 GiB
+	Sync   time.Duration   // a segment that grows is put on the disk so often; default 1 s, negative: only at its end
 
 	Uploads int           // segments being uploaded at a time; default 4
 	Files   int           // MP4 and FLV files being made at a time; default 1
@@ -130,7 +132,7 @@ func Open(hub *stream.Hub, o Options) (*Recorder, error) {
 		spool: spool{limit: o.Size}, uploads: make(chan struct{}, o.Uploads), making: make(chan struct{}, o.Files),
 		places: make(map[stream.Key]*place), takes: make(map[string]*take), orders: make(map[string]*Order),
 	}
-	r.ctx, r.cancel = context.WithCancel(context.Background())
+	r.ctx, r.cancel = context.WithCancel(tracing.With(context.Background(), o.Tracer))
 	if err := r.recover(); err != nil {
 		return nil, fmt.Errorf("recording spool: %w", err)
 	}

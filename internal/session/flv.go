@@ -1,6 +1,7 @@
 package session
 
 import (
+	"context"
 	"errors"
 	"net"
 	"net/http"
@@ -9,6 +10,7 @@ import (
 
 	"weir/internal/access"
 	"weir/internal/stream"
+	"weir/internal/tracing"
 )
 
 const flvMethods = "GET, HEAD, OPTIONS"
@@ -46,8 +48,11 @@ func (s *Server) ServeFLV(w http.ResponseWriter, r *http.Request) {
 	if !socket { // another protocol that we need not change to
 		req.Protocol = access.FLV
 	}
-	live, grant, err := s.findLive(r, req, err)
+	ctx, span := tracing.Start(r.Context(), "play", "protocol", req.Protocol, "app", req.App, "stream", req.Stream)
+	defer span.End()
+	live, grant, err := s.findLive(ctx, req, err)
 	if err != nil {
+		span.Fail(err)
 		s.refuse(req, err)
 		if d := (*access.Denied)(nil); errors.As(err, &d) {
 			access.WriteHTTPError(w, r, d)
@@ -76,15 +81,15 @@ func (s *Server) ServeFLV(w http.ResponseWriter, r *http.Request) {
 
 // findLive returns the stream of a request whose names were read with err, and
 // the right to play it.
-func (s *Server) findLive(r *http.Request, req access.Request, err error) (*stream.Stream, *access.Grant, error) {
+func (s *Server) findLive(ctx context.Context, req access.Request, err error) (*stream.Stream, *access.Grant, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	grant, err := s.gate.Check(r.Context(), req)
+	grant, err := s.gate.Check(ctx, req)
 	if err != nil {
 		return nil, nil, err
 	}
-	live := s.hub.Await(r.Context(), grant.Key())
+	live := s.hub.Await(ctx, grant.Key())
 	if live == nil {
 		return nil, nil, grant.Deny(access.NoStream)
 	}

@@ -14,6 +14,7 @@ import (
 	"weir/internal/media/av"
 	"weir/internal/media/rtmp"
 	"weir/internal/stream"
+	"weir/internal/tracing"
 )
 
 // ServeRTMP serves the connections that ln accepts, each in its own goroutine,
@@ -48,7 +49,7 @@ func (s *Server) ServeRTMP(ctx context.Context, ln net.Listener, secure bool) er
 		go func() {
 			defer s.forget(ss)
 			defer s.rescue(ss.addr)
-			c := rtmpClient{Server: s, ss: ss, nc: nc, protocol: protocol}
+			c := rtmpClient{Server: s, ss: ss, nc: nc, protocol: protocol, since: time.Now()}
 			c.run(ctx)
 		}()
 	}
@@ -61,6 +62,7 @@ type rtmpClient struct {
 	nc        net.Conn
 	conn      *rtmp.Conn
 	protocol  string
+	since     time.Time // when the client connected, or ended what it did before
 	published bool
 }
 
@@ -134,8 +136,13 @@ func status(err error) rtmp.Status {
 func (c *rtmpClient) publish(ctx context.Context, cmd rtmp.Command) (again bool) {
 	var pub *stream.Publication
 	asked := time.Now()
+	sequence := event.NewSequence()
+	ctx, span := tracing.Root(ctx, sequence, "publish", c.since)
+	defer span.End()
+	tracing.Past(ctx, "connect", c.since)
 	r, grant, err := c.admit(ctx, access.Publish, cmd)
-	push := stream.Push{Sequence: event.NewSequence(), Session: newID().String(), Client: r.Client(nodeAddr(c.nc))}
+	span.Set("protocol", c.protocol, "app", r.App, "stream", r.Stream)
+	push := stream.Push{Sequence: sequence, Session: newID().String(), Client: r.Client(nodeAddr(c.nc))}
 	c.requested(push.Client, &r, asked)
 	if err == nil {
 		pub, err = c.hub.Publish(grant.Key(), grant.App(), push)
@@ -144,6 +151,7 @@ func (c *rtmpClient) publish(ctx context.Context, cmd rtmp.Command) (again bool)
 		}
 	}
 	if err != nil {
+		span.Fail(err)
 		c.refuse(r, err)
 		c.turnedAway(push.Client, &r, err)
 		if err := c.conn.RejectPublish(cmd, status(err)); err != nil {
@@ -156,6 +164,7 @@ func (c *rtmpClient) publish(ctx context.Context, cmd rtmp.Command) (again bool)
 	c.begin(c.ss, c.protocol, grant, pub, c.conn, nil)
 	c.settled(ctx)
 	err = c.conn.AcceptPublish(cmd, rtmp.Status{Description: access.PublishSuccess})
+	span.End() // what comes now may take hours
 	if err == nil {
 		err = c.copy(pub)
 	}
@@ -172,6 +181,7 @@ func (c *rtmpClient) publish(ctx context.Context, cmd rtmp.Command) (again bool)
 	if err != nil {
 		return false
 	}
+	c.since = time.Now()
 	return c.await()
 }
 
@@ -237,13 +247,18 @@ func (c *rtmpClient) part(streamID uint32, reason stream.EndReason) {
 // play serves a player to its end, with which the connection ends too.
 func (c *rtmpClient) play(ctx context.Context, cmd rtmp.Command) (again bool) {
 	var live *stream.Stream
+	ctx, span := tracing.Start(ctx, "play", "protocol", c.protocol)
+	defer span.End()
+	tracing.Past(ctx, "connect", c.since)
 	r, grant, err := c.admit(ctx, access.Play, cmd)
+	span.Set("app", r.App, "stream", r.Stream)
 	if err == nil {
 		if live = c.hub.Await(ctx, grant.Key()); live == nil {
 			err = grant.Deny(access.NoStream)
 		}
 	}
 	if err != nil {
+		span.Fail(err)
 		c.refuse(r, err)
 		if err := c.conn.RejectPlay(cmd, status(err)); err != nil {
 			c.log.Debug("refuse to play", "client", c.ss.addr, "err", err)
@@ -264,6 +279,7 @@ func (c *rtmpClient) play(ctx context.Context, cmd rtmp.Command) (again bool) {
 	defer p.Close(errLeft)
 	c.conn.SetOutput(p.Inject)
 	c.begin(c.ss, c.protocol, grant, nil, nil, p.Player)
+	span.End() // as above
 	p.Close(p.obey())
 	<-p.Done()
 	c.finish(c.ss, p.Err().Error())
