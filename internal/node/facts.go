@@ -103,21 +103,9 @@ func (n *Node) refusedCallback(r access.Request) *event.Callback {
 	return callback.OfRefusal(sp, sp.App(r.App))
 }
 
-// alert emits a fact about the quality of a stream, which its owner may want to
-// be told of.
-func (n *Node) alert(e event.Event) {
-	if sp := n.policy.Load().Space(e.Space); sp != nil {
-		cb := callback.OfAlert(sp, sp.App(e.App))
-		switch d := e.Data.(type) {
-		case event.AlertRaised:
-			d.Callback = cb
-			e.Data = d
-		case event.AlertCleared:
-			d.Callback = cb
-			e.Data = d
-		}
-	}
-	n.events.Emit(e)
+// alertCallback returns who is told of the alerts of a push.
+func (n *Node) alertCallback(p *stream.Publication) *event.Callback {
+	return callback.OfAlert(n.policy.Load().Space(p.Stream().Key().Space), p.App())
 }
 
 // emit emits a fact about the node.

@@ -115,7 +115,7 @@ func New(cfg *Config, log *slog.Logger) (_ *Node, err error) {
 	n.watcher = newWatcher(files, log)
 
 	l := &cfg.Limits
-	n.quality = quality.NewMonitor(quality.Options{Log: log, Emit: n.alert})
+	n.quality = quality.NewMonitor(quality.Options{Log: log, Emit: n.events.Emit, Callback: n.alertCallback})
 	n.callbacks = callback.New(n.bus.JetStream(), n.events, n.policy.Load, callback.Options{Log: log, Replicas: n.bus.Replicas()})
 	s := &cfg.Statistics
 	n.stats = stats.New(stats.Options{

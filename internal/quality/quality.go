@@ -35,7 +35,8 @@ type Options struct {
 	Log  *slog.Logger
 	Emit func(event.Event) // takes the facts; it must not wait
 
-	// Callback says who is told of the alerts of a push.
+	// Callback says who is told of the alerts of a push. It is asked when the
+	// push begins, with locks held, so it must neither wait nor call the hub.
 	Callback func(*stream.Publication) *event.Callback
 }
 
@@ -51,8 +52,9 @@ type Monitor struct {
 
 // watch is what is known of a publication. Monitor.mu guards its states.
 type watch struct {
-	p      *stream.Publication
-	states [len(rules)]state
+	p        *stream.Publication
+	callback *event.Callback
+	states   [len(rules)]state
 }
 
 // state is that of one rule.
@@ -86,9 +88,10 @@ func NewMonitor(o Options) *Monitor {
 
 // Began makes the Monitor watch over p. It is what stream.Options.Began calls.
 func (m *Monitor) Began(p *stream.Publication) {
+	w := &watch{p: p, callback: m.opt.Callback(p)}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.watched[p.Stream().Key()] = &watch{p: p}
+	m.watched[p.Stream().Key()] = w
 }
 
 // Ended clears the alerts of p. It is what stream.Options.Ended calls.
@@ -229,7 +232,7 @@ func (m *Monitor) raise(w *watch, i int, value, limit float64, now time.Time) {
 	s.since = now
 	s.alert = Alert{r.alert, fmt.Sprintf(r.text, value, limit), value, limit, now}
 	m.raised[i]++
-	m.emit(w, now, event.AlertRaised{Alert: r.alert, Text: s.alert.Text, Value: value, Limit: limit, Callback: m.opt.Callback(w.p)})
+	m.emit(w, now, event.AlertRaised{Alert: r.alert, Text: s.alert.Text, Value: value, Limit: limit, Callback: w.callback})
 	m.opt.Log.Warn("alert", "alert", r.alert, "stream", w.p.Stream().Key().String(), "text", s.alert.Text)
 }
 
@@ -239,7 +242,7 @@ func (m *Monitor) clear(w *watch, i int, now time.Time) {
 	if s.since.IsZero() {
 		return
 	}
-	m.emit(w, now, event.AlertCleared{Alert: rules[i].alert, Since: s.since, Callback: m.opt.Callback(w.p)})
+	m.emit(w, now, event.AlertCleared{Alert: rules[i].alert, Since: s.since, Callback: w.callback})
 	m.opt.Log.Info("alert is over", "alert", rules[i].alert, "stream", w.p.Stream().Key().String())
 	*s = state{}
 }

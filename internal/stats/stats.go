@@ -384,7 +384,7 @@ func (b *Book) send(ctx context.Context, last <-chan struct{}) {
 	failed := false
 	for ctx.Err() == nil {
 		msg := b.head()
-		if msg == nil {
+		if msg == nil && b.recovered {
 			select {
 			case <-b.sent:
 				continue
@@ -403,6 +403,9 @@ func (b *Book) send(ctx context.Context, last <-chan struct{}) {
 			failed = false
 			continue
 		}
+		if msg == nil && closed(last) {
+			return
+		}
 		if !failed {
 			b.opt.Log.Warn("statistics wait, as they cannot be written", "err", err)
 		}
@@ -413,6 +416,15 @@ func (b *Book) send(ctx context.Context, last <-chan struct{}) {
 		case <-ctx.Done():
 		}
 		t.Stop()
+	}
+}
+
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -430,14 +442,14 @@ func (b *Book) head() *nats.Msg {
 func (b *Book) take(msg *nats.Msg) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if len(b.outbox) > 0 && b.outbox[0] == msg {
+	if msg != nil && len(b.outbox) > 0 && b.outbox[0] == msg {
 		b.waiting -= len(msg.Data)
 		b.outbox[0] = nil
 		b.outbox = b.outbox[1:]
 	}
 }
 
-// write writes one message, and before the first one makes ready.
+// write writes one message, if it is one, and makes ready before.
 func (b *Book) write(ctx context.Context, msg *nats.Msg) error {
 	if !b.recovered {
 		if err := b.setUp(ctx); err != nil {
@@ -447,6 +459,9 @@ func (b *Book) write(ctx context.Context, msg *nats.Msg) error {
 			return fmt.Errorf("add up the statistics of before: %w", err)
 		}
 		b.recovered = true
+	}
+	if msg == nil {
+		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, sendTime)
 	defer cancel()
