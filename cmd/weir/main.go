@@ -29,6 +29,10 @@ type cli struct {
 	Bench   bench.Command `cmd:"" help:"Put a server under load, ours or another's, and measure it."`
 	Sink    sinkCommand   `cmd:"" help:"Receive callbacks on this machine, print and check them; for development."`
 	URL     urls          `cmd:"" help:"Print signed URLs to push to and play from, and say why a URL is accepted or not."`
+	Apply   applyPolicy   `cmd:"" help:"Make the policy of a running server what a file says, all of it or nothing."`
+	Diff    diffPolicy    `cmd:"" help:"Say in what the policy of a running server differs from a file; then the exit code is 1."`
+	Get     getPolicy     `cmd:"" help:"Print a document of the policy of a running server, or list all of them."`
+	Export  exportPolicy  `cmd:"" help:"Print the policy of a running server as weir apply takes it."`
 	Version showVersion   `cmd:"" help:"Print the version."`
 }
 
@@ -45,7 +49,11 @@ func main() {
 	context.AfterFunc(ctx, stop)
 	if err := run(ctx, os.Args[1:], os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, message(err))
-		os.Exit(1)
+		code := 1
+		if errors.As(err, new(trouble)) {
+			code = 2
+		}
+		os.Exit(code)
 	}
 }
 
@@ -67,6 +75,11 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	}
 	return command.Run()
 }
+
+// trouble is an error of a command whose exit code says something else.
+type trouble struct{ error }
+
+func (t trouble) Unwrap() error { return t.error }
 
 // message is what is shown of err: problems of a file as they are, for editors
 // that jump to them; others say who speaks.

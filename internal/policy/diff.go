@@ -8,8 +8,9 @@ import (
 // Difference is a setting that is not the same in two values. Secrets are
 // three asterisks in it, though they differ.
 type Difference struct {
-	Path     string // with the names of list elements: apps[live].hold
-	Old, New string // as JSON; empty: it is not there
+	Path string `json:"path"`          // with the names of list elements: apps[live].hold
+	Old  string `json:"old,omitempty"` // as JSON; empty: it is not there
+	New  string `json:"new,omitempty"`
 }
 
 func (d Difference) String() string {

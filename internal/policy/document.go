@@ -104,6 +104,27 @@ func (s *Set) Locate(path string) (document, rest string) {
 	return General, path
 }
 
+// Path is the inverse of Locate: the path in s of a setting of a document. It
+// reports false if s has no such document.
+func (s *Set) Path(document, rest string) (string, bool) {
+	if document == General {
+		return rest, true
+	}
+	v := reflect.ValueOf(s).Elem()
+	for _, f := range kinds() {
+		for i := range v.FieldByIndex(f.Index).Len() {
+			if documentName(f, v.FieldByIndex(f.Index).Index(i)) == document {
+				path := fmt.Sprintf("%s[%d]", f.Tag.Get("yaml"), i)
+				if rest != "" && rest[0] != '[' {
+					path += "."
+				}
+				return path + rest, true
+			}
+		}
+	}
+	return "", false
+}
+
 // DocumentTypes returns the type of each kind of document by its name.
 func DocumentTypes() map[string]reflect.Type {
 	m := map[string]reflect.Type{General: generalType()}

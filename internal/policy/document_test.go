@@ -28,12 +28,17 @@ func TestDocuments(t *testing.T) {
 		}
 	})
 	set := Default()
+	if _, ok := set.Path("space/none", "name"); ok {
+		t.Error("there is a path of a document that is not there")
+	}
 	for path, want := range map[string]string{
 		"spaces[0].apps[1].hold": "space/default apps[1].hold", "spaces[0]": "space/default ", "default_space": "general default_space",
 		"spaces[7].name": "general spaces[7].name",
 	} {
 		if doc, rest := set.Locate(path); doc+" "+rest != want {
 			t.Errorf("Locate(%q) = %q, %q, want %s", path, doc, rest, want)
+		} else if back, ok := set.Path(doc, rest); !ok || back != path {
+			t.Errorf("Path(%q, %q) = %q, %t, want %s", doc, rest, back, ok, path)
 		}
 	}
 }

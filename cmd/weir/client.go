@@ -1,0 +1,127 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+)
+
+// client is how commands that ask a running server reach it. A token is never a
+// flag: other users of the machine can read those.
+type client struct {
+	Server    string `env:"WEIR_SERVER" default:"http://127.0.0.1:8081" placeholder:"URL" help:"Where the server's API is (${default}; environment: WEIR_SERVER)."`
+	TokenFile string `env:"WEIR_TOKEN_FILE" placeholder:"FILE" help:"File with the token; without one, the environment's WEIR_TOKEN is the token."`
+}
+
+// problemError is what the API says went wrong (RFC 9457).
+type problemError struct {
+	Status int    `json:"status"`
+	Type   string `json:"type"`
+	Detail string `json:"detail"`
+	Errors []struct {
+		Location string `json:"location"`
+		Message  string `json:"message"`
+	} `json:"errors"`
+}
+
+func (e *problemError) Error() string {
+	var b strings.Builder
+	b.WriteString("the server says: " + e.Detail)
+	for _, f := range e.Errors {
+		fmt.Fprintf(&b, "\n  %s: %s", f.Location, f.Message)
+	}
+	switch e.Status {
+	case http.StatusUnauthorized:
+		b.WriteString("; put a token into WEIR_TOKEN, or name a file with --token-file. The first start of the server prints one")
+	case http.StatusForbidden:
+		b.WriteString("; another token may")
+	}
+	return b.String()
+}
+
+// token returns the token.
+func (c *client) token() (string, error) {
+	if c.TokenFile == "" {
+		return os.Getenv("WEIR_TOKEN"), nil
+	}
+	text, err := os.ReadFile(c.TokenFile)
+	if err != nil {
+		return "", fmt.Errorf("--token-file: %w", err)
+	}
+	return strings.TrimSpace(string(text)), nil
+}
+
+// open sends a request for a path below /api/v1, with body as JSON if it is not
+// nil, and returns the answer, which is a success. The caller closes its Body.
+func (c *client) open(ctx context.Context, method, path string, header http.Header, body []byte) (*http.Response, error) {
+	token, err := c.token()
+	if err != nil {
+		return nil, err
+	}
+	r, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(c.Server, "/")+"/api/v1"+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, fmt.Errorf("--server: %w", err)
+	}
+	for k, v := range header {
+		r.Header[k] = v
+	}
+	if body != nil {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	if token != "" {
+		r.Header.Set("Authorization", "Bearer "+token)
+	}
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return nil, fmt.Errorf("the server does not answer: %w; --server or WEIR_SERVER says where it is", err)
+	}
+	if resp.StatusCode < 300 {
+		return resp, nil
+	}
+	defer resp.Body.Close()
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
+	p := &problemError{}
+	if json.Unmarshal(text, p) != nil || p.Detail == "" {
+		return nil, fmt.Errorf("the server at %s answers %s; is that a weir?", c.Server, resp.Status)
+	}
+	return nil, p
+}
+
+// call is open for an answer that is read at once; out may be nil, or a
+// *[]byte for the answer as it is.
+func (c *client) call(ctx context.Context, method, path string, header http.Header, body []byte, out any) error {
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	resp, err := c.open(ctx, method, path, header, body)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(resp.Body, 64<<20))
+	switch out := out.(type) {
+	case nil:
+	case *[]byte:
+		*out = text
+	default:
+		err = errors.Join(err, json.Unmarshal(text, out))
+	}
+	if err != nil {
+		return fmt.Errorf("answer of the server: %w", err)
+	}
+	return nil
+}
+
+// printJSON prints v for programs.
+func printJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}

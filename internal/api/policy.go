@@ -1,0 +1,358 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"reflect"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"weir/internal/cluster"
+	"weir/internal/policy"
+)
+
+// The policy as a whole, and its documents as they are stored: what weir apply,
+// get, diff and export need, and whoever keeps his policy in git. The parts of a
+// space have endpoints of their own.
+
+type policyInput struct {
+	Secrets bool `query:"secrets" doc:"With secrets as they are; needs the role admin. Otherwise they are asterisks."`
+}
+
+type policyOutput struct {
+	Version string `header:"Weir-Policy-Version" doc:"Up to which change of the store this is."`
+	Body    json.RawMessage
+}
+
+func (s *Server) getPolicy(ctx context.Context, in *policyInput) (*policyOutput, error) {
+	var e policy.Encoding
+	if in.Secrets {
+		if c := caller(ctx); !c.Role.allows(Admin) {
+			return nil, problem(http.StatusForbidden, kindRole, "the token %q has the role %s; secrets need the role %s", c.Name, c.Role, Admin)
+		}
+		s.log.Warn("the policy was exported with its secrets", "token", caller(ctx).Name, "client", caller(ctx).Addr)
+		e.Secret = policy.Clear
+	}
+	return &policyOutput{fmt.Sprint(s.Policy.Health().Version), e.JSON(s.Policy.Set())}, nil
+}
+
+type applyInput struct {
+	DryRun  bool   `query:"dry_run" doc:"Only say what would be changed."`
+	Prune   bool   `query:"prune" doc:"Delete documents that the body does not have."`
+	Note    string `query:"note" maxLength:"500" doc:"Why, for the history."`
+	RawBody []byte
+}
+
+// Applied is what became of each document.
+type Applied struct {
+	DryRun    bool              `json:"dry_run"`
+	Documents []AppliedDocument `json:"documents" nullable:"false"`
+}
+
+// AppliedDocument is what became of one.
+type AppliedDocument struct {
+	Document string              `json:"document"`
+	Action   string              `json:"action" enum:"created,changed,unchanged,deleted"`
+	Version  uint64              `json:"version" doc:"That it has now."`
+	Before   uint64              `json:"before,omitempty" doc:"That it had before."`
+	Changes  []policy.Difference `json:"changes,omitempty" doc:"Setting by setting; secrets are asterisks."`
+}
+
+type applyOutput struct{ Body Applied }
+
+func (s *Server) applyPolicy(ctx context.Context, in *applyInput) (*applyOutput, error) {
+	set := new(policy.Set)
+	if err := decodePart(in.RawBody, set); err != nil {
+		return nil, err
+	}
+	results, err := s.Policy.Apply(ctx, set, in.Prune, in.DryRun, cluster.Author{By: caller(ctx).Name, Note: in.Note})
+	var wrong *cluster.Invalid
+	if errors.As(err, &wrong) {
+		var fields []field
+		for _, p := range wrong.Problems {
+			if path, ok := set.Path(p.Document, p.Path); ok {
+				fields = append(fields, field{"body." + path, p.Message})
+			} else {
+				fields = append(fields, field{"policy." + p.Document + "." + p.Path, p.Message})
+			}
+		}
+		return nil, invalid(fields...)
+	}
+	if err != nil {
+		return nil, s.policyError(err, "body", "document", "")
+	}
+	out := &applyOutput{Applied{DryRun: in.DryRun, Documents: []AppliedDocument{}}}
+	for i := range results {
+		r := &results[i]
+		d := AppliedDocument{Document: r.Name, Action: "changed", Version: r.Version, Before: r.Before, Changes: r.Changes}
+		switch {
+		case r.Deleted:
+			d.Action = "deleted"
+		case r.Before == 0 && len(r.Changes) > 0 && !s.Policy.FileRules():
+			d.Action = "created"
+		case len(r.Changes) == 0:
+			d.Action = "unchanged"
+		}
+		out.Body.Documents = append(out.Body.Documents, d)
+	}
+	return out, nil
+}
+
+// DocumentInfo is a version of a document.
+type DocumentInfo struct {
+	Document string    `json:"document" doc:"Its name: space/demo, bucket/recordings, general."`
+	Version  uint64    `json:"version"`
+	By       string    `json:"by,omitempty" doc:"Name of the token that wrote it, or where else it came from."`
+	At       time.Time `json:"at,omitzero" doc:"When."`
+	Note     string    `json:"note,omitempty" doc:"What was changed."`
+	Deleted  bool      `json:"deleted,omitempty"`
+}
+
+func infoOf(d *cluster.Document) DocumentInfo {
+	return DocumentInfo{d.Name, d.Version, d.By, d.At, d.Note, d.Deleted}
+}
+
+type documentsInput struct {
+	Paging
+	Kind string `query:"kind" maxLength:"64" doc:"Only documents of this kind: space, bucket …"`
+}
+
+type documentPage struct{ Body Page[DocumentInfo] }
+
+func (s *Server) listDocuments(_ context.Context, in *documentsInput) (*documentPage, error) {
+	var list []DocumentInfo
+	for _, d := range s.Policy.Documents(in.Kind) {
+		list = append(list, infoOf(&d))
+	}
+	p, err := page(list, in.Paging, sorting[DocumentInfo]{list: "documents", key: func(d *DocumentInfo) string { return d.Document }})
+	return &documentPage{p}, err
+}
+
+// DocumentPath names a document.
+type DocumentPath struct {
+	Kind string `path:"kind" maxLength:"64" example:"space" doc:"Its kind: space, bucket …"`
+	Name string `path:"name" maxLength:"128" example:"default" doc:"The name of what it is about."`
+}
+
+func (p *DocumentPath) document() string { return p.Kind + "/" + p.Name }
+
+type documentInput struct {
+	DocumentPath
+	Version uint64 `query:"version" doc:"As it was in this version, if that is still kept."`
+}
+
+type generalInput struct {
+	Version uint64 `query:"version" doc:"As it was in this version, if that is still kept."`
+}
+
+func (s *Server) getDocument(ctx context.Context, in *documentInput) (*PartOutput, error) {
+	return s.documentOf(ctx, in.document(), in.Version)
+}
+
+func (s *Server) getGeneral(ctx context.Context, in *generalInput) (*PartOutput, error) {
+	return s.documentOf(ctx, policy.General, in.Version)
+}
+
+func (s *Server) documentOf(ctx context.Context, name string, version uint64) (*PartOutput, error) {
+	d, err := s.Policy.Document(name)
+	if version != 0 {
+		d, err = s.Policy.Version(ctx, name, version)
+	}
+	if err == nil && d.Value == nil { // deleted, or of a key that is gone
+		err = cluster.ErrNotFound
+	}
+	if err != nil {
+		return nil, s.policyError(err, "body", "document", name)
+	}
+	return &PartOutput{etag(d.Version), encodePart(d.Value)}, nil
+}
+
+type historyOutput struct{ Body Page[DocumentInfo] }
+
+type documentHistoryInput struct {
+	DocumentPath
+	Paging
+}
+
+func (s *Server) documentHistory(ctx context.Context, in *documentHistoryInput) (*historyOutput, error) {
+	return s.versions(ctx, in.document(), in.Paging)
+}
+
+func (s *Server) generalHistory(ctx context.Context, in *struct{ Paging }) (*historyOutput, error) {
+	return s.versions(ctx, policy.General, in.Paging)
+}
+
+func (s *Server) versions(ctx context.Context, name string, paging Paging) (*historyOutput, error) {
+	all, err := s.Policy.History(ctx, name)
+	if err != nil {
+		return nil, s.policyError(err, "body", "document", name)
+	}
+	var list []DocumentInfo
+	for i := range all {
+		list = append(list, infoOf(&all[i]))
+	}
+	p, err := page(list, paging, sorting[DocumentInfo]{
+		list: "versions of " + name, desc: true,
+		value: func(d *DocumentInfo) float64 { return float64(d.Version) },
+		key:   func(d *DocumentInfo) string { return fmt.Sprintf("%020d", d.Version) },
+	})
+	return &historyOutput{p}, err
+}
+
+// Version is the version of a document that a writer has seen. One of the two
+// is needed: who does not know what he overwrites is asked to look.
+type Version struct {
+	IfMatch     string `header:"If-Match" maxLength:"64" doc:"ETag of what was read; * for whatever there is."`
+	IfNoneMatch string `header:"If-None-Match" enum:"*" doc:"With *, the document is made only if there is none yet."`
+}
+
+// expect returns what cluster.Change wants.
+func (v *Version) expect() (uint64, error) {
+	switch {
+	case v.IfNoneMatch == "*" && v.IfMatch == "":
+		return cluster.Absent, nil
+	case v.IfMatch == "":
+		return 0, problem(http.StatusPreconditionRequired, kindNeedsVersion,
+			"say which version is to be changed: If-Match with the ETag of what was read, If-Match: * for whatever there is, or If-None-Match: * to make it anew")
+	case v.IfMatch == "*":
+		return cluster.Any, nil
+	}
+	var n uint64
+	if _, err := fmt.Sscanf(v.IfMatch, `"%d"`, &n); err != nil || v.IfMatch != etag(n) || n == 0 {
+		return 0, problem(http.StatusPreconditionFailed, kindPrecondition, "If-Match is not an ETag of this document")
+	}
+	return n, nil
+}
+
+type documentWrite struct {
+	DocumentPath
+	Version
+	RawBody []byte
+}
+
+type generalWrite struct {
+	Version
+	RawBody []byte
+}
+
+func (s *Server) putDocument(ctx context.Context, in *documentWrite) (*PartOutput, error) {
+	return s.write(ctx, in.document(), in.Version, in.RawBody)
+}
+
+func (s *Server) putGeneral(ctx context.Context, in *generalWrite) (*PartOutput, error) {
+	return s.write(ctx, policy.General, in.Version, in.RawBody)
+}
+
+func (s *Server) write(ctx context.Context, name string, v Version, body []byte) (*PartOutput, error) {
+	expect, err := v.expect()
+	if err != nil {
+		return nil, err
+	}
+	value, err := policy.NewDocument(name)
+	if err != nil {
+		return nil, notFound("kind of document", name)
+	}
+	if err := decodePart(body, value); err != nil {
+		return nil, err
+	}
+	r, err := s.Policy.Write(ctx, []cluster.Change{{Name: name, Value: value, Expect: expect}}, cluster.Author{By: caller(ctx).Name}, false)
+	if err != nil {
+		return nil, s.documentError(err, name)
+	}
+	return &PartOutput{etag(r[0].Version), encodePart(r[0].Value)}, nil
+}
+
+type documentDelete struct {
+	DocumentPath
+	Version
+}
+
+func (s *Server) deleteDocument(ctx context.Context, in *documentDelete) (*struct{}, error) {
+	expect, err := in.expect()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := s.Policy.Document(in.document()); err != nil {
+		return nil, s.policyError(err, "body", "document", in.document())
+	}
+	_, err = s.Policy.Write(ctx, []cluster.Change{{Name: in.document(), Expect: expect}}, cluster.Author{By: caller(ctx).Name}, false)
+	return nil, s.documentError(err, in.document())
+}
+
+// documentError is policyError for a write of the document of that name: what
+// is wrong with another one is told with its name.
+func (s *Server) documentError(err error, name string) error {
+	var wrong *cluster.Invalid
+	if !errors.As(err, &wrong) {
+		return s.policyError(err, "body", "document", name)
+	}
+	var fields []field
+	for _, p := range wrong.Problems {
+		at := "body." + p.Path
+		if p.Document != name {
+			at = "policy." + p.Document + "." + p.Path
+		}
+		fields = append(fields, field{strings.TrimSuffix(at, "."), p.Message})
+	}
+	return invalid(fields...)
+}
+
+func (s *Server) policyRoutes() {
+	const doc, general = "/policy/documents/{kind}/{name}", "/policy/documents/general"
+	whole := s.named("PolicySet", reflect.TypeFor[policy.Set]())
+	generalSchema := s.named("PolicyGeneral", policy.DocumentTypes()[policy.General])
+	anyDocument := &huma.Schema{Type: huma.TypeObject, AdditionalProperties: true, Description: "The settings of a document of that kind: PolicySet has them."}
+	const match = "If-Match has the version that is changed, or If-None-Match: * makes the document anew; without either the answer is 428. " +
+		"The policy as a whole must be valid afterwards, otherwise nothing is changed. Secrets that are *** stay what they are."
+	add(s, route{
+		ID: "getPolicy", Method: http.MethodGet, Path: "/policy", Tag: "Policy", Summary: "Read the whole policy",
+		Detail: "As POST /policy/apply takes it: settings that have their default are left out, and what is forbidden for the moment is not in it.",
+		Role:   Viewer, Scope: Global, Answer: whole,
+	}, s.getPolicy)
+	add(s, route{
+		ID: "applyPolicy", Method: http.MethodPost, Path: "/policy/apply", Tag: "Policy", Summary: "Make the policy what the body says",
+		Detail: "Documents that differ are written, all of them or none. Secrets that are *** stay what they are.",
+		Role:   Admin, Scope: Global, Body: whole, Errors: []int{http.StatusServiceUnavailable},
+	}, s.applyPolicy)
+	add(s, route{
+		ID: "listPolicyDocuments", Method: http.MethodGet, Path: "/policy/documents", Tag: "Policy", Summary: "List the documents of the policy",
+		Role: Viewer, Scope: Global,
+	}, s.listDocuments)
+	add(s, route{
+		ID: "getPolicyDocument", Method: http.MethodGet, Path: doc, Tag: "Policy", Summary: "Read a document",
+		Role: Viewer, Scope: Global, Answer: anyDocument,
+	}, s.getDocument)
+	add(s, route{
+		ID: "putPolicyDocument", Method: http.MethodPut, Path: doc, Tag: "Policy", Summary: "Write a document", Detail: match,
+		Role: Admin, Scope: Global, Body: anyDocument, Answer: anyDocument,
+		Errors: []int{http.StatusConflict, http.StatusPreconditionFailed, http.StatusPreconditionRequired, http.StatusServiceUnavailable},
+	}, s.putDocument)
+	add(s, route{
+		ID: "deletePolicyDocument", Method: http.MethodDelete, Path: doc, Tag: "Policy", Summary: "Delete a document", Detail: match,
+		Role: Admin, Scope: Global,
+		Errors: []int{http.StatusConflict, http.StatusPreconditionFailed, http.StatusPreconditionRequired, http.StatusServiceUnavailable},
+	}, s.deleteDocument)
+	add(s, route{
+		ID: "policyDocumentHistory", Method: http.MethodGet, Path: doc + "/history", Tag: "Policy", Summary: "List the versions of a document",
+		Detail: "The last 64, the newest first, with who made them and when.",
+		Role:   Viewer, Scope: Global, Errors: []int{http.StatusServiceUnavailable},
+	}, s.documentHistory)
+	add(s, route{
+		ID: "getPolicyGeneral", Method: http.MethodGet, Path: general, Tag: "Policy", Summary: "Read the document of what is of no space",
+		Role: Viewer, Scope: Global, Answer: generalSchema,
+	}, s.getGeneral)
+	add(s, route{
+		ID: "putPolicyGeneral", Method: http.MethodPut, Path: general, Tag: "Policy", Summary: "Write the document of what is of no space", Detail: match,
+		Role: Admin, Scope: Global, Body: generalSchema, Answer: generalSchema,
+		Errors: []int{http.StatusConflict, http.StatusPreconditionFailed, http.StatusPreconditionRequired, http.StatusServiceUnavailable},
+	}, s.putGeneral)
+	add(s, route{
+		ID: "policyGeneralHistory", Method: http.MethodGet, Path: general + "/history", Tag: "Policy", Summary: "List its versions",
+		Role: Viewer, Scope: Global, Errors: []int{http.StatusServiceUnavailable},
+	}, s.generalHistory)
+}
