@@ -134,6 +134,7 @@ func New(o Options) *Server {
 	s.spaceRoutes()
 	s.partRoutes()
 	s.forbiddenRoutes()
+	s.policyRoutes()
 	s.eventRoutes()
 	s.historyRoutes()
 	s.callbackRoutes()

@@ -136,7 +136,7 @@ func (s *Server) listDocuments(_ context.Context, in *documentsInput) (*document
 // DocumentPath names a document.
 type DocumentPath struct {
 	Kind string `path:"kind" maxLength:"64" example:"space" doc:"Its kind: space, bucket …"`
-	Name string `path:"name" maxLength:"128" example:"default" doc:"The name of what it is about."`
+	Name string `path:"name" maxLength:"128" example:"other" doc:"The name of what it is about."`
 }
 
 func (p *DocumentPath) document() string { return p.Kind + "/" + p.Name }
@@ -204,26 +204,16 @@ func (s *Server) versions(ctx context.Context, name string, paging Paging) (*his
 	return &historyOutput{p}, err
 }
 
-// Version is the version of a document that a writer has seen. One of the two
-// is needed: who does not know what he overwrites is asked to look.
-type Version struct {
-	IfMatch     string `header:"If-Match" maxLength:"64" doc:"ETag of what was read; * for whatever there is."`
-	IfNoneMatch string `header:"If-None-Match" enum:"*" doc:"With *, the document is made only if there is none yet."`
-}
-
-// expect returns what cluster.Change wants.
-func (v *Version) expect() (uint64, error) {
+// expect returns what cluster.Change wants of what a writer has seen.
+func (m *Match) expect() (uint64, error) {
 	switch {
-	case v.IfNoneMatch == "*" && v.IfMatch == "":
+	case m.IfNoneMatch == "*":
 		return cluster.Absent, nil
-	case v.IfMatch == "":
-		return 0, problem(http.StatusPreconditionRequired, kindNeedsVersion,
-			"say which version is to be changed: If-Match with the ETag of what was read, If-Match: * for whatever there is, or If-None-Match: * to make it anew")
-	case v.IfMatch == "*":
+	case m.IfMatch == "" || m.IfMatch == "*":
 		return cluster.Any, nil
 	}
 	var n uint64
-	if _, err := fmt.Sscanf(v.IfMatch, `"%d"`, &n); err != nil || v.IfMatch != etag(n) || n == 0 {
+	if _, err := fmt.Sscanf(m.IfMatch, `"%d"`, &n); err != nil || m.IfMatch != etag(n) || n == 0 {
 		return 0, problem(http.StatusPreconditionFailed, kindPrecondition, "If-Match is not an ETag of this document")
 	}
 	return n, nil
@@ -231,33 +221,33 @@ func (v *Version) expect() (uint64, error) {
 
 type documentWrite struct {
 	DocumentPath
-	Version
+	Match
 	RawBody []byte
 }
 
 type generalWrite struct {
-	Version
+	Match
 	RawBody []byte
 }
 
 func (s *Server) putDocument(ctx context.Context, in *documentWrite) (*PartOutput, error) {
-	return s.write(ctx, in.document(), in.Version, in.RawBody)
+	return s.write(ctx, in.document(), in.Match, in.RawBody)
 }
 
 func (s *Server) putGeneral(ctx context.Context, in *generalWrite) (*PartOutput, error) {
-	return s.write(ctx, policy.General, in.Version, in.RawBody)
+	return s.write(ctx, policy.General, in.Match, in.RawBody)
 }
 
-func (s *Server) write(ctx context.Context, name string, v Version, body []byte) (*PartOutput, error) {
-	expect, err := v.expect()
-	if err != nil {
-		return nil, err
-	}
+func (s *Server) write(ctx context.Context, name string, m Match, body []byte) (*PartOutput, error) {
 	value, err := policy.NewDocument(name)
 	if err != nil {
-		return nil, notFound("kind of document", name)
+		return nil, notFound("document", name)
 	}
 	if err := decodePart(body, value); err != nil {
+		return nil, err
+	}
+	expect, err := m.expect()
+	if err != nil {
 		return nil, err
 	}
 	r, err := s.Policy.Write(ctx, []cluster.Change{{Name: name, Value: value, Expect: expect}}, cluster.Author{By: caller(ctx).Name}, false)
@@ -269,7 +259,7 @@ func (s *Server) write(ctx context.Context, name string, v Version, body []byte)
 
 type documentDelete struct {
 	DocumentPath
-	Version
+	Match
 }
 
 func (s *Server) deleteDocument(ctx context.Context, in *documentDelete) (*struct{}, error) {
@@ -277,8 +267,11 @@ func (s *Server) deleteDocument(ctx context.Context, in *documentDelete) (*struc
 	if err != nil {
 		return nil, err
 	}
-	if _, err := s.Policy.Document(in.document()); err != nil {
-		return nil, s.policyError(err, "body", "document", in.document())
+	if _, err := policy.NewDocument(in.document()); err != nil {
+		return nil, notFound("document", in.document())
+	}
+	if _, err := s.Policy.Document(in.document()); err != nil && expect == cluster.Any {
+		return nil, nil // it is gone already
 	}
 	_, err = s.Policy.Write(ctx, []cluster.Change{{Name: in.document(), Expect: expect}}, cluster.Author{By: caller(ctx).Name}, false)
 	return nil, s.documentError(err, in.document())
@@ -307,7 +300,7 @@ func (s *Server) policyRoutes() {
 	whole := s.named("PolicySet", reflect.TypeFor[policy.Set]())
 	generalSchema := s.named("PolicyGeneral", policy.DocumentTypes()[policy.General])
 	anyDocument := &huma.Schema{Type: huma.TypeObject, AdditionalProperties: true, Description: "The settings of a document of that kind: PolicySet has them."}
-	const match = "If-Match has the version that is changed, or If-None-Match: * makes the document anew; without either the answer is 428. " +
+	const match = "With If-Match it is changed only in the version that was read, with If-None-Match: * only made anew; without either the last one who writes wins. " +
 		"The policy as a whole must be valid afterwards, otherwise nothing is changed. Secrets that are *** stay what they are."
 	add(s, route{
 		ID: "getPolicy", Method: http.MethodGet, Path: "/policy", Tag: "Policy", Summary: "Read the whole policy",
@@ -330,12 +323,12 @@ func (s *Server) policyRoutes() {
 	add(s, route{
 		ID: "putPolicyDocument", Method: http.MethodPut, Path: doc, Tag: "Policy", Summary: "Write a document", Detail: match,
 		Role: Admin, Scope: Global, Body: anyDocument, Answer: anyDocument,
-		Errors: []int{http.StatusConflict, http.StatusPreconditionFailed, http.StatusPreconditionRequired, http.StatusServiceUnavailable},
+		Errors: []int{http.StatusConflict, http.StatusPreconditionFailed, http.StatusServiceUnavailable},
 	}, s.putDocument)
 	add(s, route{
 		ID: "deletePolicyDocument", Method: http.MethodDelete, Path: doc, Tag: "Policy", Summary: "Delete a document", Detail: match,
 		Role: Admin, Scope: Global,
-		Errors: []int{http.StatusConflict, http.StatusPreconditionFailed, http.StatusPreconditionRequired, http.StatusServiceUnavailable},
+		Errors: []int{http.StatusConflict, http.StatusPreconditionFailed, http.StatusServiceUnavailable},
 	}, s.deleteDocument)
 	add(s, route{
 		ID: "policyDocumentHistory", Method: http.MethodGet, Path: doc + "/history", Tag: "Policy", Summary: "List the versions of a document",
@@ -349,7 +342,7 @@ func (s *Server) policyRoutes() {
 	add(s, route{
 		ID: "putPolicyGeneral", Method: http.MethodPut, Path: general, Tag: "Policy", Summary: "Write the document of what is of no space", Detail: match,
 		Role: Admin, Scope: Global, Body: generalSchema, Answer: generalSchema,
-		Errors: []int{http.StatusConflict, http.StatusPreconditionFailed, http.StatusPreconditionRequired, http.StatusServiceUnavailable},
+		Errors: []int{http.StatusConflict, http.StatusPreconditionFailed, http.StatusServiceUnavailable},
 	}, s.putGeneral)
 	add(s, route{
 		ID: "policyGeneralHistory", Method: http.MethodGet, Path: general + "/history", Tag: "Policy", Summary: "List its versions",
