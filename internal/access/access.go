@@ -38,7 +38,7 @@ type Gate struct {
 	policy   func() *policy.Set
 	compiled atomic.Pointer[compiled]
 	compile  sync.Mutex // held by the one who stores compiled
-	token    *keyed     // of segment tokens; nobody else has its key
+	token    *keyed     // of segment tokens
 	nonces   nonces
 	limiter  limiter
 }
@@ -50,6 +50,12 @@ func NewGate(policy func() *policy.Set) *Gate {
 	rand.Read(key)
 	return &Gate{policy: policy, token: newKeyed(sha256.New, key)}
 }
+
+// SetTokenKey makes the tokens of segments those of key, which other nodes may
+// have as well: then a token that one of them gave is good here, and those of
+// before a restart stay so. It is called before the first request; without it the
+// key is one that only this process knows.
+func (g *Gate) SetTokenKey(key []byte) { g.token = newKeyed(sha256.New, key) }
 
 // Check returns the right to do what r asks for, or a *Denied. It may wait: for
 // the server of a customer, for some seconds, and longer and longer before it

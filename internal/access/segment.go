@@ -17,8 +17,8 @@ import (
 //	until when it is valid (4 bytes, unix seconds) | the credentials by which
 //	the playlist was granted (1 byte and 4 of tag each) | MAC (16 bytes)
 //
-// and the MAC, by a key that only this process knows, covers the stream and
-// the network of the client as well. The credentials are named so that the
+// and the MAC, by a key that only the nodes know, covers the stream and the
+// network of the client as well. The credentials are named so that the
 // segments are gone with the right to the playlist.
 const segmentParam = "wt"
 
@@ -87,7 +87,7 @@ func (j *judgement) passing(rules *rules, use string) *objection {
 	}
 	body := b[:len(b)-macSize]
 	if !hmac.Equal(b, j.gate.seal(slices.Clip(body), use, j.space.Name, &j.request)) {
-		return &objection{AuthFailed, "the segment token is not for this stream and client, or of another time of the server"}
+		return &objection{AuthFailed, "the segment token is not for this stream and client, or of another server"}
 	}
 	if o := j.expiry(int64(binary.BigEndian.Uint32(body)), 0); o != nil {
 		return o

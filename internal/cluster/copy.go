@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 )
@@ -15,6 +16,7 @@ type policyCopy struct {
 	Format    int               `json:"weir"`
 	Documents []copiedDocument  `json:"documents"`
 	Forbidden []json.RawMessage `json:"forbidden"` // Bans
+	Keys      map[string]string `json:"keys"`      // encrypted, too
 }
 
 type copiedDocument struct {
@@ -27,12 +29,12 @@ type copiedDocument struct {
 // good Set.
 func (p *Policy) saveCopy() {
 	p.mu.Lock()
-	if !p.dirty || !p.complete || p.invalid != nil || len(p.bad) > 0 || p.o.Copy == "" {
+	if !p.dirty || !p.complete || p.invalid != nil || p.o.Copy == "" {
 		p.mu.Unlock()
 		return
 	}
 	p.dirty = false
-	c := policyCopy{Format: format}
+	c := policyCopy{Format: format, Keys: maps.Clone(p.keys)}
 	for _, s := range p.docs {
 		if !s.Deleted {
 			c.Documents = append(c.Documents, copiedDocument{s.Name, s.Version, s.raw})
@@ -99,6 +101,7 @@ func (p *Policy) readCopy(data []byte) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.view = v
+	maps.Copy(p.keys, c.Keys)
 	if p.o.FileRules {
 		return nil
 	}

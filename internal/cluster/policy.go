@@ -51,12 +51,13 @@ type Policy struct {
 	building sync.Mutex // held by the one who makes a new Set and calls the hooks; before mu
 
 	mu       sync.Mutex
-	view                   // what is known of the buckets
-	complete bool          // the view is theirs, whole
-	invalid  error         // why its documents make no good Set; nil: they are the Set
-	away     error         // why the buckets are not watched
-	advanced chan struct{} // closed when any of these changes
-	dirty    bool          // there is something that is not in the copy yet
+	view                       // what is known of the buckets
+	complete bool              // the view is theirs, whole
+	invalid  error             // why its documents make no good Set; nil: they are the Set
+	away     error             // why the buckets are not watched
+	advanced chan struct{}     // closed when any of these changes
+	dirty    bool              // there is something that is not in the copy yet
+	keys     map[string]string // sealed, by name; see Key
 	hooks    []func(*policy.Set)
 	file     *policy.Set // what rules when Options.FileRules is set
 }
@@ -96,6 +97,10 @@ type Options struct {
 	// store; Replace changes it. Only what is forbidden by Forbid comes from the
 	// store.
 	FileRules bool
+
+	// Check finds what is wrong with a Set for this node alone; nil: nothing is. It
+	// keeps this node from writing it, and no node from obeying it.
+	Check func(*policy.Set) []policy.Problem
 
 	// Changed is told of each change that this node makes, in order.
 	Changed func(event.Event)
@@ -181,7 +186,7 @@ func OpenPolicy(ctx context.Context, js jetstream.JetStream, o Options) (*Policy
 	}
 	p := &Policy{
 		js: js, o: o, log: o.Log.With("part", "policy"),
-		view: newView(),
+		view: newView(), keys: make(map[string]string),
 		away: errors.New("the store was not reached yet"), advanced: make(chan struct{}),
 	}
 	if o.FileRules {
@@ -612,15 +617,23 @@ func (p *Policy) assemble(docs []Document) (*policy.Set, error) {
 	for i := range set.Spaces {
 		set.Spaces[i].Bans = p.bans[set.Spaces[i].Name].set()
 	}
-	var invalid Invalid
-	for _, pr := range set.Problems() {
-		doc, path := set.Locate(pr.Path)
-		invalid.Problems = append(invalid.Problems, Problem{doc, path, pr.Message})
-	}
-	if invalid.Problems != nil {
-		return nil, &invalid
+	if err := invalidSet(set, set.Problems()); err != nil {
+		return nil, err
 	}
 	return set, nil
+}
+
+// invalidSet returns the problems of a Set as an *Invalid, or nil.
+func invalidSet(set *policy.Set, problems []policy.Problem) error {
+	if len(problems) == 0 {
+		return nil
+	}
+	e := new(Invalid)
+	for _, pr := range problems {
+		doc, path := set.Locate(pr.Path)
+		e.Problems = append(e.Problems, Problem{doc, path, pr.Message})
+	}
+	return e
 }
 
 // advance wakes those who await. The caller holds mu.
@@ -793,7 +806,11 @@ func (p *Policy) plan(changes []Change, a Author) (results []Result, puts []put,
 		list = append(list, docs[name])
 	}
 	if len(puts) > 0 {
-		if _, err := p.assemble(list); err != nil {
+		set, err := p.assemble(list)
+		if err == nil && p.o.Check != nil {
+			err = invalidSet(set, p.o.Check(set))
+		}
+		if err != nil {
 			return nil, nil, 0, err
 		}
 	}

@@ -452,6 +452,10 @@ func TestPolicySecrets(t *testing.T) {
 	_, err = p.Write(t.Context(), []Change{{Name: "space/demo", Value: bad, Expect: Any}}, Author{}, false)
 	fmt.Fprintf(&log, "%v %+v", err, err)
 
+	shared, err := p.Key(t.Context(), "segments")
+	if err != nil || len(shared) != 32 {
+		t.Fatalf("Key = %d bytes, %v", len(shared), err)
+	}
 	// A ring with another key is told so, by name, and does not start; one that
 	// has both reads it, and writes it with its newest.
 	for _, withCopy := range []bool{false, true} {
@@ -471,6 +475,9 @@ func TestPolicySecrets(t *testing.T) {
 		t.Errorf("with both keys the secret is %q", got)
 	}
 	eventually(t, q, "written with the newest key", func(*policy.Set) bool { return !both.Keys.old(q.docs["space/demo"].raw) })
+	if key, err := q.Key(t.Context(), "segments"); err != nil || !bytes.Equal(key, shared) {
+		t.Errorf("another node's shared key is %x, %v", key, err)
+	}
 	q.Close()
 	newest := openPolicy(t, b.JetStream(), Options{Node: "c", Keys: ring(t, "b")})
 	if got := secretOf(newest.Set(), "demo"); got != canary+"-2" {
@@ -492,6 +499,12 @@ func TestPolicySecrets(t *testing.T) {
 	}
 	if _, err := alone.Write(t.Context(), []Change{{Name: "space/demo", Expect: Any}}, Author{}, false); !errors.Is(err, ErrAway) {
 		t.Errorf("Write without JetStream: %v", err)
+	}
+	if key, err := alone.Key(t.Context(), "segments"); err != nil || !bytes.Equal(key, shared) {
+		t.Errorf("without JetStream the shared key is %x, %v", key, err)
+	}
+	if _, err := alone.Key(t.Context(), "other"); !errors.Is(err, ErrAway) {
+		t.Errorf("without JetStream a new key: %v", err)
 	}
 	if info, err := os.Stat(o.Copy); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the copy: %v, %v", info, err)
