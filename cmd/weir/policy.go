@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -16,26 +17,33 @@ import (
 	"weir/internal/policy"
 )
 
-// policyFile is a file with a policy: what stands below policy in weir.yaml.
+// policyFile is a file with a policy.
 type policyFile struct {
-	File string `short:"f" required:"" placeholder:"FILE" help:"The policy: what stands below policy in weir.yaml; with - it is read from standard input."`
+	File string `short:"f" required:"" placeholder:"FILE" help:"The policy: a file with what stands below policy in weir.yaml, or a weir.yaml; with - it is read from standard input."`
 }
 
-// read reads the file. The Decoder knows where things stand in it.
-func (f *policyFile) read() (*policy.Set, *policy.Decoder, error) {
+// read reads the file. The Decoder knows where things stand in it; their paths
+// begin with prefix.
+func (f *policyFile) read() (set *policy.Set, d *policy.Decoder, prefix string, err error) {
 	data, err := os.ReadFile(f.File)
 	if f.File == "-" {
 		data, err = io.ReadAll(os.Stdin)
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("read the policy: %w", err)
+		return nil, nil, "", fmt.Errorf("read the policy: %w", err)
 	}
-	set, d := new(policy.Set), new(policy.Decoder)
+	set, d = new(policy.Set), new(policy.Decoder)
 	d.YAML(data, set)
-	if problems := d.Problems(); problems != nil {
-		return nil, nil, &node.ConfigError{File: f.File, Problems: problems}
+	if slices.ContainsFunc(d.Problems(), func(p policy.DecodeProblem) bool { return p.Path == "policy" }) {
+		c := node.DefaultConfig()
+		c.Policy, prefix, d = nil, "policy.", new(policy.Decoder)
+		d.YAML(data, c)
+		set = c.Policy
 	}
-	return set, d, nil
+	if problems := d.Problems(); problems != nil {
+		return nil, nil, "", &node.ConfigError{File: f.File, Problems: problems}
+	}
+	return set, d, prefix, nil
 }
 
 // applied is what the API answers to a policy.
@@ -50,7 +58,7 @@ type applied struct {
 
 // apply sends the file. Problems are told with their place in it.
 func (f *policyFile) apply(ctx context.Context, c *client, dry, prune bool, note string) (*applied, error) {
-	set, d, err := f.read()
+	set, d, prefix, err := f.read()
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +74,7 @@ func (f *policyFile) apply(ctx context.Context, c *client, dry, prune bool, note
 		for _, e := range p.Errors {
 			path, ok := strings.CutPrefix(e.Location, "body.")
 			inFile = inFile && ok
-			d.Add(path, "%s", e.Message)
+			d.Add(prefix+path, "%s", e.Message)
 		}
 		if problems := d.Problems(); inFile && problems != nil {
 			return nil, &node.ConfigError{File: f.File, Problems: problems}

@@ -36,7 +36,7 @@ func (s *serve) Run(ctx context.Context, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	printURLs(stdout, n.Addr, cfg.Policy)
+	printURLs(stdout, n.Addr, n.Policy())
 	fmt.Fprintf(stdout, "Data  %s\n", n.DataFolder())
 	return n.Run(ctx)
 }

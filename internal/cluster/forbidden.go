@@ -157,6 +157,40 @@ func (p *Policy) Forbid(ctx context.Context, b Ban) error {
 	return nil
 }
 
+// ForbidAnyway is Forbid for an order that nobody will repeat. While JetStream is
+// away it is in force on this node, and written when JetStream is back.
+func (p *Policy) ForbidAnyway(ctx context.Context, b Ban) error {
+	err := p.Forbid(ctx, b)
+	if !errors.Is(err, ErrAway) {
+		return err
+	}
+	p.log.Warn("what is forbidden is so on this node only, until the policy store is back", "err", err)
+	b.At, b.Until = time.Now().UTC().Truncate(time.Millisecond), b.Until.UTC().Round(0)
+	p.mu.Lock()
+	p.waiting = append(p.waiting, b)
+	p.put(b)
+	p.dirty = true
+	p.mu.Unlock()
+	p.rebuild()
+	return nil
+}
+
+// sendWaiting writes what ForbidAnyway could not.
+func (p *Policy) sendWaiting(ctx context.Context) {
+	p.mu.Lock()
+	list := p.waiting
+	p.waiting = nil
+	p.mu.Unlock()
+	for _, b := range list {
+		if b.over(time.Now()) {
+			continue
+		}
+		if err := p.ForbidAnyway(ctx, b); err != nil {
+			p.log.Error("what was forbidden on this node could not be written", "space", b.Space, "app", b.App, "stream", b.Stream, "err", err)
+		}
+	}
+}
+
 // Resume ends what Forbid has begun and returns it. The error is ErrNotFound if
 // nothing was forbidden so, ErrConfigured if it is in the document of the space.
 func (p *Policy) Resume(ctx context.Context, space, app, stream, by string) (Ban, error) {

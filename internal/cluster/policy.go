@@ -58,6 +58,7 @@ type Policy struct {
 	advanced chan struct{}     // closed when any of these changes
 	dirty    bool              // there is something that is not in the copy yet
 	keys     map[string]string // sealed, by name; see Key
+	waiting  []Ban             // in force here, and not written yet
 	hooks    []func(*policy.Set)
 	file     *policy.Set // what rules when Options.FileRules is set
 }
@@ -365,7 +366,7 @@ func (p *Policy) follow(ctx context.Context) error {
 	if err := p.first(ctx, docs, bans); err != nil {
 		return err
 	}
-	p.done.Go(func() { p.rekey(ctx) }) // ends with ctx, or when it has written
+	p.done.Go(func() { p.rekey(ctx); p.sendWaiting(ctx) }) // ends with ctx, or when it has written
 	probe := time.NewTicker(probeTime)
 	defer probe.Stop()
 	save := time.NewTicker(saveTime)
@@ -496,6 +497,9 @@ func (p *Policy) first(ctx context.Context, docs, bans jetstream.KeyWatcher) err
 		if s := p.docs[name]; s != nil && v.docs[name] == nil {
 			v.docs[name] = s
 		}
+	}
+	for _, b := range p.waiting {
+		v.put(b)
 	}
 	p.view = v
 	p.dirty = true

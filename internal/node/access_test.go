@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"weir/internal/access"
+	"weir/internal/cluster"
 	"weir/internal/media/av"
 	"weir/internal/media/flv"
 	"weir/internal/media/rtmp"
@@ -515,9 +516,10 @@ func TestAccessMatrix(t *testing.T) {
 	// The keys are withdrawn: with them go those who are in, and nobody comes in.
 	withdrawn := g.guardedPolicy("y")
 	players := g.enter(valid)
-	g.policy.Store(withdrawn)
 	start := time.Now()
-	g.sessions.Recheck()
+	if _, err := g.policy.Apply(t.Context(), withdrawn, true, false, cluster.Author{By: "test"}); err != nil {
+		t.Fatal(err)
+	}
 	players()
 	if d := time.Since(start); d > time.Second {
 		t.Errorf("sessions without their right lasted %v", d)

@@ -65,11 +65,14 @@ type Config struct {
 
 	Transcode Transcode `yaml:"transcode"`
 
-	Policy *policy.Set `yaml:"policy"`
+	Secrets      Secrets      `yaml:"secrets"`
+	PolicySource PolicySource `yaml:"policy_source"`
+	Policy       *policy.Set  `yaml:"policy"`
 
-	File    string // that it was read from, or empty
-	Self    string // program that calls ffmpeg.Sandbox when it is asked to; without it ffmpeg is not used
-	Version string // of the program
+	File      string // that it was read from, or empty
+	HasPolicy bool   // it has the section policy
+	Self      string // program that calls ffmpeg.Sandbox when it is asked to; without it ffmpeg is not used
+	Version   string // of the program
 }
 
 // Listen is the addresses of the listeners.
@@ -229,6 +232,7 @@ func DefaultConfig() *Config {
 		Grace:         10 * time.Second,
 		SlowFailures:  true,
 		Record:        Record{SpoolSize: 20 << 30, Sync: time.Second, Uploads: 4, Files: 1, GiveUp: 72 * time.Hour},
+		PolicySource:  PolicyStore,
 		Policy:        policy.Default(),
 	}
 }
@@ -246,7 +250,7 @@ func Load(path string) (*Config, error) {
 		return nil, err
 	}
 	c.File = path
-	for _, file := range append(c.NATS.files(), &c.TLS.Cert, &c.TLS.Key, &c.Data, &c.Record.Spool) {
+	for _, file := range append(c.NATS.files(), &c.TLS.Cert, &c.TLS.Key, &c.Data, &c.Secrets.KeyFile, &c.Record.Spool) {
 		if *file != "" && !filepath.IsAbs(*file) {
 			*file = filepath.Join(filepath.Dir(path), *file)
 		}
@@ -267,7 +271,9 @@ func (c *Config) Verify() error {
 func parseConfig(file string, data []byte) (*Config, error) {
 	c := DefaultConfig()
 	var d policy.Decoder
+	before := c.Policy
 	d.YAML(data, c)
+	c.HasPolicy = c.Policy != before
 	c.check(d.Add)
 	if c.TLS.Cert != "" {
 		for l, def := range map[*Address]Address{&c.Listen.RTMPS: "127.0.0.1:1936", &c.Listen.HTTPS: "127.0.0.1:8443"} {
@@ -292,7 +298,7 @@ func (c *Config) check(add func(path, format string, args ...any)) {
 			add("listen."+l.name, "needs a certificate: set tls.cert and tls.key, or write off")
 		}
 		if l.publish && l.addr.on() && !l.addr.loopback() && !c.AllowOpenPublish {
-			if d := openDomain(c.Policy); d != "" {
+			if _, d := openDomain(c.Policy); d != "" {
 				add("listen."+l.name, "anybody who can reach %s could publish: the domain %q has no authentication; "+
 					"give it one below publish, listen on 127.0.0.1, or set allow_open_publish: true", l.addr, d)
 			}
@@ -352,16 +358,17 @@ func (c *Config) Warnings() []string {
 	return list
 }
 
-// openDomain returns the name of a domain at which anybody may publish, or "".
-func openDomain(set *policy.Set) string {
-	for _, s := range set.Spaces {
-		for _, d := range s.Domains {
+// openDomain returns the path and the name of a domain at which anybody may
+// publish, or "".
+func openDomain(set *policy.Set) (path, name string) {
+	for i, s := range set.Spaces {
+		for j, d := range s.Domains {
 			if d.Type.Allows(policy.Publish) && d.Publish.Open() {
-				return d.Name
+				return fmt.Sprintf("spaces[%d].domains[%d].publish", i, j), d.Name
 			}
 		}
 	}
-	return ""
+	return "", ""
 }
 
 // checkListeners finds two listeners that want the same port.

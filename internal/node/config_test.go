@@ -18,7 +18,7 @@ import (
 func TestConfigErrors(t *testing.T) {
 	tests := []struct{ name, yaml, want string }{
 		{"unknown section", "lisen:\n  rtmp: :1\n",
-			"weir.yaml:1:1: lisen: unknown setting; the settings here are allow_open_publish, data, events, ffmpeg, gather_ceiling, grace, hls_memory, limits, listen, log, metrics, nats, node, policy, public_url, record, slow_failures, statistics, tls, tracing, transcode, trusted_proxies"},
+			"weir.yaml:1:1: lisen: unknown setting; the settings here are allow_open_publish, data, events, ffmpeg, gather_ceiling, grace, hls_memory, limits, listen, log, metrics, nats, node, policy, policy_source, public_url, record, secrets, slow_failures, statistics, tls, tracing, transcode, trusted_proxies"},
 		{"unknown key", "listen:\n  rtmp: 127.0.0.1:1935\n  rtpm: 127.0.0.1:1936\n",
 			"weir.yaml:3:3: listen.rtpm: unknown setting; the settings here are admin, http, https, rtmp, rtmps"},
 		{"key twice", "grace: 1s\ngrace: 2s\n",
@@ -194,7 +194,7 @@ policy:
 		t.Fatal(err)
 	}
 	want := DefaultConfig()
-	want.File = path
+	want.File, want.HasPolicy = path, true
 	want.Listen = Listen{RTMP: ":1935", RTMPS: "127.0.0.1:1936", HTTP: "127.0.0.1:8080", HTTPS: "off", Admin: "off"}
 	want.TLS = TLS{Cert: filepath.Join(dir, "cert.pem"), Key: "/etc/key.pem"}
 	want.Log.Level.Level = slog.LevelDebug
@@ -232,7 +232,7 @@ func TestExample(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := DefaultConfig()
-	want.File, want.Listen.RTMPS, want.Listen.HTTPS, want.Log.Format = c.File, "off", "off", "text"
+	want.HasPolicy, want.File, want.Listen.RTMPS, want.Listen.HTTPS, want.Log.Format = true, c.File, "off", "off", "text"
 	if diff := cmp.Diff(want, c, cmpopts.IgnoreUnexported(policy.Set{})); diff != "" {
 		t.Errorf("weir.example.yaml and the defaults (-default +example):\n%s", diff)
 	}

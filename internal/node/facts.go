@@ -44,6 +44,9 @@ func (n *Node) openEvents() error {
 
 // closeEvents closes what openEvents has opened, the last first.
 func (n *Node) closeEvents(ctx context.Context) {
+	if n.policy != nil {
+		n.policy.Close()
+	}
 	if n.events != nil {
 		if err := n.events.Close(ctx); err != nil {
 			n.log.Warn("the event log gets the last facts at the next start", "err", err)
@@ -61,7 +64,7 @@ func (n *Node) closeEvents(ctx context.Context) {
 func (n *Node) began(p *stream.Publication) {
 	push := p.Push()
 	key := p.Stream().Key()
-	start, end := callback.OfPush(n.policy.Load().Space(key.Space), p.App())
+	start, end := callback.OfPush(n.policy.Set().Space(key.Space), p.App())
 	if end != nil {
 		n.endings.Store(p, end)
 	}
@@ -96,7 +99,7 @@ func (n *Node) tell(p *stream.Publication, e event.Event) {
 func (n *Node) refusedCallback(r access.Request) *event.Callback {
 	var e event.Event
 	n.gate.About(&e, &r)
-	sp := n.policy.Load().Space(e.Space)
+	sp := n.policy.Set().Space(e.Space)
 	if sp == nil {
 		return nil
 	}
@@ -105,7 +108,7 @@ func (n *Node) refusedCallback(r access.Request) *event.Callback {
 
 // alertCallback returns who is told of the alerts of a push.
 func (n *Node) alertCallback(p *stream.Publication) *event.Callback {
-	return callback.OfAlert(n.policy.Load().Space(p.Stream().Key().Space), p.App())
+	return callback.OfAlert(n.policy.Set().Space(p.Stream().Key().Space), p.App())
 }
 
 // emit emits a fact about the node.
@@ -116,6 +119,12 @@ func (n *Node) emit(data event.Data) { n.events.Emit(event.New(time.Now(), data)
 func (n *Node) degraded() string {
 	if h := n.events.Health(); h.Degraded {
 		return fmt.Sprintf("degraded: %s (%d facts wait)", h.Reason, h.Waiting)
+	}
+	switch h := n.policy.Health(); {
+	case h.Away != "":
+		return "degraded: " + h.Away
+	case len(h.Refused) > 0:
+		return fmt.Sprintf("degraded: %d documents of the policy are not in force; the log says why", len(h.Refused))
 	}
 	return ""
 }

@@ -701,10 +701,10 @@ func TestSlowPlayers(t *testing.T) {
 func TestReloadUnderLoad(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "weir.yaml")
 	text := func(app string) string {
-		return `policy: {spaces: [{name: default, domains: [{name: "*"}], apps: [{name: live}, {name: ` + app + `}]}]}` + "\n"
+		return `policy_source: file` + "\n" + `policy: {spaces: [{name: default, domains: [{name: "*"}], apps: [{name: live}, {name: ` + app + `}]}]}` + "\n"
 	}
 	writeFile(t, path, text("first"))
-	w := newWorld(t, func(c *Config, _ *policy.App) { c.File = path })
+	w := newWorld(t, func(c *Config, _ *policy.App) { c.File, c.PolicySource = path, PolicyFile })
 	w.sub(t, "F49", func() {
 		var streams []*encoder
 		for i := range 50 {

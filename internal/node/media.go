@@ -92,7 +92,7 @@ func (n *Node) mediaHandler() http.Handler {
 // page renders the page for this node.
 func (n *Node) page() []byte {
 	data := struct{ App, Port string }{App: "live"}
-	for _, s := range n.policy.Load().Spaces {
+	for _, s := range n.Policy().Spaces {
 		for _, a := range s.Apps {
 			data.App = a.Name
 			break

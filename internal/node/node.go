@@ -22,12 +22,12 @@ import (
 	"weir/internal/access"
 	"weir/internal/bus"
 	"weir/internal/callback"
+	"weir/internal/cluster"
 	"weir/internal/event"
 	"weir/internal/eventlog"
 	"weir/internal/ffmpeg"
 	"weir/internal/hls"
 	"weir/internal/media/rtmp"
-	"weir/internal/policy"
 	"weir/internal/quality"
 	"weir/internal/record"
 	"weir/internal/session"
@@ -43,8 +43,7 @@ import (
 type Node struct {
 	cfg     *Config
 	log     *slog.Logger
-	policy  atomic.Pointer[policy.Set] // see setPolicy
-	cert    *certificate               // nil without TLS
+	cert    *certificate // nil without TLS
 	watcher *watcher
 	ready   atomic.Bool
 	panics  atomic.Int64 // in HTTP requests
@@ -56,6 +55,7 @@ type Node struct {
 	data   *dataFolder
 	bus    *bus.Bus
 	events *eventlog.Log
+	policy *cluster.Policy
 
 	callbacks *callback.Dispatcher
 	endings   sync.Map // *event.Callback of the end of each *stream.Publication that is on the air
@@ -75,17 +75,12 @@ type Node struct {
 	ffmpeg     *ffmpeg.Tool
 	snapshots  *snapshot.Snapshotter
 	transcoder *transcode.Transcoder
-
-	policyMu   sync.Mutex
-	configured *policy.Set // what the configuration says
-	bans       []ban       // beside it
 }
 
 // New makes a node: it opens the data folder, the event log and the listeners.
 // The caller must Run it.
 func New(cfg *Config, log *slog.Logger) (_ *Node, err error) {
-	n := &Node{cfg: cfg, log: log, configured: cfg.Policy, listeners: make(map[string]net.Listener)}
-	n.policy.Store(cfg.Policy)
+	n := &Node{cfg: cfg, log: log, listeners: make(map[string]net.Listener)}
 	var files []string
 	if cfg.File != "" {
 		files = append(files, cfg.File)
@@ -109,6 +104,9 @@ func New(cfg *Config, log *slog.Logger) (_ *Node, err error) {
 	if err := n.openEvents(); err != nil {
 		return nil, err
 	}
+	if err := n.openPolicy(); err != nil {
+		return nil, err
+	}
 	if err := n.listen(); err != nil {
 		return nil, err
 	}
@@ -116,7 +114,7 @@ func New(cfg *Config, log *slog.Logger) (_ *Node, err error) {
 
 	l := &cfg.Limits
 	n.quality = quality.NewMonitor(quality.Options{Log: log, Emit: n.events.Emit, Callback: n.alertCallback})
-	n.callbacks = callback.New(n.bus.JetStream(), n.events, n.policy.Load, callback.Options{Log: log, Replicas: n.bus.Replicas()})
+	n.callbacks = callback.New(n.bus.JetStream(), n.events, n.policy.Set, callback.Options{Log: log, Replicas: n.bus.Replicas()})
 	s := &cfg.Statistics
 	n.stats = stats.New(stats.Options{
 		Log: log, JetStream: n.bus.JetStream(), Replicas: n.bus.Replicas(), Node: n.name,
@@ -135,7 +133,7 @@ func New(cfg *Config, log *slog.Logger) (_ *Node, err error) {
 		MaxByteRate:   int(l.PublisherRate),
 		MaxPacketRate: l.PublisherPackets,
 	})
-	n.gate = access.NewGate(n.policy.Load)
+	n.gate = access.NewGate(n.policy.Set)
 	n.gate.Node = n.name
 	n.gate.Lenient = !cfg.SlowFailures
 	n.sessions = session.NewServer(n.hub, n.gate, session.Options{
@@ -152,7 +150,12 @@ func New(cfg *Config, log *slog.Logger) (_ *Node, err error) {
 	n.openSnapshots()
 	n.openTranscoder()
 	n.metrics = newMetrics(n)
+	n.useTokenKey()
+	n.policy.OnChange(n.obey)
 	n.warn(cfg)
+	n.buckets.Apply(n.Policy()) // it may have changed before we were told
+	n.sessions.Recheck()
+	n.comparePolicy(cfg)
 	return n, nil
 }
 
@@ -343,10 +346,10 @@ func (n *Node) addrs() []any {
 	return list
 }
 
-// reload reads again what may change while the node runs: the certificate and
-// the policy. What is wrong is refused whole, and the old one stays. A publish
-// keeps the policy that it began with, unless it would not be granted any more:
-// then it ends.
+// reload reads again what may change while the node runs: the certificate and,
+// where the file rules, the policy. What is wrong is refused whole, and the old
+// one stays. A publish keeps the policy that it began with, unless it would not be
+// granted any more: then it ends.
 func (n *Node) reload() {
 	if n.cert != nil {
 		if err := n.cert.load(); err != nil {
@@ -363,9 +366,12 @@ func (n *Node) reload() {
 		n.log.Error("configuration refused; the policy before stays", "err", err)
 		return
 	}
-	n.buckets.Apply(cfg.Policy)
-	n.setPolicy(cfg.Policy)
-	n.log.Info("policy read", "spaces", len(cfg.Policy.Spaces))
+	if n.policy.FileRules() {
+		n.policy.Replace(cfg.Policy)
+		n.log.Info("policy read", "spaces", len(cfg.Policy.Spaces))
+	} else {
+		n.comparePolicy(cfg)
+	}
 	n.warn(cfg)
 	if changed := changes(n.cfg, cfg); len(changed) > 0 {
 		n.log.Warn("settings changed that need a restart", "settings", strings.Join(changed, ", "))

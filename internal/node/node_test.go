@@ -80,6 +80,9 @@ func testConfig(t testing.TB) *Config {
 // sooner, and returns Run's error.
 func start(t *testing.T, c *Config) (*Node, *logs, func() error) {
 	t.Helper()
+	if c.Data == "" {
+		c.Data = t.TempDir()
+	}
 	l := newLogs()
 	n, err := New(c, slog.New(l))
 	if err != nil {
@@ -266,6 +269,8 @@ func writeFile(t *testing.T, path, text string) {
 // configText is a configuration with one app.
 func configText(app string) string {
 	return `listen: {rtmp: "127.0.0.1:0", http: "127.0.0.1:0", admin: "off"}
+data: state
+policy_source: file
 policy: {spaces: [{name: default, domains: [{name: "*"}], apps: [{name: ` + app + `}]}]}
 `
 }
@@ -302,7 +307,7 @@ func TestReload(t *testing.T) {
 	}
 
 	writeFile(t, path, configText("third")+"grace: soon\n")
-	if line := l.wait(t, "configuration refused"); !strings.Contains(line, path+":3:8: grace: must be a duration") {
+	if line := l.wait(t, "configuration refused"); !strings.Contains(line, path+":5:8: grace: must be a duration") {
 		t.Errorf("the log says %q", line)
 	}
 	if !hasApp(t, n, "second") || hasApp(t, n, "third") {

@@ -185,6 +185,7 @@ func TestReloadRevokes(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "weir.yaml")
 	config := func(key string) string {
 		return `listen: {rtmp: "127.0.0.1:0", http: "127.0.0.1:0", admin: "off"}
+policy_source: file
 policy:
   spaces:
   - name: default

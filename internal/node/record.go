@@ -31,7 +31,7 @@ func (n *Node) openRecorder() error {
 		return err
 	}
 	n.buckets = storage.NewBuckets(n.data.path, n.signer, n.log)
-	n.buckets.Apply(n.policy.Load())
+	n.buckets.Apply(n.Policy())
 	c := &n.cfg.Record
 	n.recorder, err = record.Open(n.hub, record.Options{
 		Log: n.log, Tracer: n.tracer, Dir: spool, Size: int64(c.SpoolSize), Sync: orNever(c.Sync), Uploads: c.Uploads, Files: c.Files, GiveUp: c.GiveUp,
@@ -49,7 +49,7 @@ func (n *Node) runRetention(ctx context.Context) {
 	tick := time.NewTicker(retainEvery)
 	defer tick.Stop()
 	for {
-		if _, err := n.recorder.Retain(ctx, n.policy.Load()); err != nil && ctx.Err() == nil {
+		if _, err := n.recorder.Retain(ctx, n.policy.Set()); err != nil && ctx.Err() == nil {
 			n.log.Warn("recordings that are not to be kept", "err", err)
 		}
 		select {

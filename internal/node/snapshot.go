@@ -49,7 +49,7 @@ func (c *FFmpeg) forkServer() string {
 // runSnapshots deletes old pictures, and says first what pictures will be made
 // with, until ctx ends.
 func (n *Node) runSnapshots(ctx context.Context) {
-	if pictured(n.policy.Load()) != "" {
+	if pictured(n.Policy()) != "" {
 		if err := n.ffmpeg.Ready(ctx); err != nil && ctx.Err() == nil {
 			n.log.Warn("no pictures will be taken", "err", err)
 		} else if err == nil {
@@ -61,7 +61,7 @@ func (n *Node) runSnapshots(ctx context.Context) {
 			}
 		}
 	}
-	n.snapshots.RetainEvery(ctx, retainPictures, n.policy.Load)
+	n.snapshots.RetainEvery(ctx, retainPictures, n.Policy)
 }
 
 // pictured returns the path of the setting that has pictures taken, if there is

@@ -49,13 +49,14 @@ func newWorld(t *testing.T, change func(c *Config, stage *policy.App)) *world {
 	if change != nil {
 		change(c, &stage)
 	}
-	c.Policy.Spaces[0].Apps = []policy.App{live, stage, burst}
+	c.Policy.Spaces[0].Apps = []policy.App{live, policy.DefaultApp("stage"), burst}
 	w := &world{t: t, log: &journal{}, home: &http.Client{Transport: &http.Transport{MaxConnsPerHost: 1}}}
 	n, err := New(c, slog.New(page{journal: w.log}))
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.Node = n
+	*n.Policy().Spaces[0].App("stage") = stage // which may be quicker than anybody may configure
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- n.Run(ctx) }()

@@ -1,0 +1,225 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/base64"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+
+	"weir/internal/bus"
+	"weir/internal/cluster"
+	"weir/internal/media/av"
+	"weir/internal/media/flv"
+	"weir/internal/media/rtmp"
+	"weir/internal/policy"
+)
+
+// asWeir makes the test's own binary a weir.
+const asWeir = "WEIR_TEST_AS_WEIR"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asWeir) != "" {
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// process is a weir of its own.
+type process struct {
+	cmd  *exec.Cmd
+	urls map[string]string // by what it prints them as: Push, Page, Admin
+}
+
+// startWeir starts a process with a configuration, which ends with the test.
+func startWeir(t *testing.T, config string) *process {
+	t.Helper()
+	dir := t.TempDir()
+	path := filepath.Join(dir, "weir.yaml")
+	if err := os.WriteFile(path, []byte(config+"data: "+dir+"/state\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := &process{cmd: exec.Command(os.Args[0], "serve", "-c", path), urls: map[string]string{}}
+	p.cmd.Env = append(os.Environ(), asWeir+"=1")
+	var log strings.Builder
+	p.cmd.Stderr = &log
+	out, err := p.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		p.cmd.Process.Signal(syscall.SIGTERM)
+		p.cmd.Wait()
+		if t.Failed() {
+			t.Logf("the log of a process:\n%s", &log)
+		}
+	})
+	lines := bufio.NewScanner(out)
+	for lines.Scan() && p.urls["Data"] == "" {
+		if f := strings.Fields(lines.Text()); len(f) == 2 && p.urls[f[0]] == "" {
+			p.urls[f[0]] = f[1]
+		}
+		if strings.HasPrefix(lines.Text(), "Data") {
+			break
+		}
+	}
+	if p.urls["Push"] == "" || p.urls["Page"] == "" {
+		t.Fatalf("the process said %v", p.urls)
+	}
+	go io.Copy(io.Discard, out) // ends with the process
+	return p
+}
+
+// get returns the body of a page of the process.
+func (p *process) get(t *testing.T, path string) string {
+	t.Helper()
+	resp, err := http.Get(strings.TrimSuffix(p.urls["Page"], "/") + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// TestTwoNodes has two processes on one NATS of somebody else: a change of the
+// policy is in force on both within a second, a running publish keeps its own,
+// and a bad change changes nothing.
+func TestTwoNodes(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts processes")
+	}
+	nats, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoLog: true, NoSigs: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	nats.Start()
+	t.Cleanup(func() { nats.Shutdown(); nats.WaitForShutdown() })
+	if !nats.ReadyForConnections(20 * time.Second) {
+		t.Fatal("nats-server is not ready")
+	}
+	keys := filepath.Join(t.TempDir(), "keys")
+	if err := os.WriteFile(keys, []byte(base64.StdEncoding.EncodeToString(make([]byte, 32))+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	config := func(node string) string {
+		return fmt.Sprintf(`listen: {rtmp: "127.0.0.1:0", http: "127.0.0.1:0", admin: "127.0.0.1:0"}
+node: %s
+nats: {url: %q}
+secrets: {key_file: %q}
+policy: {default_space: default, spaces: [{name: default, domains: [{name: "*"}], apps: [{name: live}]}]}
+`, node, nats.ClientURL(), keys)
+	}
+	a, b := startWeir(t, config("a")), startWeir(t, config("b"))
+
+	conn, err := rtmp.Dial(t.Context(), strings.TrimSuffix(a.urls["Push"], "/STREAM"), rtmp.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.Publish("s"); err != nil {
+		t.Fatal(err)
+	}
+	film := func(ms int64) {
+		t.Helper()
+		tag := flv.AppendAudio(nil, av.MP3, false, []byte("a frame of audio"))
+		if err := conn.WritePacket(av.Packet{Kind: av.Audio, Codec: av.MP3, Tag: tag, DTS: ms}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	film(0)
+
+	// The test is a third node.
+	bs, err := bus.Open(t.Context(), bus.Config{Node: "test", URL: nats.ClientURL()}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer bs.Close()
+	ring, err := cluster.ReadKeys(keys, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	p, err := cluster.OpenPolicy(ctx, bs.JetStream(), cluster.Options{Node: "test", Keys: ring})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	old, err := p.Document("space/default")
+	if err != nil {
+		t.Fatal(err)
+	}
+	change := func(app string) *policy.Space {
+		next := *old.Value.(*policy.Space)
+		next.Apps = []policy.App{policy.DefaultApp(app)}
+		return &next
+	}
+	known := func(p *process, app string) bool {
+		return strings.Contains(p.get(t, "/"+app+"/none.flv"), "NonExistStreamName")
+	}
+	if !known(a, "live") || !known(b, "live") {
+		t.Fatal("the nodes do not have the policy to begin with")
+	}
+	if _, err := p.Write(t.Context(), []cluster.Change{{Name: "space/default", Value: change("more"), Expect: old.Version}}, cluster.Author{By: "test"}, false); err != nil {
+		t.Fatal(err)
+	}
+	written := time.Now()
+	tick := time.NewTicker(2 * time.Millisecond) // between two looks at another process
+	defer tick.Stop()
+	for _, p := range []*process{a, b} {
+		for !known(p, "more") {
+			if time.Since(written) > 10*time.Second {
+				t.Fatal("the change is not in force")
+			}
+			<-tick.C
+		}
+		if known(p, "live") {
+			t.Error("the app that was taken away is still there")
+		}
+	}
+	if took := time.Since(written); took > time.Second {
+		t.Errorf("the change was in force on both nodes after %v", took)
+	} else {
+		t.Logf("in force on both nodes after %v", took)
+	}
+	// He who publishes keeps what he began with; others cannot any more.
+	film(20)
+	film(40)
+	resp, err := http.Get(a.urls["Admin"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	metrics, _ := io.ReadAll(resp.Body)
+	resp.Body.Close()
+	if !strings.Contains(string(metrics), "\nweir_publishers 1\n") {
+		t.Error("the publisher of the policy before is gone")
+	}
+	// The version that the first change has seen is an old one by now.
+	if _, err := p.Write(t.Context(), []cluster.Change{{Name: "space/default", Value: change("late"), Expect: old.Version}}, cluster.Author{By: "test"}, false); err == nil {
+		t.Error("a write of an old version was taken")
+	}
+	bad := change("bad")
+	bad.Apps[0].Hold = -time.Second
+	if _, err := p.Write(t.Context(), []cluster.Change{{Name: "space/default", Value: bad, Expect: cluster.Any}}, cluster.Author{By: "test"}, false); err == nil || !known(b, "more") {
+		t.Errorf("a bad document: %v", err)
+	}
+}

@@ -1,0 +1,141 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"weir/internal/cluster"
+	"weir/internal/policy"
+)
+
+// Secrets says by which keys the secrets of the policy are encrypted where they
+// are stored.
+type Secrets struct {
+	KeyFile string `yaml:"key_file"` // empty: those of WEIR_SECRET_KEYS, or secrets.key in the data folder, which is made
+}
+
+// PolicySource says whose word the policy is.
+type PolicySource string
+
+const (
+	// PolicyStore: the store's. The policy of the configuration file is what an
+	// empty one begins with.
+	PolicyStore PolicySource = "store"
+	// PolicyFile: the configuration file's, which is read again when it changes.
+	PolicyFile PolicySource = "file"
+)
+
+func (s *PolicySource) UnmarshalText(b []byte) error {
+	switch v := PolicySource(b); v {
+	case PolicyStore, PolicyFile:
+		*s = v
+		return nil
+	}
+	return errors.New("must be store or file")
+}
+
+// keys returns the keys of secrets.
+func (n *Node) keys() (*cluster.Keyring, error) {
+	text := os.Getenv("WEIR_SECRET_KEYS")
+	switch file := n.cfg.Secrets.KeyFile; {
+	case file != "":
+		return cluster.ReadKeys(file, false)
+	case text != "":
+		keys, err := cluster.ParseKeys(bytes.ReplaceAll([]byte(text), []byte(","), []byte("\n")))
+		if err != nil {
+			return nil, fmt.Errorf("WEIR_SECRET_KEYS: %w", err)
+		}
+		return keys, nil
+	}
+	return cluster.ReadKeys(n.data.sub("secrets.key"), true)
+}
+
+// openPolicy opens the policy.
+func (n *Node) openPolicy() error {
+	keys, err := n.keys()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), startTime)
+	defer cancel()
+	n.policy, err = cluster.OpenPolicy(ctx, n.bus.JetStream(), cluster.Options{
+		Log: n.log, Node: n.name, Replicas: n.bus.Replicas(), Keys: keys,
+		Copy: n.data.sub("policy.json"), Bootstrap: n.cfg.Policy, FileRules: n.cfg.PolicySource == PolicyFile,
+		Check: n.cfg.checkOpen, Changed: n.events.Emit,
+	})
+	return err
+}
+
+// useTokenKey gives the gate the key of segments' tokens that all nodes share.
+func (n *Node) useTokenKey() {
+	ctx, cancel := context.WithTimeout(context.Background(), startTime)
+	defer cancel()
+	key, err := n.policy.Key(ctx, "segments")
+	if err != nil {
+		n.log.Warn("players of HLS need new playlists after a restart, and from each node their own", "err", err)
+		return
+	}
+	n.gate.SetTokenKey(key)
+}
+
+// Policy returns the policy in force.
+func (n *Node) Policy() *policy.Set { return n.policy.Set() }
+
+// obey does what a new policy wants of those who are here.
+func (n *Node) obey(set *policy.Set) {
+	n.buckets.Apply(set)
+	n.sessions.Recheck()
+	for _, p := range n.cfg.checkOpen(set) {
+		n.log.Warn("policy." + p.Path + " " + p.Message)
+	}
+	if n.policy.FileRules() {
+		return // what is weak in a file was said when it was read
+	}
+	for _, path := range set.Weak() {
+		document, rest := set.Locate(path)
+		n.log.Warn("a secret of the policy is easily guessed; take what this prints: openssl rand -hex 16", "document", document, "setting", rest)
+	}
+}
+
+// comparePolicy says that the policy of the file is not the one in force, where
+// somebody could think that it is.
+func (n *Node) comparePolicy(cfg *Config) {
+	if !cfg.HasPolicy || n.policy.FileRules() {
+		return
+	}
+	e := policy.Encoding{Secret: policy.Clear}
+	if !bytes.Equal(e.JSON(policy.NewSet(sorted(cfg.Policy))), e.JSON(policy.NewSet(sorted(n.Policy())))) {
+		n.log.Warn("the policy of the configuration file is not the one in force: the file's is only what an empty store begins with. "+
+			"To make it so, run: weir apply -f FILE; or set policy_source: file", "file", cfg.File)
+	}
+}
+
+// sorted returns the documents of set by name.
+func sorted(set *policy.Set) []policy.Document {
+	list := set.Documents()
+	slices.SortFunc(list, func(a, b policy.Document) int { return strings.Compare(a.Name, b.Name) })
+	return list
+}
+
+// checkOpen finds domains of set at which anybody could publish, if others than
+// this machine can reach a listener.
+func (c *Config) checkOpen(set *policy.Set) []policy.Problem {
+	if c.AllowOpenPublish {
+		return nil
+	}
+	for _, l := range c.Listen.all() {
+		if !l.publish || !l.addr.on() || l.addr.loopback() {
+			continue
+		}
+		if path, name := openDomain(set); path != "" {
+			return []policy.Problem{{Path: path, Message: fmt.Sprintf("anybody who can reach listen.%s at %s could publish: the domain %q has no authentication; "+
+				"give it one below publish, or set allow_open_publish: true in the configuration file", l.name, l.addr, name)}}
+		}
+	}
+	return nil
+}
