@@ -415,6 +415,9 @@ func (p *Policy) follow(ctx context.Context) error {
 			if behind, err = p.probe(ctx); err != nil {
 				return err
 			}
+			if behind > 0 {
+				p.done.Go(func() { p.sendWaiting(ctx) }) // ends with ctx, or when it has written
+			}
 		}
 	}
 }

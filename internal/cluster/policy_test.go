@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"weir/internal/bus"
@@ -120,7 +122,12 @@ func apps(s *policy.Set, name string) string {
 // eventually waits for what another node sees.
 func eventually(t *testing.T, p *Policy, what string, cond func(*policy.Set) bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	eventuallyWithin(t, p, 10*time.Second, what, cond)
+}
+
+func eventuallyWithin(t *testing.T, p *Policy, patience time.Duration, what string, cond func(*policy.Set) bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if err := p.await(ctx, func() bool { return cond(p.set.Load()) }); err != nil {
 		t.Fatalf("%s: %v; the policy is\n%s", what, err, policy.Encoding{}.YAML(p.Set()))
@@ -654,4 +661,56 @@ func TestFileRules(t *testing.T) {
 	if diff := cmp.Diff(2, len(p.Documents("")), cmpopts.EquateEmpty()); diff != "" {
 		t.Errorf("documents: %s", diff)
 	}
+}
+
+// While JetStream is away the policy stays, writes are refused, and what is
+// forbidden anyway is written when it is back.
+func TestPolicyAway(t *testing.T) {
+	dir := t.TempDir()
+	start := func(port int) *server.Server {
+		s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: port, JetStream: true, StoreDir: dir, NoLog: true, NoSigs: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Start()
+		if !s.ReadyForConnections(20 * time.Second) {
+			t.Fatal("nats-server is not ready")
+		}
+		return s
+	}
+	first := start(server.RANDOM_PORT)
+	port := first.Addr().(*net.TCPAddr).Port
+	b, err := bus.Open(t.Context(), bus.Config{Node: "test", URL: first.ClientURL()}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(b.Close)
+	p, q := openPolicy(t, b.JetStream(), Options{Node: "a"}), openPolicy(t, b.JetStream(), Options{Node: "b"})
+	write(t, p, Change{Name: "space/demo", Value: space("demo", "live")})
+	eventually(t, q, "the second node has the space", func(s *policy.Set) bool { return apps(s, "demo") == "live" })
+	first.Shutdown()
+	first.WaitForShutdown()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if _, err := p.Write(ctx, []Change{{Name: "space/demo", Expect: Any}}, Author{}, false); !errors.Is(err, ErrAway) {
+		t.Errorf("Write = %v", err)
+	}
+	if apps(p.Set(), "demo") != "live" {
+		t.Error("the policy has changed")
+	}
+	ban := Ban{Space: "demo", App: "live", Stream: "evil", Type: policy.Both, By: "a"}
+	if err := p.Forbid(ctx, ban); !errors.Is(err, ErrAway) {
+		t.Errorf("Forbid = %v", err)
+	}
+	forbids := func(s *policy.Set) bool { return s.Spaces[1].Forbids(policy.Play, "live", "evil", time.Now()) }
+	if err := p.ForbidAnyway(ctx, ban); err != nil || !forbids(p.Set()) || forbids(q.Set()) {
+		t.Errorf("ForbidAnyway = %v; forbidden here: %t, there: %t", err, forbids(p.Set()), forbids(q.Set()))
+	}
+	eventuallyWithin(t, p, 30*time.Second, "it is known to be away", func(*policy.Set) bool { return p.away != nil })
+	second := start(port)
+	t.Cleanup(func() { second.Shutdown(); second.WaitForShutdown() })
+	eventuallyWithin(t, q, 30*time.Second, "it is forbidden there, too", forbids)
+	eventuallyWithin(t, p, 30*time.Second, "it is back", func(*policy.Set) bool { return p.away == nil })
+	write(t, p, Change{Name: "space/demo", Value: space("demo", "more"), Expect: Any})
+	eventuallyWithin(t, q, 30*time.Second, "changes go on", func(s *policy.Set) bool { return apps(s, "demo") == "more" })
 }
