@@ -10,14 +10,18 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"syscall"
 	"time"
+
+	"weir/internal/node"
 )
 
 // client is how commands that ask a running server reach it. A token is never a
 // flag: other users of the machine can read those.
 type client struct {
 	Server    string `env:"WEIR_SERVER" default:"http://127.0.0.1:8081" placeholder:"URL" help:"Where the server's API is (${default}; environment: WEIR_SERVER)."`
-	TokenFile string `env:"WEIR_TOKEN_FILE" placeholder:"FILE" help:"File with the token; without one, the environment's WEIR_TOKEN is the token."`
+	TokenFile string `env:"WEIR_TOKEN_FILE" placeholder:"FILE" help:"File with the token; without one, the environment's WEIR_TOKEN is the token, or on the server's machine that of its data folder."`
+	Data      string `env:"WEIR_DATA" placeholder:"DIR" help:"The data folder of the server on this machine, if it is not the usual one."`
 }
 
 // problemError is what the API says went wrong (RFC 9457).
@@ -39,17 +43,30 @@ func (e *problemError) Error() string {
 	}
 	switch e.Status {
 	case http.StatusUnauthorized:
-		b.WriteString("; put a token into WEIR_TOKEN, or name a file with --token-file. The first start of the server prints one")
+		b.WriteString("\nPut a token into WEIR_TOKEN, or name a file with --token-file. The first start of a server prints one, and on its machine " +
+			"this makes others: weir token create NAME --role viewer")
 	case http.StatusForbidden:
 		b.WriteString("; another token may")
 	}
 	return b.String()
 }
 
-// token returns the token.
+// token returns the token: that of --token-file, of the environment, or of the
+// data folder of a server on this machine. A server that needs one says so.
 func (c *client) token() (string, error) {
 	if c.TokenFile == "" {
-		return os.Getenv("WEIR_TOKEN"), nil
+		if token := os.Getenv("WEIR_TOKEN"); token != "" {
+			return token, nil
+		}
+		file, err := (&node.Config{Data: c.Data}).TokenFile()
+		if err != nil {
+			return "", nil // there is no server here
+		}
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return "", nil // there is none that is ours
+		}
+		return strings.TrimSpace(string(text)), nil
 	}
 	text, err := os.ReadFile(c.TokenFile)
 	if err != nil {
@@ -78,8 +95,15 @@ func (c *client) open(ctx context.Context, method, path string, header http.Head
 	if token != "" {
 		r.Header.Set("Authorization", "Bearer "+token)
 	}
-	resp, err := http.DefaultClient.Do(r)
-	if err != nil {
+	// A token goes to the server that it is meant for, and not where that sends us.
+	hc := http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	resp, err := hc.Do(r)
+	switch {
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return nil, fmt.Errorf("nobody listens at %s: start a server with weir serve, or say with --server or WEIR_SERVER where it is", c.Server)
+	case err != nil:
 		return nil, fmt.Errorf("the server does not answer: %w; --server or WEIR_SERVER says where it is", err)
 	}
 	if resp.StatusCode < 300 {

@@ -80,6 +80,7 @@ Play  rtmp://www.example.com/show/STREAM
       https://www.example.com:8443/show/STREAM/index.m3u8
 Page  http://127.0.0.1/
 Admin http://[::1]:8081/metrics
+      http://[::1]:8081/api/v1/openapi.yaml
 `
 	if out.String() != want {
 		t.Errorf("printURLs:\n%s\nwant:\n%s", &out, want)

@@ -38,6 +38,9 @@ func (s *serve) Run(ctx context.Context, stdout io.Writer) error {
 	}
 	printURLs(stdout, n.Addr, n.Policy())
 	fmt.Fprintf(stdout, "Data  %s\n", n.DataFolder())
+	if token := n.FirstToken(); token != "" {
+		fmt.Fprintf(stdout, "Token %s\n      is that of an admin, made at this first start and shown this once\n", token)
+	}
 	return n.Run(ctx)
 }
 
@@ -71,6 +74,7 @@ func printURLs(stdout io.Writer, addr func(listener string) net.Addr, set *polic
 	}
 	if a := addr("admin"); a != nil {
 		fmt.Fprintf(w, "Admin\thttp://%s/metrics\n", hostPort("", a, "http"))
+		fmt.Fprintf(w, " \thttp://%s/api/v1/openapi.yaml\n", hostPort("", a, "http"))
 	}
 }
 

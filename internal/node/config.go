@@ -32,6 +32,7 @@ type Config struct {
 	// beginning of the URLs of objects; empty: the URLs are paths.
 	PublicURL string `yaml:"public_url"`
 
+	API    API    `yaml:"api"`
 	NATS   NATS   `yaml:"nats"`
 	Events Events `yaml:"events"`
 
@@ -81,7 +82,7 @@ type Listen struct {
 	RTMPS Address `yaml:"rtmps"`
 	HTTP  Address `yaml:"http"`  // media
 	HTTPS Address `yaml:"https"` // media
-	Admin Address `yaml:"admin"` // health, metrics, profiles
+	Admin Address `yaml:"admin"` // API, health, metrics, profiles
 }
 
 // Transcode is what this machine does for live transcoding.
@@ -313,6 +314,7 @@ func (c *Config) check(add func(path, format string, args ...any)) {
 		u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.Path != "") {
 		add("public_url", "must be such as https://live.example.com, without path")
 	}
+	c.API.check(add)
 	c.NATS.check(add)
 	between(add, "events.max_age", c.Events.MaxAge, time.Hour, 10*365*24*time.Hour)
 	between(add, "events.max_size", c.Events.MaxSize, 16<<20, 1<<50)

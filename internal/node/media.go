@@ -53,6 +53,10 @@ func (n *Node) mediaHandler() http.Handler {
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer n.rescue(r)
+		if n.cfg.API.HTTPS && r.TLS != nil && isAPI(r.URL.Path) {
+			n.api.ServeHTTP(w, r)
+			return
+		}
 		// Nobody wants a body. Where it ends, this server and a proxy before it
 		// may understand in different ways, so it is the end of the connection.
 		if len(r.TransferEncoding) > 0 {

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"weir/internal/access"
+	"weir/internal/api"
 	"weir/internal/bus"
 	"weir/internal/callback"
 	"weir/internal/cluster"
@@ -80,7 +81,7 @@ type Node struct {
 // New makes a node: it opens the data folder, the event log and the listeners.
 // The caller must Run it.
 func New(cfg *Config, log *slog.Logger) (_ *Node, err error) {
-	n := &Node{cfg: cfg, log: log, listeners: make(map[string]net.Listener)}
+	n := &Node{cfg: cfg, log: log, listeners: make(map[string]net.Listener), started: time.Now()}
 	var files []string
 	if cfg.File != "" {
 		files = append(files, cfg.File)
@@ -151,6 +152,9 @@ func New(cfg *Config, log *slog.Logger) (_ *Node, err error) {
 	n.openTranscoder()
 	n.metrics = newMetrics(n)
 	n.useTokenKey()
+	if err := n.newAPI(); err != nil {
+		return nil, err
+	}
 	n.policy.OnChange(n.obey)
 	n.warn(cfg)
 	n.buckets.Apply(n.Policy()) // it may have changed before we were told
@@ -246,7 +250,7 @@ func (n *Node) Run(ctx context.Context) error {
 	}
 	media := n.httpServer(n.cfg.TrustedProxies.Handler(n.mediaHandler()))
 	media.WriteTimeout = responseTime
-	admin := n.httpServer(adminHandler(&n.ready, n.degraded, n.metrics))
+	admin := n.httpServer(n.adminHandler())
 
 	watching, stopWatching := context.WithCancel(ctx)
 	var watch errgroup.Group
@@ -259,6 +263,7 @@ func (n *Node) Run(ctx context.Context) error {
 	var look errgroup.Group
 	look.Go(func() error { n.quality.Run(looking); return nil })
 	look.Go(func() error { n.stats.Run(looking); return nil })
+	look.Go(func() error { n.runAPI(looking); return nil })
 
 	telling, stopTelling := context.WithCancel(tracing.With(context.WithoutCancel(ctx), n.tracer))
 	var tell errgroup.Group

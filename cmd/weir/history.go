@@ -1,0 +1,273 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"weir/internal/api"
+	"weir/internal/event"
+)
+
+// of is which facts or pushes a command is about.
+type of struct {
+	Space  string `help:"Of this space only."`
+	App    string `help:"Of this app only."`
+	Stream string `help:"Of streams of this name only."`
+}
+
+type events struct {
+	remote
+	of
+	Type   []string `help:"Of these types only, such as publish.ended; docs/events.md has all."`
+	Since  string   `placeholder:"TIME" help:"From then on: how long ago, such as 2h, or a time, such as 2026-01-31T20:00:00Z. If not given, a day ago; with -f from now on."`
+	Until  string   `placeholder:"TIME" help:"Before then; if not given, until now."`
+	Follow bool     `short:"f" help:"Go on with what happens from now on."`
+	Limit  int      `help:"How many at most; if not given, all."`
+}
+
+// Run prints facts: one a line, or with -o json each as one line of JSON.
+func (e *events) Run(ctx context.Context, stdout io.Writer) error {
+	c := &e.client
+	q := set("space", e.Space, "app", e.App, "stream", e.Stream, "type", strings.Join(e.Type, ","))
+	if err := times(q, e.Since, e.Until); err != nil {
+		return err
+	}
+	if e.Follow {
+		if e.Until != "" {
+			return errors.New("--until makes no sense with -f")
+		}
+		return c.follow(ctx, q, func(f event.Event, raw []byte) { e.print(stdout, &f, raw) })
+	}
+	list, err := all[api.Fact](ctx, c, "/events", q, e.Limit)
+	if err != nil {
+		return err
+	}
+	for i := range list {
+		raw, err := json.Marshal(list[i].Event)
+		if err != nil {
+			return err
+		}
+		e.print(stdout, &list[i].Event, raw)
+	}
+	return nil
+}
+
+// times puts a period into a query.
+func times(q url.Values, since, until string) error {
+	for name, s := range map[string]string{"since": since, "until": until} {
+		if s == "" {
+			continue
+		}
+		t, err := sinceTime(s, time.Now())
+		if err != nil {
+			return fmt.Errorf("--%s: %w", name, err)
+		}
+		q.Set(name, t.UTC().Format(time.RFC3339Nano))
+	}
+	return nil
+}
+
+// print prints a fact, whose JSON is raw.
+func (e *events) print(w io.Writer, f *event.Event, raw []byte) {
+	if e.Output == "json" {
+		fmt.Fprintf(w, "%s\n", raw)
+		return
+	}
+	about := "-"
+	if f.Space != "" {
+		about = strings.TrimRight(f.Space+"/"+f.App+"/"+f.Stream, "/")
+	}
+	fmt.Fprintf(w, "%s  %-18s %s  %s\n", local(f.Time), f.Type, printable(about), printable(summary(f)))
+}
+
+// summary is what a fact says, in a few words.
+func summary(f *event.Event) string {
+	switch d := f.Data.(type) {
+	case event.PublishRequested:
+		return fmt.Sprintf("%s by %s", d.Addr, d.Protocol)
+	case event.PublishRefused:
+		return fmt.Sprintf("%s: %s", d.Addr, d.Message)
+	case event.PublishStarted:
+		return fmt.Sprintf("%s by %s at %s", d.Addr, d.Protocol, d.Domain)
+	case event.PublishEnded:
+		return fmt.Sprintf("%s after %s, %s", d.Reason, age(f.Time.Sub(d.Started)), amount(d.Counters.Bytes, "B"))
+	case event.PlayEnded:
+		return fmt.Sprintf("%s by %s: %s after %s, %s", d.Addr, d.Protocol, d.Reason, age(f.Time.Sub(d.Started)), amount(d.Bytes, "B"))
+	case event.RecordStarted:
+		return d.Bucket + ": " + d.Key
+	case event.RecordFinished:
+		return fmt.Sprintf("%s: %s, %s, %s", d.Bucket, d.Key, age(d.Duration), amount(d.Size, "B"))
+	case event.RecordFailed:
+		return d.Bucket + ": " + d.Key + ": " + d.Errmsg
+	case event.SnapshotTaken:
+		return d.Bucket + ": " + d.Key
+	case event.SnapshotFailed:
+		return d.Bucket + ": " + d.Key + ": " + d.Errmsg
+	case event.CallbackAttempted:
+		return fmt.Sprintf("%s of %s, attempt %d: %s %d %s", d.URL, d.OfType, d.Attempt, d.Outcome, d.Status, d.Error)
+	case event.PolicyChanged:
+		return fmt.Sprintf("%s is version %d by %s %s", d.Document, d.Version, d.By, d.Note)
+	case event.APIWritten:
+		return fmt.Sprintf("%s %s by %s from %s: %d", d.Method, d.Path, d.Token, d.Addr, d.Status)
+	case event.AlertRaised:
+		return d.Alert + ": " + d.Text
+	case event.AlertCleared:
+		return d.Alert + " is over"
+	case event.NodeStarted:
+		return "weir " + d.Version + " on " + f.Node
+	case event.NodeStopped:
+		return d.Reason + " on " + f.Node
+	case event.Omitted:
+		return fmt.Sprintf("%d of %s", d.Count, d.Of)
+	}
+	return ""
+}
+
+// follow calls f for each fact as it happens, until ctx ends. A connection that
+// is lost is made again, behind the last fact that came.
+func (c *client) follow(ctx context.Context, q url.Values, f func(e event.Event, raw []byte)) error {
+	last := ""
+	for pause := time.Duration(0); ; {
+		header := http.Header{}
+		if last != "" {
+			header.Set("Last-Event-ID", last)
+		}
+		resp, err := c.open(ctx, http.MethodGet, "/events/feed?"+q.Encode(), header, nil)
+		if told := (*problemError)(nil); errors.As(err, &told) && told.Status < 500 && told.Status != http.StatusTooManyRequests {
+			return err
+		}
+		if err != nil && last == "" {
+			return err
+		}
+		if err == nil {
+			if q.Get("since") == "" { // if the first connection is lost before a fact has come
+				q.Set("since", time.Now().UTC().Format(time.RFC3339Nano))
+			}
+			pause = 0
+			last, err = feed(resp.Body, last, f)
+			resp.Body.Close()
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		if told := (*problemError)(nil); err != nil && !errors.As(err, &told) && pause > 30*time.Second {
+			return err
+		}
+		pause = min(max(2*pause, time.Second), time.Minute)
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// feed reads Server-Sent Events until they end, and returns the id of the last.
+func feed(r io.Reader, last string, f func(e event.Event, raw []byte)) (string, error) {
+	lines := bufio.NewScanner(r)
+	lines.Buffer(nil, 2<<20)
+	id, data := last, ""
+	for lines.Scan() {
+		name, value, _ := strings.Cut(lines.Text(), ": ")
+		switch name {
+		case "id":
+			id = value
+		case "data":
+			data = value
+		case "":
+			var e event.Event
+			if data != "" && id != last && json.Unmarshal([]byte(data), &e) == nil {
+				f(e, []byte(data))
+			}
+			last, data = id, ""
+		}
+	}
+	return last, lines.Err()
+}
+
+type history struct {
+	remote
+	of
+	Since  string `default:"24h" placeholder:"TIME" help:"From then on: how long ago, or a time (${default})."`
+	Until  string `placeholder:"TIME" help:"Before then; if not given, until now."`
+	Failed bool   `help:"Pushes that were refused."`
+	Sums   bool   `help:"For how long each stream was on the air."`
+	Limit  int    `help:"How many at most; if not given, all."`
+}
+
+// Run lists pushes that are over.
+func (h *history) Run(ctx context.Context, stdout io.Writer) error {
+	c := &h.client
+	q := set("space", h.Space, "app", h.App, "stream", h.Stream)
+	if err := times(q, h.Since, h.Until); err != nil {
+		return err
+	}
+	switch {
+	case h.Failed:
+		list, err := all[api.FailedPush](ctx, c, "/history/failed-pushes", q, h.Limit)
+		if err != nil {
+			return err
+		}
+		return h.show(stdout, list, "TIME STREAM CLIENT REASON TOLD", func(row func(...any)) {
+			for _, p := range list {
+				row(local(p.Time), p.Domain+"/"+p.App+"/"+p.Stream, address(p.Addr), p.Reason, p.Message)
+			}
+		})
+	case h.Sums:
+		var sums struct {
+			Items []api.Duration `json:"items"`
+		}
+		if err := c.do(ctx, http.MethodGet, "/history/durations", q, nil, &sums); err != nil {
+			return err
+		}
+		return h.show(stdout, sums.Items, "STREAM TIME PUSHES LIVE", func(row func(...any)) {
+			for _, d := range sums.Items {
+				row(d.Space+"/"+d.App+"/"+d.Stream, age(time.Duration(d.Seconds*float64(time.Second))), d.Pushes, d.Live)
+			}
+		})
+	}
+	list, err := all[api.PushInfo](ctx, c, "/history/pushes", q, h.Limit)
+	if err != nil {
+		return err
+	}
+	return h.show(stdout, list, "STARTED TIME STREAM PUBLISHER END BYTES VIDEO", func(row func(...any)) {
+		for _, p := range list {
+			video := p.Brought.VideoCodec
+			if p.Brought.Width > 0 {
+				video += fmt.Sprintf(" %dx%d", p.Brought.Width, p.Brought.Height)
+			}
+			row(local(p.Started), age(time.Duration(p.Seconds*float64(time.Second))), p.Space+"/"+p.App+"/"+p.Stream, address(p.Addr), p.Reason, amount(p.Brought.Bytes, "B"), video)
+		}
+	})
+}
+
+type nodes struct{ remote }
+
+// Run lists the servers.
+func (n *nodes) Run(ctx context.Context, stdout io.Writer) error {
+	c := &n.client
+	list, err := all[api.NodeInfo](ctx, c, "/nodes", url.Values{}, 0)
+	if err != nil {
+		return err
+	}
+	return n.show(stdout, list, "NODE VERSION UP STREAMS PLAYERS IN OUT CPU MEMORY STATE", func(row func(...any)) {
+		for _, i := range list {
+			state := "ready"
+			if !i.Ready {
+				state = "not ready"
+			}
+			if len(i.Degraded) > 0 {
+				state = "without " + strings.Join(i.Degraded, ", ")
+			}
+			row(i.Name, i.Version, age(i.Seen.Sub(i.Started)), i.Streams, i.Players, amount(i.BitsIn, "bit/s"), amount(i.BitsOut, "bit/s"), fmt.Sprintf("%.2f", i.CPU), amount(i.Memory, "B"), state)
+		}
+	})
+}

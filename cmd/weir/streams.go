@@ -1,0 +1,299 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"weir/internal/api"
+)
+
+// set puts the values that are not empty into a query.
+func set(pairs ...string) url.Values {
+	q := url.Values{}
+	for i := 0; i < len(pairs); i += 2 {
+		if pairs[i+1] != "" {
+			q.Set(pairs[i], pairs[i+1])
+		}
+	}
+	return q
+}
+
+type listStreams struct {
+	remote
+	Space  string `help:"Of this space only."`
+	App    string `help:"Of this app only."`
+	Prefix string `help:"Whose names begin so."`
+	Order  string `default:"name" enum:"name,since,-since,players,-players,bit_rate,-bit_rate,bytes,-bytes" help:"What to sort by, with - the greatest first: name (the default), since, players, bit_rate or bytes."`
+	Limit  int    `help:"How many at most; if not given, all."`
+}
+
+// Run lists the streams on the air.
+func (l *listStreams) Run(ctx context.Context, stdout io.Writer) error {
+	c := &l.client
+	list, err := all[api.StreamInfo](ctx, c, "/streams", set("space", l.Space, "app", l.App, "prefix", l.Prefix, "order", l.Order), l.Limit)
+	if err != nil {
+		return err
+	}
+	return l.show(stdout, list, "STREAM AGE PUBLISHER VIDEO AUDIO BITRATE PLAYERS", func(row func(...any)) {
+		for _, d := range list {
+			from := "(gone)"
+			if d.Publisher != nil {
+				from = address(d.Publisher.Addr)
+			}
+			video, audio := "-", "-"
+			if v := d.Video; v != nil {
+				video = fmt.Sprintf("%s %dx%d %.3g/s", v.Codec, v.Width, v.Height, v.FrameRate)
+			}
+			if d.Audio != nil {
+				audio = d.Audio.Codec
+			}
+			row(d.Space+"/"+d.App+"/"+d.Stream, age(time.Duration(d.Seconds*float64(time.Second))), from, video, audio, amount(d.BitRate, "bit/s"), d.Players.Total)
+		}
+	})
+}
+
+type showStream struct {
+	remote
+	Name string `arg:"" placeholder:"STREAM" help:"SPACE/APP/STREAM; the space is default and the app live if not given."`
+}
+
+// Run describes a stream.
+func (s *showStream) Run(ctx context.Context, stdout io.Writer) error {
+	c := &s.client
+	name, err := streamName(s.Name)
+	if err != nil {
+		return err
+	}
+	var d api.StreamInfo
+	if err := c.do(ctx, http.MethodGet, "/streams/"+name, nil, nil, &d); err != nil {
+		return err
+	}
+	return s.show(stdout, &d, "STREAM "+d.Space+"/"+d.App+"/"+d.Stream, func(row func(...any)) {
+		row("Node", d.Node)
+		row("Since", local(d.Since)+" ("+age(time.Duration(d.Seconds*float64(time.Second)))+")")
+		if p := d.Publisher; p != nil {
+			row("Publisher", fmt.Sprintf("%s by %s at %s, session %s", p.Addr, p.Protocol, p.Domain, p.Session))
+			row("Encoder", p.Encoder)
+			row("Sequence", p.Sequence)
+		} else {
+			row("Publisher", "gone; the stream is held for it to return")
+		}
+		if v := d.Video; v != nil {
+			row("Video", fmt.Sprintf("%s %dx%d, %.4g frames/s, %d frames between key frames (%.3g s), last one %.3g s ago", v.Codec, v.Width, v.Height, v.FrameRate, v.GOP, v.KeyInterval, v.SinceKey))
+		}
+		if a := d.Audio; a != nil {
+			row("Audio", fmt.Sprintf("%s, %d Hz, %d channels", a.Codec, a.SampleRate, a.Channels))
+		}
+		row("Bitrate", amount(d.BitRate, "bit/s"))
+		row("In", amount(d.Bytes, "B"))
+		row("Out", amount(d.BytesOut, "B"))
+		row("Clock", fmt.Sprintf("%d jumps, %.3g s ahead; sound %.3g s ahead of picture", d.Jumps, d.Lead, d.Drift))
+		p := d.Players
+		row("Players", fmt.Sprintf("%d: rtmp %d, rtmps %d, flv %d, ws-flv %d, hls %d", p.Total, p.RTMP, p.RTMPS, p.FLV, p.WSFLV, p.HLS))
+	})
+}
+
+type kick struct {
+	remote
+	Name    string `arg:"" optional:"" placeholder:"STREAM" help:"SPACE/APP/STREAM; the space is default and the app live if not given."`
+	Players bool   `help:"End its players, not its push."`
+	Session string `placeholder:"ID" help:"End one publisher or player, by the ID of its session."`
+}
+
+// Run ends a push, players, or a session.
+func (k *kick) Run(ctx context.Context, stdout io.Writer) error {
+	c := &k.client
+	if (k.Name == "") == (k.Session == "") {
+		return fmt.Errorf("say either a stream or --session")
+	}
+	if k.Session != "" {
+		return c.do(ctx, http.MethodDelete, "/sessions/"+url.PathEscape(k.Session), nil, nil, nil)
+	}
+	name, err := streamName(k.Name)
+	if err != nil {
+		return err
+	}
+	if !k.Players {
+		return c.do(ctx, http.MethodDelete, "/streams/"+name+"/publisher", nil, nil, nil)
+	}
+	var ended struct {
+		Ended int `json:"ended"`
+	}
+	if err := c.do(ctx, http.MethodDelete, "/streams/"+name+"/players", nil, nil, &ended); err != nil {
+		return err
+	}
+	fmt.Fprintf(stdout, "%d players ended\n", ended.Ended)
+	return nil
+}
+
+type forbid struct {
+	remote
+	Name  string        `arg:"" placeholder:"STREAM" help:"SPACE/APP/STREAM; the space is default and the app live if not given. With --app SPACE/APP, or APP."`
+	App   bool          `help:"It is an app, all of whose streams are meant."`
+	Only  string        `enum:"both,publish,play" default:"both" help:"publish or play; both if not given."`
+	For   time.Duration `placeholder:"DURATION" help:"For how long, such as 2h; if not given, for ever."`
+	Until string        `placeholder:"TIME" help:"Until when, such as 2026-01-31T20:00:00Z."`
+	Note  string        `help:"Why."`
+}
+
+// Run forbids a stream or an app.
+func (f *forbid) Run(ctx context.Context, stdout io.Writer) error {
+	name, err := forbiddenName(f.Name, f.App)
+	if err != nil {
+		return err
+	}
+	in := map[string]any{"type": f.Only}
+	switch {
+	case f.For != 0 && f.Until != "":
+		return fmt.Errorf("say either --for or --until")
+	case f.For != 0:
+		in["until"] = time.Now().Add(f.For).UTC()
+	case f.Until != "":
+		t, err := sinceTime(f.Until, time.Now())
+		if err != nil {
+			return fmt.Errorf("--until: %w", err)
+		}
+		in["until"] = t.UTC()
+	}
+	if f.Note != "" {
+		in["note"] = f.Note
+	}
+	var made api.Forbidden
+	if err := f.do(ctx, http.MethodPut, "/forbidden/"+name, nil, in, &made); err != nil {
+		return err
+	}
+	return f.print(stdout, []api.Forbidden{made})
+}
+
+// forbiddenName returns the path of a stream or an app.
+func forbiddenName(s string, app bool) (string, error) {
+	if !app {
+		return streamName(s)
+	}
+	path, err := streamName(s + "/x")
+	if strings.Count(s, "/") > 1 || err != nil {
+		return "", fmt.Errorf("%q is not SPACE/APP or APP", s)
+	}
+	return strings.TrimSuffix(path, "/x"), nil
+}
+
+type resume struct {
+	remote
+	Name string `arg:"" placeholder:"STREAM" help:"SPACE/APP/STREAM; the space is default and the app live if not given. With --app SPACE/APP, or APP."`
+	App  bool   `help:"It is an app. Streams that are forbidden by themselves stay so."`
+}
+
+// Run resumes a stream or an app.
+func (r *resume) Run(ctx context.Context) error {
+	name, err := forbiddenName(r.Name, r.App)
+	if err != nil {
+		return err
+	}
+	return r.do(ctx, http.MethodDelete, "/forbidden/"+name, nil, nil, nil)
+}
+
+type listForbidden struct {
+	remote
+	Space string `help:"Of this space only."`
+	App   string `help:"Of this app only."`
+}
+
+// Run lists what is forbidden.
+func (l *listForbidden) Run(ctx context.Context, stdout io.Writer) error {
+	list, err := all[api.Forbidden](ctx, &l.client, "/forbidden", set("space", l.Space, "app", l.App), 0)
+	if err != nil {
+		return err
+	}
+	return l.print(stdout, list)
+}
+
+// print prints what is forbidden.
+func (r *remote) print(stdout io.Writer, list []api.Forbidden) error {
+	return r.show(stdout, list, "STREAM FORBIDDEN UNTIL BY SINCE NOTE", func(row func(...any)) {
+		for _, f := range list {
+			name, until, by := f.Space+"/"+f.App+"/"+f.Stream, "for ever", f.By
+			if f.Stream == "" {
+				name += "*"
+			}
+			if !f.Until.IsZero() {
+				until = local(f.Until)
+			}
+			if f.Configured {
+				by = "the configuration"
+			}
+			row(name, f.Type, until, by, local(f.At), f.Note)
+		}
+	})
+}
+
+// tokens is the commands about tokens.
+type tokens struct {
+	Create createToken `cmd:"" help:"Make a token, and print it: nobody can learn it again."`
+	List   listTokens  `cmd:"" help:"List tokens."`
+	Revoke revokeToken `cmd:"" help:"Revoke a token."`
+}
+
+type createToken struct {
+	remote
+	Name  string        `arg:"" help:"What to call it."`
+	Role  string        `required:"" enum:"viewer,operator,admin" help:"viewer sees, operator also ends, forbids and records, admin also changes policy and tokens."`
+	Space string        `help:"The only space that it is for."`
+	For   time.Duration `placeholder:"DURATION" help:"How long it is valid, such as 720h; if not given, until it is revoked."`
+}
+
+// Run makes a token.
+func (t *createToken) Run(ctx context.Context, stdout io.Writer) error {
+	c := &t.client
+	in := map[string]any{"name": t.Name, "role": t.Role}
+	if t.Space != "" {
+		in["space"] = t.Space
+	}
+	if t.For > 0 {
+		in["expires"] = time.Now().Add(t.For).UTC().Truncate(time.Second)
+	}
+	var made api.NewToken
+	if err := c.do(ctx, http.MethodPost, "/tokens", nil, in, &made); err != nil {
+		return err
+	}
+	if t.Output == "json" {
+		return t.show(stdout, made, "", nil)
+	}
+	fmt.Fprintln(stdout, made.Token)
+	return nil
+}
+
+type listTokens struct{ remote }
+
+// Run lists tokens.
+func (l *listTokens) Run(ctx context.Context, stdout io.Writer) error {
+	c := &l.client
+	list, err := all[api.TokenInfo](ctx, c, "/tokens", url.Values{}, 0)
+	if err != nil {
+		return err
+	}
+	return l.show(stdout, list, "ID NAME ROLE SPACE CREATED BY EXPIRES", func(row func(...any)) {
+		for _, t := range list {
+			expires := local(t.Expires)
+			if t.Expired {
+				expires += " (expired)"
+			}
+			row(t.ID, t.Name, t.Role, t.Space, local(t.Created), t.CreatedBy, expires)
+		}
+	})
+}
+
+type revokeToken struct {
+	remote
+	ID string `arg:"" help:"ID of the token, as the list of tokens has it."`
+}
+
+// Run revokes a token.
+func (t *revokeToken) Run(ctx context.Context) error {
+	c := &t.client
+	return c.do(ctx, http.MethodDelete, "/tokens/"+url.PathEscape(t.ID), nil, nil, nil)
+}
