@@ -80,7 +80,7 @@ func cmdServe(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(os.WriteFile(ts.MkAbs("default.yaml"), []byte(config), 0o644))
 		args = []string{"-c", "default.yaml"}
 	}
-	s, err := startServer(filepath.Join(binDir, "weir"), ts.MkAbs("."), ts.MkAbs("weir.log"), append([]string{"PATH=" + ts.Getenv("PATH"), "GORACE=" + ts.Getenv("GORACE")}, os.Environ()...), args...)
+	s, err := startServer(filepath.Join(binDir, "weir"), ts.MkAbs("."), ts.MkAbs("weir.log"), append(os.Environ(), "PATH="+ts.Getenv("PATH"), "GORACE="+ts.Getenv("GORACE"), "XDG_STATE_HOME="+ts.Getenv("XDG_STATE_HOME")), args...)
 	ts.Check(err)
 	*ts.Value(serverKey{}).(**server) = s
 	ts.Setenv("WEIR_PID", strconv.Itoa(s.cmd.Process.Pid))
