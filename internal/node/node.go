@@ -76,6 +76,13 @@ type Node struct {
 	ffmpeg     *ffmpeg.Tool
 	snapshots  *snapshot.Snapshotter
 	transcoder *transcode.Transcoder
+
+	api        *api.Server
+	tokens     *api.Tokens
+	nodes      *cluster.Nodes
+	firstToken string // made at this start
+	started    time.Time
+	load       load
 }
 
 // New makes a node: it opens the data folder, the event log and the listeners.
