@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"weir/internal/callback/sink"
+	"weir/internal/cluster"
 	"weir/internal/media/rtmp"
 	"weir/internal/policy"
 )
@@ -50,7 +51,9 @@ func TestCallbacks(t *testing.T) {
 	// A policy for those who begin later.
 	changed := policy.Set{DefaultSpace: c.Policy.DefaultSpace, Spaces: append([]policy.Space(nil), c.Policy.Spaces...)}
 	changed.Spaces[0].Callback = &policy.Callback{URL: policy.Endpoint(second.URL + "/live"), Format: policy.CallbackV1JSON, Sequence: true}
-	n.policy.Store(&changed)
+	if _, err := n.policy.Apply(t.Context(), &changed, false, false, cluster.Author{By: "test"}); err != nil {
+		t.Fatal(err)
+	}
 	pub.Close()
 	if a := seen(before, 3); len(a.Problems) > 0 || len(a.Live) > 0 {
 		t.Errorf("the first receiver: %+v", a)
