@@ -13,6 +13,7 @@ import (
 	traces "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/protobuf/proto"
 
+	"weir/internal/cluster"
 	"weir/internal/policy"
 )
 
@@ -53,7 +54,9 @@ func TestTracing(t *testing.T) {
 	e.URL, e.AllowNetworks = policy.Endpoint(owner.URL), []policy.Network{{Prefix: netip.MustParsePrefix("127.0.0.0/8")}}
 	set := policy.Default()
 	set.Spaces[0].Domains[0].Publish.External = e
-	w.policy.Store(set)
+	if _, err := w.policy.Apply(t.Context(), set, false, false, cluster.Author{By: "test"}); err != nil {
+		t.Fatal(err)
+	}
 	w.encoder("live", "traced?token=secret")
 	parent := <-asked
 	sequence := ""
