@@ -24,16 +24,17 @@ const version = "0.1.0"
 
 // cli is the command line. Its help is for somebody who sees it first.
 type cli struct {
-	Serve   serve         `cmd:"" default:"withargs" help:"Run the server (the default). Without -c it listens on this machine only and takes any stream of the app live."`
-	Check   check         `cmd:"" help:"Check a configuration file and say everything that is wrong with it."`
-	Bench   bench.Command `cmd:"" help:"Put a server under load, ours or another's, and measure it."`
-	Sink    sinkCommand   `cmd:"" help:"Receive callbacks on this machine, print and check them; for development."`
-	URL     urls          `cmd:"" help:"Print signed URLs to push to and play from, and say why a URL is accepted or not."`
-	Apply   applyPolicy   `cmd:"" help:"Make the policy of a running server what a file says, all of it or nothing."`
-	Diff    diffPolicy    `cmd:"" help:"Say in what the policy of a running server differs from a file; then the exit code is 1."`
-	Get     getPolicy     `cmd:"" help:"Print a document of the policy of a running server, or list all of them."`
-	Export  exportPolicy  `cmd:"" help:"Print the policy of a running server as weir apply takes it."`
-	Version showVersion   `cmd:"" help:"Print the version."`
+	Serve     serve         `cmd:"" default:"withargs" help:"Run the server (the default). Without -c it listens on this machine only and takes any stream of the app live."`
+	Check     check         `cmd:"" help:"Check a configuration file and say everything that is wrong with it."`
+	Bench     bench.Command `cmd:"" help:"Put a server under load, ours or another's, and measure it."`
+	Sink      sinkCommand   `cmd:"" help:"Receive callbacks on this machine, print and check them; for development."`
+	Callbacks callbacks     `cmd:"" help:"Ask a running server what owners were told, and tell them again."`
+	URL       urls          `cmd:"" help:"Print signed URLs to push to and play from, and say why a URL is accepted or not."`
+	Apply     applyPolicy   `cmd:"" help:"Make the policy of a running server what a file says, all of it or nothing."`
+	Diff      diffPolicy    `cmd:"" help:"Say in what the policy of a running server differs from a file; then the exit code is 1."`
+	Get       getPolicy     `cmd:"" help:"Print a document of the policy of a running server, or list all of them."`
+	Export    exportPolicy  `cmd:"" help:"Print the policy of a running server as weir apply takes it."`
+	Version   showVersion   `cmd:"" help:"Print the version."`
 
 	Streams   listStreams   `cmd:"" help:"List the streams on the air of a running server."`
 	Stream    showStream    `cmd:"" help:"Describe a stream on the air."`
