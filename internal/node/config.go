@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	neturl "net/url"
-	urls "net/url"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -310,7 +309,7 @@ func (c *Config) check(add func(path, format string, args ...any)) {
 	if c.Node != "" && !policy.ValidName(c.Node) {
 		add("node", "%.128q is not a name: %s", c.Node, policy.NameForm)
 	}
-	if u, err := urls.Parse(c.PublicURL); c.PublicURL != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" ||
+	if u, err := neturl.Parse(c.PublicURL); c.PublicURL != "" && (err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" ||
 		u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.Path != "") {
 		add("public_url", "must be such as https://live.example.com, without path")
 	}
