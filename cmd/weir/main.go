@@ -36,16 +36,19 @@ type cli struct {
 	Export    exportPolicy  `cmd:"" help:"Print the policy of a running server as weir apply takes it."`
 	Version   showVersion   `cmd:"" help:"Print the version."`
 
-	Streams   listStreams   `cmd:"" help:"List the streams on the air of a running server."`
-	Stream    showStream    `cmd:"" help:"Describe a stream on the air."`
-	Kick      kick          `cmd:"" help:"End the push of a stream, its players, or one session."`
-	Forbid    forbid        `cmd:"" help:"Keep a stream, or all of an app, off the air, for a while or for ever."`
-	Resume    resume        `cmd:"" help:"Let what is forbidden on the air again."`
-	Forbidden listForbidden `cmd:"" help:"List what is forbidden."`
-	Events    events        `cmd:"" help:"Print what happened at a running server, and with -f what happens."`
-	History   history       `cmd:"" help:"List pushes that are over, or were refused."`
-	Nodes     nodes         `cmd:"" help:"List the servers."`
-	Token     tokens        `cmd:"" help:"Make, list and revoke tokens of a running server."`
+	Streams    listStreams    `cmd:"" help:"List the streams on the air of a running server."`
+	Stream     showStream     `cmd:"" help:"Describe a stream on the air."`
+	Kick       kick           `cmd:"" help:"End the push of a stream, its players, or one session."`
+	Forbid     forbid         `cmd:"" help:"Keep a stream, or all of an app, off the air, for a while or for ever."`
+	Resume     resume         `cmd:"" help:"Let what is forbidden on the air again."`
+	Forbidden  listForbidden  `cmd:"" help:"List what is forbidden."`
+	Events     events         `cmd:"" help:"Print what happened at a running server, and with -f what happens."`
+	History    history        `cmd:"" help:"List pushes that are over, or were refused."`
+	Recordings recordings     `cmd:"" help:"List recordings, start and stop them, print their URLs, delete them."`
+	Snapshots  snapshots      `cmd:"" help:"List, take and save pictures of streams."`
+	Renditions listTranscodes `cmd:"" help:"List renditions, and how they fare."`
+	Nodes      nodes          `cmd:"" help:"List the servers."`
+	Token      tokens         `cmd:"" help:"Make, list and revoke tokens of a running server."`
 }
 
 func main() {
