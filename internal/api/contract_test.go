@@ -296,9 +296,11 @@ func TestMatrix(t *testing.T) {
 	for _, e := range endpoints(w.Server) {
 		for _, h := range holders {
 			w.failing = failures{} // whose limit has a test of its own
+			w.Tokens.mu.RLock()
 			for _, x := range w.Tokens.byID {
 				x.limit.SetBurst(1 << 30) // that of tokens, too
 			}
+			w.Tokens.mu.RUnlock()
 			rec := w.do(t, request{method: e.method, path: e.url(t), token: h.text, body: e.body(t)})
 			want, kind := 0, kind("")
 			switch {

@@ -112,6 +112,7 @@ type Tokens struct {
 	kv    jetstream.KeyValue // nil until loaded
 	watch jetstream.KeyWatcher
 	byID  map[string]*held
+	gone  map[string]bool // revoked here; what the store said of them before may still come
 }
 
 // held is a token in memory, with what it has left to ask.
@@ -123,7 +124,7 @@ type held struct {
 // NewTokens returns the tokens of a store, of which nothing is known until
 // Load or Run; replicas is how many nodes keep them.
 func NewTokens(js jetstream.JetStream, replicas int, log *slog.Logger) *Tokens {
-	return &Tokens{js: js, replicas: replicas, log: log, byID: make(map[string]*held)}
+	return &Tokens{js: js, replicas: replicas, log: log, byID: make(map[string]*held), gone: make(map[string]bool)}
 }
 
 // Load reads all tokens. It does nothing if they have been read.
@@ -208,7 +209,7 @@ func (t *Tokens) apply(e jetstream.KeyValueEntry) {
 		return
 	}
 	if e.Operation() != jetstream.KeyValuePut {
-		t.drop(id)
+		t.drop(id, false)
 		return
 	}
 	tok, err := decodeToken(e.Value())
@@ -222,15 +223,22 @@ func (t *Tokens) apply(e jetstream.KeyValueEntry) {
 func (t *Tokens) hold(tok *Token) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.byID[tok.ID] == nil {
+	if t.byID[tok.ID] == nil && !t.gone[tok.ID] {
 		t.byID[tok.ID] = &held{tok, rate.NewLimiter(askRate, askBurst)}
 	}
 }
 
-func (t *Tokens) drop(id string) {
+// drop forgets a token; here says that it was revoked on this node, and the
+// store is still to say so.
+func (t *Tokens) drop(id string, here bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.byID, id)
+	if here {
+		t.gone[id] = true
+	} else {
+		delete(t.gone, id)
+	}
 }
 
 // newToken gives tok its ID and hash and returns its text.
@@ -300,10 +308,12 @@ func (t *Tokens) Revoke(ctx context.Context, id string) error {
 	case h == nil || h.local:
 		return ErrNoToken
 	}
+	t.drop(id, true)
 	if err := kv.Delete(ctx, tokenKey+id); err != nil {
+		t.drop(id, false)
+		t.hold(h.Token)
 		return fmt.Errorf("revoke a token: %w", err)
 	}
-	t.drop(id)
 	return nil
 }
 

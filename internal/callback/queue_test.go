@@ -26,6 +26,7 @@ func TestTell(t *testing.T) {
 		seq := w.push("a", "s1", "one.example", asV2())
 		w.end("a", "s1", "one.example", seq, begin, asV2())
 		time.Sleep(2 * time.Second)
+		synctest.Wait()
 		list := w.all("one.example")
 		if len(list) != 2 || w.mem.writes != 0 || w.mem.cursor != 3 {
 			t.Fatalf("told %d times, with %d writes and the cursor at %d, want 2, 0, 3", len(list), w.mem.writes, w.mem.cursor)
@@ -45,6 +46,7 @@ func TestTell(t *testing.T) {
 		}
 		w.push("b", "s1", "one.example", asV2()) // a space without a secret
 		time.Sleep(time.Second)
+		synctest.Wait()
 		if h := w.all("one.example")[2].header; h.Get(HeaderSignature) != "" {
 			t.Errorf("signed without a secret: %v", h)
 		}

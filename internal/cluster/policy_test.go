@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -142,8 +143,8 @@ func TestPolicyWrite(t *testing.T) {
 	if got := apps(p.Set(), "default"); got != "live" || p.Set().DefaultSpace != "default" {
 		t.Fatalf("a new store has the apps %q", got)
 	}
-	var told int
-	p.OnChange(func(*policy.Set) { told++ })
+	var told atomic.Int64
+	p.OnChange(func(*policy.Set) { told.Add(1) })
 
 	created := write(t, p, Change{Name: "space/demo", Value: space("demo", "live")})[0]
 	if created.Version == 0 || created.Before != 0 || created.By != "test" || created.At.IsZero() {
@@ -237,8 +238,8 @@ func TestPolicyWrite(t *testing.T) {
 	if diff := cmp.Diff(want, notes); diff != "" {
 		t.Errorf("facts (-want +got):\n%s", diff)
 	}
-	if told != 4 {
-		t.Errorf("told of %d changes", told)
+	if n := told.Load(); n != 4 {
+		t.Errorf("told of %d changes", n)
 	}
 	history, err := p.History(t.Context(), "space/demo")
 	if err != nil || len(history) != 4 || !history[1].Deleted || history[3].Version != created.Version || history[3].By != "test" || history[3].Note != "created" {
