@@ -108,6 +108,13 @@ func (a *asked) allow(key stream.Key, now time.Time) bool {
 	return true
 }
 
+// note says that a picture of a stream has just been taken, or could not be.
+func (a *asked) note(key stream.Key, now time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.at[key] = now
+}
+
 // Now takes a picture of a stream's newest key frame, whatever the interval. It
 // is stored, and told of, where the app has pictures stored, and store says so. The
 // error is ErrNoPicture, ErrTooMany, or says why there is none.
@@ -115,6 +122,7 @@ func (s *Snapshotter) Now(ctx context.Context, st *stream.Stream, store bool) (*
 	if !s.asked.allow(st.Key(), time.Now()) {
 		return nil, ErrTooMany
 	}
+	defer func() { s.asked.note(st.Key(), time.Now()) }()
 	pub := st.Publication()
 	if pub == nil {
 		return nil, ErrNoPicture

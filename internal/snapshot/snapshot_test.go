@@ -215,7 +215,7 @@ func TestFailures(t *testing.T) {
 // A stream whose worker is busy keeps the newest key frame and gives up older
 // ones; other streams do not notice. A picture that hangs ends with its limit.
 func TestBusyWorkerSheds(t *testing.T) {
-	w := newWorld(t, fakeTool(t), func(o *Options) { o.Pictures, o.Time = 2, 5*time.Second })
+	w := newWorld(t, fakeTool(t), func(o *Options) { o.Pictures, o.Time = 2, 20*time.Second })
 	p := w.publish("slow", func(s *policy.Snapshot) { s.Interval = time.Second })
 	write(t, p, frame(0, true, "slow"))
 	for i := range int64(5) {
