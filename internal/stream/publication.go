@@ -48,6 +48,10 @@ type Push struct {
 	// packets then come with that stream's times and keep them, so that a
 	// player may go from one to the other.
 	Of *Stream
+	// Continues says that the rendition goes on where another publication of it
+	// has ended, with the same source: to players nothing has changed, unless the codec
+	// configuration has.
+	Continues bool
 }
 
 // Publication is one publisher's turn at a stream. One goroutine writes

@@ -186,7 +186,7 @@ func (s *Stream) attach(p *Publication, now time.Time) {
 	}
 	s.pub, s.live, s.app = p, true, p.app
 	s.grown.Broadcast()
-	if s.time.started {
+	if s.time.started && !p.push.Continues {
 		s.time.resume(now)
 		s.breakf = true
 	}

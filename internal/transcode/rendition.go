@@ -87,6 +87,7 @@ func (f *feed) hears(p av.Packet) bool {
 type rendition struct {
 	*output
 	src *source
+	of  *stream.Publication // of the source
 	log *slog.Logger
 
 	newest atomic.Int64 // time of the newest frame, ms of the source; 0: none yet
@@ -137,12 +138,14 @@ func (r *rendition) publish(p av.Packet) error {
 		key := stream.Key{Space: r.src.key.Space, App: r.src.key.App, Name: r.name}
 		of := r.src.s.Push()
 		client := event.Client{Domain: of.Client.Domain, Protocol: "transcode", NodeAddr: of.Client.NodeAddr}
-		pub, err := r.src.t.hub.Publish(key, r.app(), stream.Push{Sequence: event.NewSequence(), Client: client, Of: r.src.s})
+		r.src.madeMu.Lock()
+		defer r.src.madeMu.Unlock()
+		pub, err := r.src.t.hub.Publish(key, r.app(), stream.Push{Sequence: event.NewSequence(), Client: client, Of: r.src.s, Continues: r.src.made[r.Suffix] == r.of})
 		if err != nil {
 			r.log.Warn("rendition cannot be published", "err", err)
 			return err
 		}
-		r.pub = pub
+		r.pub, r.src.made[r.Suffix] = pub, r.of
 	}
 	return r.pub.WritePacket(p)
 }

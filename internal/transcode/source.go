@@ -50,6 +50,9 @@ type source struct {
 	log  *slog.Logger
 	wake chan struct{} // somebody plays; buffered
 
+	madeMu sync.Mutex
+	made   map[string]*stream.Publication // of the source, of which each suffix was made last
+
 	mu       sync.Mutex
 	played   map[string]time.Time // templates of players, and when they were last wanted
 	shed     map[string]bool      // suffixes that were given up
@@ -212,7 +215,7 @@ func (src *source) make(ctx context.Context, pub *stream.Publication, in []*poli
 	if err != nil {
 		return 0, nil // it is over before it began
 	}
-	outs, logos := src.plan(ctx, &m, in)
+	outs, logos := src.plan(ctx, pub, &m, in)
 	if len(outs) == 0 {
 		src.mu.Lock()
 		why := ""
@@ -344,7 +347,7 @@ func firstFrame(list []av.Packet) int {
 }
 
 // plan decides what is made, and fetches the pictures that it needs.
-func (src *source) plan(ctx context.Context, m *media, in []*policy.Transcode) ([]*rendition, map[logo][]byte) {
+func (src *source) plan(ctx context.Context, pub *stream.Publication, m *media, in []*policy.Transcode) ([]*rendition, map[logo][]byte) {
 	t := src.t
 	errs := make(map[string]string)
 	logos := make(map[logo][]byte)
@@ -386,7 +389,7 @@ func (src *source) plan(ctx context.Context, m *media, in []*policy.Transcode) (
 		if o.Clock != nil && t.opt.Font == "" {
 			src.log.Warn("rendition without clock: there is no font", "rendition", o.name)
 		}
-		list = append(list, &rendition{output: o, src: src, log: src.log.With("rendition", o.name)})
+		list = append(list, &rendition{output: o, src: src, of: pub, log: src.log.With("rendition", o.name)})
 	}
 	src.mu.Lock()
 	src.errs = errs
