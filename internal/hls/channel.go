@@ -30,36 +30,24 @@ const (
 
 // position is where a channel's numbering has come to.
 type position struct {
-	time          int64  // 1/90000 s; names of segments are times
-	sequence      uint64 // EXT-X-MEDIA-SEQUENCE
-	discontinuity uint64 // EXT-X-DISCONTINUITY-SEQUENCE
-	left          time.Time
+	time     int64  // 1/90000 s; names of segments are times
+	sequence uint64 // EXT-X-MEDIA-SEQUENCE
+	era      uint64 // of the newest segment
+	left     time.Time
 }
 
-// origin returns the position of a channel that nothing is known of. Its numbers
-// are taken from the clock, which runs at least as fast as segments come, so
+// origin returns the position of a channel that nothing is known of. Its number
+// is taken from the clock, which runs at least as fast as segments come, so
 // that players and caches that knew the stream before a restart, or by another
-// node, never see a number fall or a name come again. Its time is left to the
-// stream, which has it from the clock too (stream.Stream.Clock).
-//
-// The discontinuity sequence counts hours, and those of recent years only:
-// hls.js keeps a time for each in an array and walks over all of it, which with
-// a number of ten digits takes the browser minutes.
-func origin(now time.Time) position {
-	return position{
-		sequence:      uint64(now.Unix()),
-		discontinuity: uint64(max(0, now.Sub(epoch)/time.Hour)),
-	}
-}
-
-// epoch is where origin's hours begin.
-var epoch = time.Date(2025, 1, 1, 0, 0, 0, 0, time.UTC)
+// node, never see it fall or a name come again. Its time and its era are left to the
+// stream, which has them from the clock too (stream.Stream.Clock, NextEra).
+func origin(now time.Time) position { return position{sequence: uint64(now.Unix())} }
 
 // after returns the position that is not before p either.
 func (at position) after(p position) position {
 	at.time = max(at.time, p.time)
 	at.sequence = max(at.sequence, p.sequence)
-	at.discontinuity = max(at.discontinuity, p.discontinuity)
+	at.era = max(at.era, p.era)
 	return at
 }
 
@@ -87,6 +75,7 @@ type channel struct {
 	list     m3u8.Playlist
 	window   []*segment // what list lists
 	retired  []*segment // what may still be asked for, the oldest first
+	had      bool       // there has been a segment
 	held     int        // bytes of window and retired
 	room     *room      // that held is a part of, and due
 	due      int        // bytes that are to come, until the playlist has its shortest length
@@ -103,6 +92,7 @@ type segment struct {
 	info   m3u8.Segment
 	listed time.Duration // longest playlist that listed it
 	expire time.Time     // when it may go, once it is not listed any more
+	steps  uint64        // discontinuities before it
 }
 
 func newChannel(key stream.Key, at position) *channel {
@@ -111,7 +101,7 @@ func newChannel(key stream.Key, at position) *channel {
 
 // begin makes the channel live: segments will be added under cfg. It returns
 // what the Packager has to go on from.
-func (c *channel) begin(cfg policy.HLS) (from int64, seconds int) {
+func (c *channel) begin(cfg policy.HLS) Past {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.cfg, c.refused = cfg, false
@@ -119,7 +109,7 @@ func (c *channel) begin(cfg policy.HLS) (from int64, seconds int) {
 	if c.publish(); len(c.window) == 0 {
 		c.ready = make(chan struct{})
 	}
-	return c.position.time, c.list.TargetDuration
+	return Past{c.position.time, c.list.TargetDuration, c.position.era}
 }
 
 // add makes s the newest segment of the playlist. Tight says that there is no
@@ -130,10 +120,16 @@ func (c *channel) add(s Segment, seconds int, tight bool, log *slog.Logger) {
 		file:   name,
 		data:   s.Data,
 		length: []string{strconv.Itoa(len(s.Data))},
-		info:   m3u8.Segment{URI: name, Duration: s.Duration, Discontinuity: s.Discontinuity, Time: s.Time},
+		info:   m3u8.Segment{URI: name, Duration: s.Duration, Time: s.Time},
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	era := max(s.Era, c.position.era)
+	if c.had {
+		seg.steps = era - c.position.era
+		seg.info.Discontinuity, seg.info.Unseen = seg.steps > 0, max(int(seg.steps)-1, 0)
+	}
+	c.position.era, c.had = era, true
 	c.list.TargetDuration = seconds
 	c.window = append(c.window, seg)
 	c.hold(len(seg.data))
@@ -238,9 +234,6 @@ func (c *channel) retire(now time.Time) {
 	s.expire = now.Add(s.info.Duration + s.listed + playlistAge)
 	c.retired = append(c.retired, s)
 	c.position.sequence++
-	if s.info.Discontinuity {
-		c.position.discontinuity++
-	}
 }
 
 // forget lets go of the oldest segment that is not listed.
@@ -294,24 +287,19 @@ func (c *channel) leave(now time.Time) position {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	p := c.position
-	p.discontinuity++ // the first segment of another channel is none to us
-	for _, s := range c.window {
-		p.sequence++
-		if s.info.Discontinuity {
-			p.discontinuity++
-		}
-	}
+	p.sequence += uint64(len(c.window))
 	p.left = now
 	return p
 }
 
 // publish shows players how things stand. c.mu is held.
 func (c *channel) publish() {
-	c.list.MediaSequence, c.list.DiscontinuitySequence = c.position.sequence, c.position.discontinuity
+	c.list.MediaSequence, c.list.DiscontinuitySequence = c.position.sequence, c.position.era
 	c.list.Segments = make([]m3u8.Segment, len(c.window))
 	v := &view{segments: make(map[string]*segment, len(c.window)+len(c.retired)), refused: c.refused}
 	for i, s := range c.window {
 		c.list.Segments[i] = s.info
+		c.list.DiscontinuitySequence -= s.steps
 		v.segments[s.file] = s
 	}
 	for _, s := range c.retired {

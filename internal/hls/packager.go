@@ -27,6 +27,9 @@ const (
 	maxStep = 3000
 	// usual is how long a frame takes, in ms, as long as nobody knows.
 	usual = 40
+	// overlap is what of a stream is left out at most, in ms, because a
+	// Packager before this one has made segments of it.
+	overlap = 15_000
 )
 
 // Segment is a finished piece of a stream, a transport stream of its own. It
@@ -36,7 +39,17 @@ type Segment struct {
 	Data          []byte
 	Duration      time.Duration
 	Time          time.Time // when the first frame was made, by this machine's clock
-	Discontinuity bool      // encoder, tracks or time line are others than in the segment before
+	Era           uint64    // discontinuity sequence number; see Line
+	Discontinuity bool      // encoder, tracks or time line are others than in the segment before: Era is greater
+}
+
+// Line is what the packets of a Packager have in common with those of others that
+// package the same stream, or renditions of it, so that players may go from one to
+// another: it is a stream.Reader and its stream.Stream.
+type Line interface {
+	Clock() (zero time.Time, origin int64, ok bool) // see stream.Stream
+	NextEra(after uint64) uint64                    // the same
+	Era() uint64                                    // of the packet that was read last
 }
 
 // Packager is an av.Writer that cuts a stream into segments.
@@ -50,7 +63,8 @@ type Segment struct {
 // parameter set that differs in bytes from the one before, everything waits for a key
 // frame, as it does at the start. A track that comes late joins the segment in
 // the making; the tracks' number changes at a segment's start, marked as a
-// discontinuity.
+// discontinuity. A discontinuity that the Line doesn't know of is made known to it, and
+// one that it knows and the packets don't show is marked at a key frame.
 //
 // A Packager is used by one goroutine.
 type Packager struct {
@@ -59,9 +73,9 @@ type Packager struct {
 	emit    func(Segment)
 	hurry   func() bool // does somebody wait for the first segment?
 	from    int64       // no time is below this, 1/90000 s
-	clock   func() (zero time.Time, origin int64, ok bool)
-	target  int64 // wanted duration of a segment, ms
-	seconds int   // target duration of the playlist; 0: not decided yet
+	line    Line        // nil: nothing is in common
+	target  int64       // wanted duration of a segment, ms
+	seconds int         // target duration of the playlist; 0: not decided yet
 
 	mux          *mpegts.Muxer // nil before the first frame
 	base         int64         // of mux
@@ -87,10 +101,12 @@ type Packager struct {
 	end      int64 // of its newest frame, ms
 	keyed    bool  // it begins with a key frame
 	pictured bool  // it has video
+	era      uint64
 
 	// The segments before it.
 	emitted bool // there are some
 	lastPTS int64
+	lastEra uint64
 	tracks  [2]av.Codec // of the newest
 }
 
@@ -104,17 +120,21 @@ type source struct {
 	warned   bool  // the log has it that a codec of it is not supported
 }
 
+// Past is where the playlist has come to that a Packager goes on with.
+type Past struct {
+	From    int64  // no PTS is below this, 1/90000 s
+	Seconds int    // target duration; 0: it has had no segment yet
+	Era     uint64 // of its newest segment
+}
+
 // NewPackager returns a Packager that hands segments to emit, which is called
-// by WritePacket and Close. No PTS of theirs is below from, and seconds is
-// the target duration of the playlist if it is decided already, else 0. hurry tells
-// whether a player waits for the first segment; it may be nil. clock is
-// stream.Stream.Clock; nil where the packets are of no stream.
-func NewPackager(cfg policy.HLS, log *slog.Logger, from int64, seconds int, clock func() (time.Time, int64, bool),
-	hurry func() bool, emit func(Segment)) *Packager {
+// by WritePacket and Close. hurry tells whether a player waits for the first
+// segment; it may be nil. line is nil where the packets are of no stream.
+func NewPackager(cfg policy.HLS, log *slog.Logger, past Past, line Line, hurry func() bool, emit func(Segment)) *Packager {
 	return &Packager{
-		cfg: cfg, log: log, emit: emit, hurry: hurry, from: from, clock: clock,
-		target: cfg.Segment.Milliseconds(), seconds: seconds,
-		lastPTS: from - 1, broken: seconds > 0, fresh: true, needKey: true,
+		cfg: cfg, log: log, emit: emit, hurry: hurry, from: past.From, line: line,
+		target: cfg.Segment.Milliseconds(), seconds: past.Seconds,
+		lastPTS: past.From - 1, lastEra: past.Era, broken: past.Seconds > 0, fresh: true, needKey: true,
 	}
 }
 
@@ -268,8 +288,8 @@ func (p *Packager) writeFrame(src *source, pkt av.Packet) {
 	if p.open && p.cutBefore(isVideo, &pkt) {
 		p.cut(pkt.DTS)
 	}
-	if p.mux == nil {
-		p.begin(pkt.DTS)
+	if p.mux == nil && !p.begin(pkt.DTS) {
+		return
 	}
 	if err := p.mux.WritePacket(pkt); err != nil {
 		if !p.warned {
@@ -284,30 +304,59 @@ func (p *Packager) writeFrame(src *source, pkt av.Packet) {
 			p.start = pkt.DTS
 		}
 		p.end = p.start
+		if p.era = max(p.now(), p.lastEra); p.broken && p.era == p.lastEra {
+			p.era = p.next()
+		}
 	}
 	p.pictured = p.pictured || isVideo
 	p.end = max(p.end, pkt.DTS+src.interval)
 }
 
+// now returns the era of the newest packet.
+func (p *Packager) now() uint64 {
+	if p.line == nil {
+		return p.lastEra
+	}
+	return p.line.Era()
+}
+
+// next returns an era after that of the newest segment.
+func (p *Packager) next() uint64 {
+	if p.line == nil {
+		return p.lastEra + 1
+	}
+	return p.line.NextEra(p.lastEra)
+}
+
 // zero returns when the stream's time was 0.
 func (p *Packager) zero() time.Time {
-	if p.clock != nil {
-		if zero, _, ok := p.clock(); ok {
+	if p.line != nil {
+		if zero, _, ok := p.line.Clock(); ok {
 			return zero
 		}
 	}
 	return p.epoch
 }
 
-// begin makes the muxer when the first frame comes, whose time is dts.
-func (p *Packager) begin(dts int64) {
-	zero := time.Now().UnixMilli() - dts
-	if p.clock != nil { // the same for all renditions of a stream
-		if _, origin, ok := p.clock(); ok {
-			zero = origin
+// begin makes the muxer when the first frame comes, whose time is dts. It reports
+// false for one that must be left out, because the playlist has that time already.
+func (p *Packager) begin(dts int64) bool {
+	p.base = (time.Now().UnixMilli() - dts) * mpegts.Clock
+	common := false
+	if p.line != nil { // the same for all renditions of a stream
+		if _, origin, ok := p.line.Clock(); ok {
+			p.base, common = origin*mpegts.Clock, true
 		}
 	}
-	p.base = max(zero*mpegts.Clock, p.from-dts*mpegts.Clock)
+	switch ahead := p.from - (p.base + dts*mpegts.Clock); {
+	case ahead <= 0:
+	case common && ahead < overlap*mpegts.Clock:
+		p.fresh, p.needKey = true, true
+		return false
+	default:
+		p.base += ahead
+		p.broken = p.broken || p.lastEra > 0
+	}
 	p.mux = mpegts.NewMuxer(p.base)
 	for _, c := range []struct {
 		kind av.Kind
@@ -317,6 +366,7 @@ func (p *Packager) begin(dts int64) {
 			p.mux.WritePacket(av.Packet{Kind: c.kind, Codec: c.src.codec, Config: true, Frame: c.src.config})
 		}
 	}
+	return true
 }
 
 // admit says whether a frame is written while a key frame is waited for.
@@ -383,6 +433,9 @@ func (p *Packager) cutBefore(isVideo bool, pkt *av.Packet) bool {
 	if p.mux.Size()+len(pkt.Frame) > int(p.cfg.MaxSegmentSize) {
 		return true
 	}
+	if (pkt.Key || p.video.codec == av.Unknown) && p.now() > p.era {
+		return true
+	}
 	switch {
 	case isVideo && pkt.Key:
 		// A tenth less than wanted will do: timestamps are rounded, and the next
@@ -419,14 +472,20 @@ func (p *Packager) cut(at int64) {
 	video, audio := p.mux.Tracks()
 	tracks := [2]av.Codec{video, audio}
 	p.settled = true
+	if p.emitted && tracks != p.tracks && p.era == p.lastEra {
+		if p.era = p.now(); p.era <= p.lastEra {
+			p.era = p.next()
+		}
+	}
 	s := Segment{
 		PTS:           max(pts, p.lastPTS+1),
 		Data:          data,
 		Duration:      time.Duration(length) * time.Millisecond,
 		Time:          p.zero().Add(time.Duration(p.start) * time.Millisecond),
-		Discontinuity: p.broken || p.emitted && tracks != p.tracks,
+		Era:           p.era,
+		Discontinuity: p.broken || p.emitted && p.era > p.lastEra,
 	}
-	p.lastPTS, p.tracks, p.emitted = s.PTS, tracks, true
+	p.lastPTS, p.lastEra, p.tracks, p.emitted = s.PTS, s.Era, tracks, true
 	// A little too much, which is sound ahead of the picture, is counted in the
 	// next segment; a hole in time is not counted at all.
 	p.start, p.carry, p.broken = p.start+length, !hole, hole

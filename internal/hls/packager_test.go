@@ -121,7 +121,7 @@ func pack(t testing.TB, cfg policy.HLS, packets ...[]av.Packet) (segments []Segm
 	t.Helper()
 	const from = 1234567
 	var p *Packager
-	p = NewPackager(cfg, quiet(), from, 0, nil, nil, func(s Segment) {
+	p = NewPackager(cfg, quiet(), Past{From: from}, nil, nil, func(s Segment) {
 		segments = append(segments, s)
 		if seconds == 0 {
 			seconds = p.TargetDuration()
@@ -405,7 +405,7 @@ func TestPackager(t *testing.T) {
 func TestPackagerHurry(t *testing.T) {
 	var got []Segment
 	waits := true
-	p := NewPackager(config(nil), quiet(), 0, 0, nil, func() bool { return waits }, func(s Segment) { got, waits = append(got, s), false })
+	p := NewPackager(config(nil), quiet(), Past{}, nil, func() bool { return waits }, func(s Segment) { got, waits = append(got, s), false })
 	for _, pkt := range append(configs, both(60_000).run(21_000)...) {
 		p.WritePacket(pkt)
 	}
@@ -417,7 +417,7 @@ func TestPackagerHurry(t *testing.T) {
 // A Packager that goes on from another one.
 func TestPackagerContinues(t *testing.T) {
 	var got []Segment
-	p := NewPackager(config(nil), quiet(), 1<<50, 3, nil, nil, func(s Segment) { got = append(got, s) })
+	p := NewPackager(config(nil), quiet(), Past{From: 1 << 50, Seconds: 3}, nil, nil, func(s Segment) { got = append(got, s) })
 	for _, pkt := range append(configs, both(10_000).run(21_000)...) {
 		p.WritePacket(pkt)
 	}
@@ -451,7 +451,7 @@ func TestPackagerSize(t *testing.T) {
 func TestPackagerTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var got []Segment
-		p := NewPackager(config(nil), quiet(), 0, 0, nil, nil, func(s Segment) { got = append(got, s) })
+		p := NewPackager(config(nil), quiet(), Past{}, nil, nil, func(s Segment) { got = append(got, s) })
 		e := both(2000)
 		e.at = 100_000
 		for _, pkt := range append(configs, e.run(1500)...) { // at once
@@ -573,7 +573,7 @@ func FuzzPackager(f *testing.F) {
 // A stream of sound alone that cannot be packaged is refused until it can.
 func TestPackagerSoundAlone(t *testing.T) {
 	var text bytes.Buffer
-	p := NewPackager(policy.DefaultApp("a").HLS, slog.New(slog.NewTextHandler(&text, nil)), 0, 0, nil, nil, func(Segment) {})
+	p := NewPackager(policy.DefaultApp("a").HLS, slog.New(slog.NewTextHandler(&text, nil)), Past{}, nil, nil, func(Segment) {})
 	play := func(codec av.Codec, from, to int64) {
 		for at := from; at < to; at += 20 {
 			pkt := audio(at)
@@ -603,7 +603,7 @@ func TestPackagerSoundAlone(t *testing.T) {
 // H84: codecs that come and go fill no log.
 func TestPackagerSaysItOnce(t *testing.T) {
 	var text bytes.Buffer
-	p := NewPackager(policy.DefaultApp("a").HLS, slog.New(slog.NewTextHandler(&text, nil)), 0, 0, nil, nil, func(Segment) {})
+	p := NewPackager(policy.DefaultApp("a").HLS, slog.New(slog.NewTextHandler(&text, nil)), Past{}, nil, nil, func(Segment) {})
 	for i := range int64(100) {
 		for _, c := range []struct {
 			kind  av.Kind
@@ -614,5 +614,59 @@ func TestPackagerSaysItOnce(t *testing.T) {
 	}
 	if n := strings.Count(text.String(), "not supported"); n != 2 {
 		t.Errorf("the log says %d times what is not supported:\n%.2000s", n, &text)
+	}
+}
+
+// numbered is a Line whose eras begin when the test says so.
+type numbered struct {
+	origin int64 // ms
+	era    uint64
+	asked  int // for another era
+}
+
+func (l *numbered) Clock() (time.Time, int64, bool) { return time.UnixMilli(l.origin), l.origin, true }
+func (l *numbered) Era() uint64                     { return l.era }
+
+func (l *numbered) NextEra(after uint64) uint64 {
+	l.asked++
+	l.era = max(l.era, after+1)
+	return l.era
+}
+
+// Segments have the numbers of the line, and what the line doesn't know of is made known.
+func TestPackagerEras(t *testing.T) {
+	l := &numbered{origin: 5_000_000, era: 7}
+	var got []Segment
+	e := both(2000)
+	// The playlist has had all up to 3 s already.
+	p := NewPackager(config(nil), quiet(), Past{From: 5_003_000 * 90, Era: 7}, l, nil, func(s Segment) { got = append(got, s) })
+	write := func(list []av.Packet) {
+		for _, pkt := range list {
+			p.WritePacket(pkt)
+		}
+	}
+	write(configs)
+	write(e.run(8000)) // 4, 6
+	l.era = 8          // another publisher
+	write(broken(configs...))
+	write(e.run(4000)) // 8, 10
+	if l.asked != 0 {
+		t.Errorf("an era was asked for where there was one")
+	}
+	write([]av.Packet{videoConfig(avcConfig2)}) // the line has it that this is nothing
+	write(e.run(4000))                          // 12, 14
+	l.era = 12                                  // somebody else has found something, thrice
+	write(e.run(4000))                          // 16, 18
+	p.Close()
+	var text strings.Builder
+	for _, s := range got {
+		mark := ""
+		if s.Discontinuity {
+			mark = "| "
+		}
+		fmt.Fprintf(&text, "%s%d: %d, ", mark, (s.PTS/90-5_000_000)/1000, s.Era)
+	}
+	if want := "4: 7, 6: 7, | 8: 8, 10: 8, | 12: 9, 14: 9, | 16: 12, 18: 12, "; text.String() != want || l.asked != 1 {
+		t.Errorf("segments (time: era) %s, want %s; an era was asked for %d times, want once", text.String(), want, l.asked)
 	}
 }

@@ -67,6 +67,12 @@ type Server struct {
 	pruned   time.Time               // when past was last looked through
 }
 
+// line is the Line of a job.
+type line struct {
+	*stream.Stream
+	*stream.Reader
+}
+
 // job is one stream being packaged into a channel, by a goroutine that ends
 // when its reader does.
 type job struct {
@@ -158,13 +164,13 @@ func (s *Server) attach(st *stream.Stream) (*channel, *job) {
 	c.expect(need(st))
 	c.traffic.Store(st.Traffic())
 	s.touch(c)
-	from, seconds := c.begin(cfg)
+	past := c.begin(cfg)
 	if cfg.Mode != policy.HLSAlways {
 		j.watch = time.AfterFunc(cfg.Idle, func() { s.checkIdle(c, j, cfg.Idle) })
 	}
 	log := s.log.With("stream", st.Key().String())
 	var p *Packager
-	p = NewPackager(cfg, log, from, seconds, st.Clock, func() bool { return c.waiting.Load() > 0 },
+	p = NewPackager(cfg, log, past, line{st, j.reader}, func() bool { return c.waiting.Load() > 0 },
 		func(seg Segment) { c.add(seg, p.TargetDuration(), !s.makeRoom(len(seg.Data)), log) })
 	s.jobs.Go(func() { s.work(c, j, p, log) })
 	return c, j
@@ -183,7 +189,11 @@ func (s *Server) work(c *channel, j *job, p *Packager, log *slog.Logger) {
 	defer s.mu.Unlock()
 	c.job = nil
 	j.stream.Traffic().Watching(stream.HLS, 0)
-	left := c.end(p.End())
+	end := p.End()
+	if j.idle.Load() {
+		end = p.lastPTS + 1 // the same stream may be wanted again, from its newest key frame
+	}
+	left := c.end(end)
 	if failed || j.idle.Load() || s.closed {
 		s.remove(c)
 		log.Info("HLS ends", "idle", j.idle.Load())

@@ -460,7 +460,7 @@ func TestIdle(t *testing.T) {
 			t.Errorf("idle: %+v", s)
 		}
 		again := n.playlist("/live/s1.m3u8")
-		if again.MediaSequence < last.MediaSequence+uint64(len(last.Segments)) || again.DiscontinuitySequence <= last.DiscontinuitySequence {
+		if again.MediaSequence < last.MediaSequence+uint64(len(last.Segments)) || again.DiscontinuitySequence != last.DiscontinuitySequence {
 			t.Errorf("sequences %d, %d after %d, %d", again.MediaSequence, again.DiscontinuitySequence, last.MediaSequence, last.DiscontinuitySequence)
 		}
 		if again.Segments[0].URI <= last.Segments[len(last.Segments)-1].URI {
@@ -631,7 +631,7 @@ func (h *history) poll(target string) {
 			t.Errorf("segment of %v, target duration %d", s.Duration, p.TargetDuration)
 		}
 		if s.Discontinuity {
-			discontinuity++
+			discontinuity += 1 + uint64(s.Unseen)
 		}
 		r := h.segments[s.URI]
 		if r == nil {
@@ -718,7 +718,7 @@ func TestMemory(t *testing.T) {
 func TestPanic(t *testing.T) {
 	inBubble(t, nil, func(n *node) {
 		j := &job{reader: new(stream.Reader)} // of no stream
-		if failed := n.srv.pump(newChannel(stream.Key{}, position{}), j, NewPackager(n.app.HLS, quiet(), 0, 0, nil, nil, nil), quiet()); !failed {
+		if failed := n.srv.pump(newChannel(stream.Key{}, position{}), j, NewPackager(n.app.HLS, quiet(), Past{}, nil, nil, nil), quiet()); !failed {
 			t.Error("no panic")
 		}
 		if got := n.srv.stats.panics.Swap(0); got != 1 {
@@ -729,8 +729,155 @@ func TestPanic(t *testing.T) {
 
 // hls.js is minutes busy with a discontinuity sequence like a time of day.
 func TestNumbersStartSmallEnoughForPlayers(t *testing.T) {
-	at := origin(time.Date(2045, 1, 1, 0, 0, 0, 0, time.UTC))
-	if at.discontinuity == 0 || at.discontinuity > 1<<18 || at.sequence > 1<<32 || at.time >= 1<<32 {
-		t.Errorf("in 2045 a channel starts at %d with media sequence %d, discontinuity sequence %d", at.time, at.sequence, at.discontinuity)
+	inBubble(t, nil, func(n *node) {
+		time.Sleep(time.Until(time.Date(2045, 1, 1, 0, 0, 0, 0, time.UTC)))
+		n.publish("s1", both(2000), configs...)
+		list := n.playlist("/live/s1.m3u8")
+		if list.DiscontinuitySequence == 0 || list.DiscontinuitySequence > 1<<18 || list.MediaSequence > 1<<32 {
+			t.Errorf("in 2045 a playlist starts with media sequence %d, discontinuity sequence %d", list.MediaSequence, list.DiscontinuitySequence)
+		}
+	})
+}
+
+// render makes a rendition of a stream: the same packets a little later, in one
+// configuration whatever that of the source is, from a key frame on after each
+// change. It ends with the stream.
+func (n *node) render(st *stream.Stream, name string) {
+	key := st.Key()
+	key.Name = name
+	run := func(of *stream.Publication, again bool) (more bool) {
+		r := of.NewReader()
+		defer r.Close()
+		pub, err := n.hub.Publish(key, &n.app, stream.Push{Of: st, Continues: again})
+		if err != nil {
+			n.t.Error(err)
+			return false
+		}
+		defer pub.End(stream.EndClosed)
+		for _, c := range configs {
+			pub.WritePacket(c)
+		}
+		keyed := false
+		for {
+			p, err := r.ReadPacket()
+			if err != nil {
+				return false
+			}
+			if p.Break && keyed {
+				return true
+			}
+			if keyed = keyed || p.Key; !p.Config && p.Kind != av.Data && keyed {
+				time.Sleep(time.Until(n.made(st, p.DTS).Add(300 * time.Millisecond)))
+				p.Break = false
+				pub.WritePacket(p)
+			}
+		}
 	}
+	n.pub.Go(func() {
+		for of := st.AwaitPublication(context.Background(), nil); of != nil; of = st.AwaitPublication(context.Background(), of) {
+			for again := false; run(of, again); {
+				again = true
+			}
+		}
+	})
+}
+
+func (n *node) made(st *stream.Stream, dts int64) time.Time {
+	zero, _, _ := st.Clock()
+	return zero.Add(time.Duration(dts) * time.Millisecond)
+}
+
+// All variants have the same discontinuity sequence numbers for the same time,
+// whoever was asked for when: hls.js goes by them from one to another (RFC
+// 8216, 6.2.4).
+func TestVariantsShareDiscontinuities(t *testing.T) {
+	inBubble(t, func(a *policy.App) { a.HLS.Idle = 20 * time.Second }, func(n *node) {
+		other := []av.Packet{videoConfig(avcConfig2), audioConfig(aacConfig)}
+		var changes []time.Time // of the source
+		push := func() (pub *stream.Publication, change chan []av.Packet) {
+			pub, err := n.hub.Publish(stream.Key{Space: "default", App: "live", Name: "s1"}, &n.app, stream.Push{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			change = make(chan []av.Packet, 1)
+			e := both(2000)
+			change <- configs
+			n.pub.Go(func() { // ends with the publication
+				for {
+					select {
+					case list := <-change:
+						e.lastKey = e.at - e.gop
+						changes = append(changes, time.Now())
+						for _, c := range list {
+							c.DTS = e.at
+							pub.WritePacket(c)
+						}
+					default:
+					}
+					for _, p := range e.run(20) {
+						if pub.WritePacket(p) != nil {
+							return
+						}
+					}
+					time.Sleep(20 * time.Millisecond)
+				}
+			})
+			return pub, change
+		}
+		pub, change := push()
+		synctest.Wait()
+		n.render(n.hub.Find(stream.Key{Space: "default", App: "live", Name: "s1"}), "s1_low")
+
+		numbers := make(map[int]uint64) // by the number of changes before
+		seen := make(map[string]int)    // segments, by variant
+		poll := func(seconds int, names ...string) {
+			for range seconds {
+				time.Sleep(time.Second)
+				for _, name := range names {
+					list := n.playlist("/live/" + name + "/index.m3u8")
+					at := list.DiscontinuitySequence
+					for _, s := range list.Segments {
+						if s.Discontinuity {
+							at += 1 + uint64(s.Unseen)
+						}
+						seen[name]++
+						before := 0
+						for before < len(changes) && changes[before].Before(s.Time.Add(s.Duration/2)) {
+							before++
+						}
+						if was, ok := numbers[before]; !ok {
+							numbers[before] = at
+						} else if was != at {
+							t.Errorf("%v: segment %s of %s, after %d changes, has number %d, others %d", time.Now(), s.URI, name, before, at, was)
+						}
+					}
+				}
+			}
+		}
+		poll(15, "s1")
+		change <- other
+		poll(31, "s1")
+		poll(10, "s1", "s1_low") // which begins now
+		change <- configs
+		poll(20, "s1", "s1_low")
+		poll(30, "s1_low") // nobody asks for the other any more
+		change <- other
+		poll(20, "s1", "s1_low")
+		pub.End(stream.EndReset)
+		time.Sleep(2 * time.Second) // held
+		pub, change = push()
+		poll(20, "s1_low")
+		change <- other
+		poll(5, "s1_low", "s1")
+		pub.End(stream.EndClosed)
+		time.Sleep(n.app.Hold + 5*time.Second) // over, and then there again
+		pub, _ = push()
+		synctest.Wait()
+		n.render(n.hub.Find(stream.Key{Space: "default", App: "live", Name: "s1"}), "s1_low")
+		poll(20, "s1_low", "s1")
+		if len(numbers) != len(changes) || seen["s1"] < 500 || seen["s1_low"] < 500 {
+			t.Errorf("%d changes, %d numbers, segments %v", len(changes), len(numbers), seen)
+		}
+		pub.End(stream.EndClosed)
+	})
 }

@@ -105,13 +105,15 @@ type Hub struct {
 	follow    []func(context.Context, *Publication, *Reader)
 	wanted    []func(Key) bool
 	awaited   map[Key]*awaited
+	traces    map[Key]trace  // of streams that have ended lately
+	pruned    time.Time      // when traces was last looked through
 	tasks     sync.WaitGroup // functions of OnPublish and Follow, players, pumps
 }
 
 // NewHub returns an empty hub. The caller ends it with Close.
 func NewHub(o Options) *Hub {
 	o.defaults()
-	h := &Hub{opt: o, streams: make(map[Key]*Stream), awaited: make(map[Key]*awaited)}
+	h := &Hub{opt: o, streams: make(map[Key]*Stream), awaited: make(map[Key]*awaited), traces: make(map[Key]trace)}
 	h.gather.ceiling = max(0, o.GatherCeiling)
 	return h
 }
@@ -215,6 +217,11 @@ func (h *Hub) Publish(key Key, app *policy.App, push Push) (*Publication, error)
 	s := h.streams[key]
 	if s == nil {
 		s = newStream(h, key, app, now)
+		if t, ok := h.traces[key]; push.Of != nil {
+			s.eras.begin(0) // it has its source's
+		} else if ok {
+			s.after(t)
+		}
 		h.streams[key] = s
 		s.ctx, s.cancel = context.WithCancel(context.Background())
 		if a := h.awaited[key]; a != nil {
@@ -250,6 +257,7 @@ func (h *Hub) expire(s *Stream, p *Publication) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if s.finish(p) {
+		h.remember(s)
 		delete(h.streams, s.key)
 	}
 }

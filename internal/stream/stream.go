@@ -40,6 +40,7 @@ type Stream struct {
 	time   timeline
 	clock  wallClock
 	breakf bool // the next media packet is the first after a break
+	eras   eras
 
 	// The log. packets[0] has sequence number first; gop is the sequence number
 	// of the newest key frame if cached says that there is one.
@@ -61,7 +62,8 @@ type Stream struct {
 // logged is a packet in the log.
 type logged struct {
 	av.Packet
-	at int64 // size of all packets before it
+	at  int64  // size of all packets before it
+	era uint64 // see NextEra
 }
 
 // packetCost is about what a packet takes in memory besides its bytes.
@@ -98,6 +100,7 @@ func newStream(h *Hub, key Key, app *policy.App, now time.Time) *Stream {
 		traffic: new(Traffic),
 	}
 	s.grown.L = &s.mu
+	s.eras.begin(firstEra(now))
 	return s
 }
 
@@ -197,6 +200,10 @@ func (s *Stream) attach(p *Publication, now time.Time) {
 // write appends a packet of the publication pub and hands it to the feeds. It
 // returns the packet's time on the stream's own time line.
 func (s *Stream) write(pub *Publication, p av.Packet, now time.Time) (dts int64, ok bool) {
+	var era uint64
+	if of := pub.push.Of; of != nil {
+		era = of.eraAt(p.DTS)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.pub != pub || !s.live {
@@ -230,6 +237,11 @@ func (s *Stream) write(pub *Publication, p av.Packet, now time.Time) (dts int64,
 		ok = s.admit(&s.video, &p, now)
 	case av.Audio:
 		ok = s.admit(&s.audio, &p, now)
+	}
+	if pub.push.Of != nil {
+		s.eras.reach(era, p.DTS)
+	} else if ok && p.Break {
+		s.eras.turn(p.DTS)
 	}
 	if ok || p.Kind == av.Data {
 		s.append(p, now)
@@ -275,7 +287,7 @@ func (s *Stream) admit(t *track, p *av.Packet, now time.Time) bool {
 // append adds p to the log, wakes readers and feeds, and lets go of packets
 // that nobody can want.
 func (s *Stream) append(p av.Packet, now time.Time) {
-	s.packets = append(s.packets, logged{p, s.size})
+	s.packets = append(s.packets, logged{p, s.size, s.eras.newest()})
 	s.size += int64(len(p.Tag) + packetCost)
 	// Without video every frame of audio is a place to start.
 	if p.Key || p.Kind == av.Audio && !p.Config && !s.video.seen() {
@@ -416,7 +428,8 @@ type Reader struct {
 	next   uint64
 	closed bool
 	jumps  uint64
-	jumped bool // the next packet is the first after a jump
+	jumped bool   // the next packet is the first after a jump
+	era    uint64 // of the newest packet read
 
 	pub   *Publication // the one that is read, if not all of them
 	over  bool         // it is over; until is set
@@ -464,6 +477,10 @@ func (r *Reader) ReadPacket() (av.Packet, error) {
 		case len(r.queue) > 0:
 			p := r.queue[0]
 			r.queue = r.queue[1:]
+			r.era = s.eras.newest()
+			if r.next >= s.first && r.next < s.next() {
+				r.era = s.packets[r.next-s.first].era
+			}
 			return r.mark(p), nil
 		case r.next < s.first: // fell behind: the newest key frame, or what there is
 			r.jumps++
@@ -471,9 +488,10 @@ func (r *Reader) ReadPacket() (av.Packet, error) {
 			r.next, r.jumped = s.entry(), true
 			r.queue = s.header(r.next)
 		case r.next < s.next():
-			p := s.packets[r.next-s.first].Packet
+			p := s.packets[r.next-s.first]
 			r.next++
-			return r.mark(p), nil
+			r.era = p.era
+			return r.mark(p.Packet), nil
 		case s.ended:
 			return av.Packet{}, io.EOF
 		default:
@@ -488,6 +506,10 @@ func (r *Reader) mark(p av.Packet) av.Packet {
 	r.jumped = false
 	return p
 }
+
+// Era returns the era of the packet that was read last; see Stream.NextEra. It is
+// for the goroutine that reads.
+func (r *Reader) Era() uint64 { return r.era }
 
 // Jumps returns how often the reader fell behind and jumped to a key frame.
 func (r *Reader) Jumps() uint64 {

@@ -138,6 +138,7 @@ type wallClock struct {
 	known  bool
 	zero   time.Time // when the stream's time was 0
 	origin int64     // of what HLS makes of the stream's time; see Stream.Clock
+	least  int64     // that the first frame's time is with origin
 }
 
 // frame notes a frame of that time.
@@ -147,7 +148,7 @@ func (c *wallClock) frame(dts int64, now time.Time) {
 		// Half of what the 33 bits of a transport stream hold: so no young stream
 		// wraps because of the hour at which it began.
 		const span = 1 << 32 / 90
-		c.known, c.zero, c.origin = true, zero, zero.UnixMilli()%span
+		c.known, c.zero, c.origin = true, zero, max(zero.UnixMilli()%span, c.least-dts)
 	}
 	if zero.Before(c.zero) {
 		c.zero = zero

@@ -32,6 +32,7 @@ type Segment struct {
 	URI           string
 	Duration      time.Duration // in whole milliseconds
 	Discontinuity bool          // before this segment
+	Unseen        int           // further ones, which stand together with it: of what was between them there is no segment
 	Time          time.Time     // EXT-X-PROGRAM-DATE-TIME of its first frame; zero: not given
 }
 
@@ -75,7 +76,9 @@ func (p *Playlist) Append(dst []byte, prefix, suffix string) []byte {
 	for i := range p.Segments {
 		s := &p.Segments[i]
 		if s.Discontinuity {
-			b = append(b, "#EXT-X-DISCONTINUITY\n"...)
+			for range 1 + s.Unseen {
+				b = append(b, "#EXT-X-DISCONTINUITY\n"...)
+			}
 		}
 		if !s.Time.IsZero() {
 			b = append(b, "#EXT-X-PROGRAM-DATE-TIME:"...)

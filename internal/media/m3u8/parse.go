@@ -99,6 +99,9 @@ func (ps *parser) line(line string) (err error) {
 			err = errValue
 		}
 	case "#EXT-X-DISCONTINUITY":
+		if ps.segment.Discontinuity {
+			ps.segment.Unseen++
+		}
 		ps.media, ps.segment.Discontinuity = true, true
 	case "#EXT-X-PROGRAM-DATE-TIME":
 		ps.media = true
