@@ -197,6 +197,8 @@ func (c *rtmpClient) copy(pub *stream.Publication) error {
 		}
 	}()
 	defer func() { close(stop); <-stopped }()
+	c.conn.SetInput(&calmReader{src: c.nc, calm: pub.Unwatched})
+	defer c.conn.SetInput(c.nc)
 	return av.Copy(pub, c.conn)
 }
 

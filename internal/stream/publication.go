@@ -72,6 +72,7 @@ type Publication struct {
 	idle   *time.Timer
 
 	// Of the writing goroutine.
+	unwatched   bool      // nobody took the newest packet
 	lead        time.Time // wall time and stream time from which the lead is counted
 	leadDTS     int64
 	bytes, pkts bucket
@@ -157,6 +158,11 @@ func (p *Publication) WritePacket(pkt av.Packet) error {
 	}
 	return nil
 }
+
+// Unwatched reports whether the stream had no player and no reader when the
+// newest packet was written: what comes next is in no hurry. Only the goroutine
+// that writes may call it.
+func (p *Publication) Unwatched() bool { return p.unwatched }
 
 // pace blocks while the stream time dts is more than MaxLead ahead. As clocks
 // differ, one that runs up to a hundredth fast is never ahead.

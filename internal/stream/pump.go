@@ -31,9 +31,12 @@ const (
 	// pumpFill is how many players a pump has before another processor gets one
 	// too: fewer are written faster than another thread wakes up.
 	pumpFill = 64
-	// pumpBatch is after how many players, about a millisecond, a pump lets
-	// others run: who comes to play does not wait for the whole pass.
-	pumpBatch = 128
+	// pumpBatch is after how much work, about a millisecond, a pump lets others
+	// run: who comes to play does not wait for the whole pass. A player is one
+	// unit of it, and so are pumpCopied bytes: a key frame takes much longer to
+	// copy than the frames between.
+	pumpBatch  = 128
+	pumpCopied = 16 << 10
 )
 
 // hand gives a pump a player that has all that was flushed, and no orders.
@@ -103,7 +106,7 @@ func (u *pump) pass() bool {
 
 	var bytes, writes int64
 	var by [len(Protocols)]int64
-	for i := 0; i < len(u.players); {
+	for i, work := 0, 0; i < len(u.players); {
 		u.at = i
 		p := u.players[i]
 		for p.pos < target && len(p.pending) == 0 && p.failed == nil {
@@ -115,12 +118,15 @@ func (u *pump) pass() bool {
 			bytes += int64(u.sent)
 			by[p.account] += int64(u.sent)
 			writes++
+			work += u.sent / pumpCopied
 		}
 		if ended || p.dirty.Load() || p.pos < target || len(p.pending) > 0 {
 			u.drop(i)
 			continue
 		}
-		if i++; i%pumpBatch == 0 {
+		i++
+		if work++; work >= pumpBatch {
+			work = 0
 			u.yield.let()
 		}
 	}

@@ -209,6 +209,7 @@ func (s *Stream) write(pub *Publication, p av.Packet, now time.Time) (dts int64,
 	if s.pub != pub || !s.live {
 		return 0, false
 	}
+	pub.unwatched = len(s.feeds) == 0 && len(s.readers) == 0
 	jumps := s.time.jumps
 	if pub.push.Of != nil {
 		p.DTS = s.time.follow(p.Kind, p.DTS, p.Config, now)

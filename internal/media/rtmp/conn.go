@@ -82,6 +82,10 @@ func (c *Conn) SetOutput(f func([]byte) error) {
 	c.output = f
 }
 
+// SetInput makes r what the Conn reads from, instead of its net.Conn: something
+// that reads from that in turn. The goroutine that reads calls it.
+func (c *Conn) SetInput(r io.Reader) { c.in.src = r }
+
 // Close closes the connection. After a rejection it first ends the sending
 // side and waits, a second at most, for the client to leave, so that the
 // reasons arrive; it is then called by the goroutine that reads.
