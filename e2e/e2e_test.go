@@ -24,9 +24,10 @@ var (
 // which scripts start with exec, in the background too.
 func TestMain(m *testing.M) {
 	testscript.Main(suite{m}, map[string]func(){
-		"publish": program(publish),
-		"wsget":   program(wsget),
-		"hlsget":  program(hlsget),
+		"publish":  program(publish),
+		"wsget":    program(wsget),
+		"hlsget":   program(hlsget),
+		"moderate": program(moderate),
 	})
 }
 
@@ -86,6 +87,7 @@ func TestScripts(t *testing.T) {
 			"tap":        cmdTap,
 			"answered":   cmdAnswered,
 			"keypair":    cmdKeypair,
+			"pictures":   cmdPictures,
 		},
 		Condition: func(cond string) (bool, error) {
 			switch cond {

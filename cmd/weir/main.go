@@ -55,7 +55,7 @@ func main() {
 	if len(os.Args) > 1 && os.Args[1] == ffmpeg.SandboxArg {
 		if err := ffmpeg.Sandbox(os.Args[2:]); err != nil { // otherwise it has become another program
 			fmt.Fprintln(os.Stderr, message(err))
-			os.Exit(125)
+			os.Exit(ffmpeg.SandboxFailed)
 		}
 		return
 	}

@@ -130,6 +130,7 @@ type FFmpegInfo struct {
 	Seccomp    bool    `json:"seccomp" doc:"Whether it is kept from system calls that it does not need."`
 	Namespaces bool    `json:"namespaces" doc:"Whether it is without network and other processes."`
 	User       bool    `json:"other_user" doc:"Whether it is another user than the server."`
+	Cgroup     string  `json:"cgroup,omitempty" doc:"What its own control group is good for: kill, which is that nothing outlives a job, and of cpu, memory and pids those that it limits. Absent where it has none."`
 	ForkServer bool    `json:"fork_server" doc:"Whether pictures are made cheaply."`
 	Running    int64   `json:"running" doc:"Processes."`
 	Started    int64   `json:"started" doc:"Jobs, since the server started."`
@@ -143,7 +144,7 @@ func (s *Server) getFFmpeg(context.Context, *struct{}) (*ffmpegOutput, error) {
 	h := s.Pictures.FFmpeg()
 	return &ffmpegOutput{FFmpegInfo{
 		Available: h.Version != "", Error: h.Error, Path: h.Path, Version: h.Version,
-		Landlock: h.Layers.Landlock, Seccomp: h.Layers.Seccomp, Namespaces: h.Layers.Namespaces, User: h.Layers.User, ForkServer: h.ForkServer,
+		Landlock: h.Layers.Landlock, Seccomp: h.Layers.Seccomp, Namespaces: h.Layers.Namespaces, User: h.Layers.User, Cgroup: h.Layers.Cgroup, ForkServer: h.ForkServer,
 		Running: h.Running, Started: h.Started, Failed: h.Failed, CPUSeconds: h.CPU.Seconds(),
 	}}, nil
 }

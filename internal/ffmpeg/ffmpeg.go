@@ -4,7 +4,7 @@
 // child is treated as if it were the stranger. It gets pipes and nothing else: no
 // network, no files but its own libraries, no other processes, bounded memory,
 // CPU and time, the lowest priority. What locks it in depends on the machine:
-// namespaces, Landlock, seccomp, another user, resource limits; see [Layers].
+// namespaces, Landlock, seccomp, another user, control groups, resource limits; see [Layers].
 // The program re-executes itself with [SandboxArg] to put these on, because
 // that has to happen between fork and exec; [Sandbox] is what it then does.
 //
@@ -69,6 +69,7 @@ type found struct {
 	exec    []string // files that it consists of
 	read    []string
 	mode    mode
+	groups  *groups // nil: there are none
 	layers  Layers
 	version string
 	codecs  map[string]bool // encoders and decoders: "libx264", "h264"
@@ -145,6 +146,14 @@ func (t *Tool) known() (*found, error) {
 		return nil, t.missing
 	}
 	return t.found, nil
+}
+
+// forget has the next job find out anew what there is: what was found is not
+// there any more, or has been replaced.
+func (t *Tool) forget() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.found = nil
 }
 
 // find looks at the machine.

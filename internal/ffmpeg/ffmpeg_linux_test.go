@@ -1,8 +1,10 @@
 package ffmpeg
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -24,9 +26,13 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
 		case SandboxArg:
-			if err := Sandbox(os.Args[2:]); err != nil {
+			sandbox := Sandbox
+			if strings.HasSuffix(os.Args[3], unfiltered) {
+				sandbox = weakSandbox
+			}
+			if err := sandbox(os.Args[2:]); err != nil {
 				fmt.Fprintln(os.Stderr, err)
-				os.Exit(125)
+				os.Exit(SandboxFailed)
 			}
 			os.Exit(0)
 		case "-hide_banner", "-nostdin":
@@ -34,7 +40,36 @@ func TestMain(m *testing.M) {
 			os.Exit(0)
 		}
 	}
+	environment = append(environment, "GORACE=atexit_sleep_ms=0") // or each child takes a second to end
 	goleak.VerifyTestMain(m)
+}
+
+// unfiltered is the name of an ffmpeg that is locked in as on a kernel that has
+// neither Landlock nor seccomp, without limits of resources: what it starts
+// really runs.
+const unfiltered = "unfiltered"
+
+func weakSandbox(args []string) error {
+	var s spec
+	if err := json.Unmarshal([]byte(args[0]), &s); err != nil {
+		return err
+	}
+	if s.Report {
+		return json.NewEncoder(os.Stdout).Encode(Layers{Namespaces: os.Getpid() == 1, User: os.Getuid() == nobody})
+	}
+	return syscall.Exec(s.Path, args[1:], os.Environ())
+}
+
+// fork starts a process in a session of its own that hangs, by way of another
+// one, as daemons do. All of them hold what this one has open.
+func fork(last bool) {
+	next := map[bool]string{true: "orphan", false: "fork"}[last]
+	_, err := syscall.ForkExec(os.Args[0], []string{os.Args[0], "-nostdin", next}, &syscall.ProcAttr{
+		Files: []uintptr{0, 1, 2}, Sys: &syscall.SysProcAttr{Setsid: true},
+	})
+	if !last {
+		fmt.Println("fork:", err)
+	}
 }
 
 // fake is an ffmpeg that does what an evil or a broken one might.
@@ -46,6 +81,11 @@ func fake(args []string) {
 	case "-encoders", "-decoders":
 		fmt.Println(" -------\n V....D mjpeg  JPEG\n V....D h264  H.264")
 		return
+	case "fork":
+		fork(true)
+		return
+	case "orphan":
+		select {}
 	}
 	in := make([]byte, 64)
 	n, _ := os.Stdin.Read(in)
@@ -61,6 +101,18 @@ func fake(args []string) {
 		os.Exit(3)
 	case "hang":
 		select {}
+	case "fork":
+		fork(false)
+		if arg == "hang" {
+			select {}
+		}
+	case "bomb":
+		for n := 0; ; n++ {
+			if _, err := syscall.ForkExec(os.Args[0], []string{os.Args[0], "-nostdin", "orphan"}, &syscall.ProcAttr{Files: []uintptr{0, 1, 2}}); err != nil || n > 2*maxTasks {
+				fmt.Println(n, "processes:", err)
+				return
+			}
+		}
 	case "deaf": // to SIGTERM, as any process may be
 		select {}
 	case "flood":
@@ -151,7 +203,7 @@ func open(t testing.TB) string {
 }
 
 // self is this program, where another user can run it.
-func self(t testing.TB) string {
+func self(t testing.TB, name string) string {
 	t.Helper()
 	path, err := os.Executable()
 	if err != nil {
@@ -161,7 +213,7 @@ func self(t testing.TB) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	path = filepath.Join(open(t), "ffmpeg")
+	path = filepath.Join(open(t), name)
 	if err := os.WriteFile(path, b, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -169,9 +221,11 @@ func self(t testing.TB) string {
 }
 
 // newFake returns a Tool whose ffmpeg is fake.
-func newFake(t testing.TB) *Tool {
+func newFake(t testing.TB) *Tool { return newFakeNamed(t, "ffmpeg") }
+
+func newFakeNamed(t testing.TB, name string) *Tool {
 	t.Helper()
-	tool := New(Options{Self: "/proc/self/exe", Path: self(t)})
+	tool := New(Options{Self: "/proc/self/exe", Path: self(t, name)})
 	t.Cleanup(tool.Close)
 	if err := tool.Ready(t.Context()); err != nil {
 		t.Skip(err)
@@ -214,9 +268,102 @@ func TestProbeFromInside(t *testing.T) {
 	}
 }
 
-// What a broken ffmpeg does costs its own job only.
+// nothingLeft checks that neither a process of tool's ffmpeg nor a control group
+// of one is left. What was killed may need a moment to be gone.
+func nothingLeft(t *testing.T, tool *Tool) {
+	t.Helper()
+	left := func() (list []string) {
+		for _, dir := range glob(t, "/proc/[1-9]*") {
+			b, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
+			if first, _, _ := strings.Cut(string(b), "\x00"); first == tool.found.path {
+				list = append(list, filepath.Base(dir)+": "+strings.ReplaceAll(string(b), "\x00", " "))
+			}
+		}
+		if n := tool.Health().Running; n != 0 {
+			list = append(list, fmt.Sprint(n, " that are said to run"))
+		}
+		return list
+	}
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for began := time.Now(); len(left()) > 0; <-tick.C {
+		if time.Since(began) > 5*time.Second {
+			t.Errorf("processes are left: %q", left())
+			break
+		}
+	}
+	if g := tool.found.groups; g != nil {
+		if list := glob(t, filepath.Join(g.dir, fmt.Sprint(jobGroup, os.Getpid(), "-*"))); len(list) > 0 {
+			t.Errorf("control groups are left: %q", list)
+		}
+	}
+}
+
+func glob(t *testing.T, pattern string) []string {
+	t.Helper()
+	list, err := filepath.Glob(pattern)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list
+}
+
+// F44: who starts processes that leave its group and its session does not
+// outlive its job with them, in whatever way this machine can lock it in. With
+// all layers it cannot start any.
+func TestForksEndWithTheJob(t *testing.T) {
+	for _, name := range []string{"ffmpeg", unfiltered} {
+		tool := newFakeNamed(t, name)
+		f := tool.found
+		for _, m := range modes() {
+			for _, c := range []struct {
+				verb string
+				want Reason
+			}{{"fork exit", 0}, {"fork hang", Killed}} {
+				t.Run(fmt.Sprintf("%s/%+v/%s", name, m, c.verb), func(t *testing.T) {
+					if name == unfiltered && !m.namespaces && f.groups == nil {
+						t.Skip("without seccomp, namespaces and control groups nothing holds it")
+					}
+					p, err := tool.start(t.Context(), f, m, job(Limits{}))
+					if err != nil {
+						t.Skip(err)
+					}
+					defer p.Close()
+					io.WriteString(p.Input(0), c.verb)
+					r := bufio.NewReader(p.Output(0))
+					out, err := r.ReadString('\n')
+					if c.want == Killed && err == nil {
+						p.Kill()
+					}
+					<-p.Done()
+					if rest, err := io.ReadAll(r); len(rest) > 0 || err != nil {
+						t.Errorf("then it says %q, %v", rest, err)
+					}
+					var e *Error
+					if errors.As(p.Err(), &e) && e.Reason == Failed && out == "" {
+						t.Skip(p.Err()) // this mode is not allowed here
+					}
+					want := "fork: operation not permitted\n"
+					if name == unfiltered {
+						want = "fork: <nil>\n"
+					}
+					if out != want || err != nil {
+						t.Errorf("it says %q, %v, want %q", out, err, want)
+					}
+					if (c.want != 0 || e != nil) && (e == nil || e.Reason != c.want) {
+						t.Errorf("it ended with %v, want one that %v", p.Err(), c.want)
+					}
+					nothingLeft(t, tool)
+				})
+			}
+		}
+	}
+}
+
+// What a broken ffmpeg does costs its own job only, and leaves nothing.
 func TestBrokenChildren(t *testing.T) {
 	tool := newFake(t)
+	t.Cleanup(func() { nothingLeft(t, tool) })
 	for _, c := range []struct {
 		what   string
 		limits Limits
@@ -297,7 +444,7 @@ func TestManyPipes(t *testing.T) {
 
 func TestUnavailable(t *testing.T) {
 	for _, o := range []Options{
-		{}, {Self: "/proc/self/exe", Path: filepath.Join(t.TempDir(), "none")}, {Self: filepath.Join(t.TempDir(), "none"), Path: self(t)},
+		{}, {Self: "/proc/self/exe", Path: filepath.Join(t.TempDir(), "none")}, {Self: filepath.Join(t.TempDir(), "none"), Path: self(t, "ffmpeg")},
 	} {
 		tool := New(o)
 		defer tool.Close()
@@ -309,6 +456,40 @@ func TestUnavailable(t *testing.T) {
 	tool.Close()
 	if _, err := tool.Start(t.Context(), job(Limits{})); !errors.Is(err, ErrUnavailable) {
 		t.Errorf("after Close: %v, want ErrUnavailable", err)
+	}
+}
+
+// An ffmpeg that is removed while the server runs is not there any more, and one
+// that comes back is.
+func TestFFmpegIsRemoved(t *testing.T) {
+	tool := newFake(t)
+	path := tool.found.path
+	echo := func() error {
+		_, _, err := tool.Run(t.Context(), job(Limits{}), []byte("echo"))
+		return err
+	}
+	if err := echo(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(path, path+".old"); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := echo(); !errors.Is(err, ErrUnavailable) {
+			t.Errorf("without it: %v, want ErrUnavailable", err)
+		}
+	}
+	if h := tool.Health(); h.Error == "" || h.Version != "" {
+		t.Errorf("Health() = %+v of one that is gone", h)
+	}
+	if err := os.Rename(path+".old", path); err != nil {
+		t.Fatal(err)
+	}
+	tool.mu.Lock()
+	tool.checked = time.Time{} // a minute later
+	tool.mu.Unlock()
+	if err := echo(); err != nil {
+		t.Errorf("with it again: %v", err)
 	}
 }
 
@@ -356,6 +537,55 @@ func TestForkServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.Close()
+}
+
+// What the children of the fork server do costs their own job only, too.
+func TestBrokenForks(t *testing.T) {
+	library := buildForkServer(t)
+	evil := filepath.Join(open(t), "ffmpeg")
+	if out, err := exec.Command("cc", "-O1", "-Wall", "-Werror", "-o", evil, "testdata/evil.c").CombinedOutput(); err != nil {
+		t.Fatalf("cc: %v\n%s", err, out)
+	}
+	tool := New(Options{Self: "/proc/self/exe", Path: evil, ForkServer: library})
+	defer tool.Close()
+	if err := tool.Ready(t.Context()); err != nil {
+		t.Skip(err)
+	}
+	if !tool.Health().ForkServer {
+		t.Skip("there is no seccomp here, and so no fork server")
+	}
+	for _, c := range []struct {
+		what   string
+		limits Limits
+		want   Reason
+	}{
+		{"hang", Limits{Time: 500 * time.Millisecond}, TimedOut},
+		{"spin", Limits{Time: 20 * time.Second, CPU: time.Second}, Failed},
+		{"crash", Limits{}, Failed},
+		{"flood", Limits{Time: 500 * time.Millisecond}, TimedOut},
+		{"gigabyte", Limits{}, Flooded},
+		{"memory", Limits{Memory: 128 << 20}, Failed},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			_, _, err := tool.Run(t.Context(), job(c.limits), []byte(c.what))
+			var e *Error
+			if !errors.As(err, &e) || e.Reason != c.want || len(e.Stderr) > ringSize {
+				t.Errorf("%s: %.300v, want one that %v", c.what, err, c.want)
+			}
+			if out, _, err := tool.Run(t.Context(), job(c.limits), []byte("echo")); string(out) != "echo\n" {
+				t.Errorf("the next one: %q, %v", out, err)
+			}
+		})
+	}
+	out, _, err := tool.Run(t.Context(), job(Limits{}), []byte("probe"))
+	if want := "fork 1\nexec 1\nopen 1\nwrite 1\nsocket 1\nkill 1\ncontrol 1\n"; string(out) != want || err != nil {
+		t.Errorf("probe: %v, it says\n%s\nwant\n%s", err, out, want)
+	}
+	if !tool.warm.broken.IsZero() {
+		t.Error("it was not forked")
+	}
+	tool.Close()
+	nothingLeft(t, tool)
 }
 
 func buildForkServer(t testing.TB) string {

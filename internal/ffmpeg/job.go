@@ -1,6 +1,7 @@
 package ffmpeg
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"regexp"
@@ -53,7 +54,11 @@ type Limits struct {
 	Stall  time.Duration // between input that was offered and output that comes of it
 	Memory int64         // bytes that it may allocate; default 512 MiB
 	Nice   int           // 0 to 19
+	Cores  int           // at a time; it holds where the machine has control groups
 }
+
+// memory returns Memory, or its default.
+func (l *Limits) memory() int64 { return cmp.Or(l.Memory, 512<<20) }
 
 // inputFormats are the demuxers that may be used. None of them opens anything
 // else than its pipe.

@@ -17,6 +17,22 @@ import (
 
 // lockIn finds out what this machine can lock a job in with.
 func (t *Tool) lockIn(ctx context.Context, f *found) error {
+	g, why := openGroups()
+	if f.groups = g; g == nil {
+		t.log.Debug("ffmpeg has no control group of its own", "err", why)
+		return t.findMode(ctx, f)
+	}
+	err := t.findMode(ctx, f)
+	if err != nil && ctx.Err() == nil { // a process may not be allowed to start in another group
+		f.groups = nil
+		err = t.findMode(ctx, f)
+	}
+	f.layers.Cgroup = f.groups.String()
+	return err
+}
+
+// findMode finds the best mode that works.
+func (t *Tool) findMode(ctx context.Context, f *found) error {
 	last := errors.New("that can be done on Linux only")
 	for _, m := range modes() {
 		out, err := t.ask(ctx, f, m, func(s *spec) { s.Report = true })
@@ -31,7 +47,7 @@ func (t *Tool) lockIn(ctx context.Context, f *found) error {
 			return ctx.Err()
 		}
 		var e *Error
-		if errors.As(err, &e) && e.Reason != Failed {
+		if errors.As(err, &e) && e.Reason != Failed && e.Reason != NotStarted {
 			return fmt.Errorf("lock it in: %w", err) // a busy machine; a weaker mode would be no better
 		}
 		last = err
@@ -88,7 +104,7 @@ func (t *Tool) ask(ctx context.Context, f *found, m mode, change func(*spec), ar
 	p := newProcess(t, &Limits{})
 	p.cmd = m.command(t.opt.Self, append([]string{"weir", SandboxArg, s.marshal(), f.path}, args...))
 	p.cmd.Stdout, p.cmd.Stderr = w, errW
-	err = t.launch(ctx, p, &Limits{}, errR, nil)
+	err = t.launch(ctx, f, p, &Limits{}, errR, nil)
 	w.Close()
 	errW.Close()
 	if err != nil {

@@ -21,14 +21,15 @@ import (
 type Reason uint8
 
 const (
-	Failed   Reason = iota + 1 // it said so, or crashed
-	Killed                     // somebody called Kill, or the context ended
-	TimedOut                   // Limits.Time
-	Stalled                    // Limits.Stall
-	Flooded                    // Output.Max
+	Failed     Reason = iota + 1 // it said so, or crashed
+	Killed                       // somebody called Kill, or the context ended
+	TimedOut                     // Limits.Time
+	Stalled                      // Limits.Stall
+	Flooded                      // Output.Max
+	NotStarted                   // the sandbox could not become it
 )
 
-var reasons = [...]string{"unknown", "failed", "was ended", "took too long", "made no progress", "wrote too much"}
+var reasons = [...]string{"unknown", "failed", "was ended", "took too long", "made no progress", "wrote too much", "could not be started"}
 
 func (r Reason) String() string {
 	if int(r) < len(reasons) {
@@ -55,6 +56,9 @@ func (e *Error) Error() string {
 	return s
 }
 
+// Is reports an ErrUnavailable where ffmpeg could not even be started.
+func (e *Error) Is(target error) bool { return target == ErrUnavailable && e.Reason == NotStarted }
+
 // lastLine returns the last line of s that is not blank.
 func lastLine(s string) string {
 	s = strings.TrimSpace(s)
@@ -80,6 +84,8 @@ type Process struct {
 	start  time.Time
 	stall  time.Duration
 	reason atomic.Uint32 // Reason for which it was killed
+
+	group *group // of control; nil where there are none
 
 	mu       sync.Mutex
 	pid      int // 0 before it starts, and when it has ended: the number may then be another's
@@ -241,7 +247,7 @@ func (t *Tool) start(ctx context.Context, f *found, m mode, j *Job) (p *Process,
 	if stdout != nil {
 		p.cmd.Stdout = stdout
 	}
-	if err := t.launch(ctx, p, &j.Limits, errR, progR); err != nil {
+	if err := t.launch(ctx, f, p, &j.Limits, errR, progR); err != nil {
 		return nil, err
 	}
 	return p, nil
@@ -249,10 +255,10 @@ func (t *Tool) start(ctx context.Context, f *found, m mode, j *Job) (p *Process,
 
 // launch starts p, whose command is complete. It closes errR and progR, now or
 // when the process has ended.
-func (t *Tool) launch(ctx context.Context, p *Process, l *Limits, errR, progR *os.File) error {
+func (t *Tool) launch(ctx context.Context, f *found, p *Process, l *Limits, errR, progR *os.File) error {
 	err := t.procs.enter(p)
 	if err == nil {
-		if err = p.cmd.Start(); err != nil {
+		if p.group, err = f.groups.start(p.cmd, l); err != nil {
 			t.procs.leave(p)
 		}
 	}
@@ -267,7 +273,7 @@ func (t *Tool) launch(ctx context.Context, p *Process, l *Limits, errR, progR *o
 	p.mu.Lock()
 	p.pid = p.cmd.Process.Pid
 	if p.reason.Load() != 0 {
-		killGroup(p.pid)
+		p.killAll()
 	}
 	p.mu.Unlock()
 	go p.supervise(ctx, l, errR, progR) // ends with the process
@@ -281,7 +287,7 @@ var environment = []string{"LC_ALL=C", "PATH=/nonexistent", "HOME=/nonexistent",
 func (f *found) spec(m mode, l *Limits) *spec {
 	s := &spec{
 		Path: f.path, Exec: f.exec, Read: append([]string(nil), f.read...),
-		Memory: cmp.Or(l.Memory, 512<<20), CPU: int64((l.CPU + time.Second - 1) / time.Second), Nice: l.Nice,
+		Memory: l.memory(), CPU: int64((l.CPU + time.Second - 1) / time.Second), Nice: l.Nice,
 	}
 	if !m.namespaces {
 		s.Parent = os.Getpid()
@@ -319,15 +325,16 @@ func (p *Process) supervise(ctx context.Context, l *Limits, errR, progR *os.File
 	close(p.done)
 }
 
-// reap waits for the process, kills what is left of its group, and notes how
+// reap waits for the process, kills what is left of its groups, and notes how
 // it went.
 func (p *Process) reap() {
 	awaitExit(p.pid)
 	p.mu.Lock()
-	killGroup(p.pid)
+	p.killAll()
 	p.pid = 0
 	p.mu.Unlock()
 	err := p.cmd.Wait()
+	p.group.close()
 	if s := p.cmd.ProcessState; s != nil {
 		p.usage.CPU = s.UserTime() + s.SystemTime()
 		if r, ok := s.SysUsage().(*syscall.Rusage); ok {
@@ -343,6 +350,10 @@ func (p *Process) reap() {
 	e := &Error{Reason: cmp.Or(reason, Failed)}
 	if err != nil {
 		e.Status = err.Error()
+	}
+	if s := p.cmd.ProcessState; reason == 0 && s != nil && s.ExitCode() == SandboxFailed {
+		e.Reason = NotStarted
+		p.tool.forget()
 	}
 	p.err = e
 }
@@ -391,8 +402,15 @@ func (p *Process) kill(r Reason) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.pid != 0 {
-		killGroup(p.pid)
+		p.killAll()
 	}
+}
+
+// killAll kills the process and all that it has started. p.mu is held, and the
+// process was not waited for.
+func (p *Process) killAll() {
+	killGroup(p.pid)
+	p.group.kill()
 }
 
 // Input returns the i-th input.
@@ -470,6 +488,10 @@ func (t *Tool) Run(ctx context.Context, j *Job, in []byte) ([]byte, Usage, error
 	go func() { // ends when all is written, or with the process
 		p.Input(0).Write(in)
 		p.Input(0).Close()
+	}()
+	go func() { // ends with the process, which somebody it has started may outlive
+		<-p.Done()
+		p.Output(0).file.SetReadDeadline(time.Now().Add(5 * time.Second))
 	}()
 	out, readErr := io.ReadAll(p.Output(0))
 	<-p.Done()

@@ -7,6 +7,9 @@ import "encoding/json"
 // beginning of its main when it sees it.
 const SandboxArg = "internal-sandbox"
 
+// SandboxFailed is the exit status of a program in which Sandbox has returned.
+const SandboxFailed = 125
+
 // spec is what the sandbox is told, as JSON in its second argument. The
 // command line of the program follows.
 type spec struct {
@@ -30,6 +33,11 @@ type Layers struct {
 	Namespaces bool `json:"namespaces"` // no network, no other processes
 	User       bool `json:"user"`       // another user than the server's
 	Rlimits    bool `json:"rlimits"`    // memory, CPU, files
+
+	// Cgroup is what control groups do, in words: "kill", which is that nothing
+	// outlives a job, and of "cpu", "memory" and "pids" those that they limit.
+	// It is empty where none may be made.
+	Cgroup string `json:"cgroup"`
 }
 
 // Strong reports whether a job can neither open files nor talk to anybody.

@@ -77,6 +77,7 @@ func (n *Node) began(p *stream.Publication) {
 // stream.Options.Ended.
 func (n *Node) ended(p *stream.Publication) {
 	n.quality.Ended(p)
+	n.snapshots.Ended(p)
 	n.stats.Ended(p)
 	push := p.Push()
 	var end *event.Callback

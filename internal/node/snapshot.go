@@ -25,7 +25,7 @@ func (n *Node) openSnapshots() {
 	n.ffmpeg = ffmpeg.New(t)
 	o := snapshot.Options{
 		Log: n.log, Tool: n.ffmpeg, Pictures: c.Pictures, Forbid: n.forbid,
-		Emit: n.events.Emit, Bucket: n.buckets.Named,
+		Emit: n.events.Emit, Bucket: n.buckets.Named, BucketName: n.buckets.Name, AlertCallback: n.alertCallback,
 	}
 	n.snapshots = snapshot.New(o)
 	n.hub.Follow(n.snapshots.Follow)
@@ -55,7 +55,7 @@ func (n *Node) runSnapshots(ctx context.Context) {
 		} else if err == nil {
 			h := n.ffmpeg.Health()
 			n.log.Info("ffmpeg is there", "path", h.Path, "version", h.Version, "landlock", h.Layers.Landlock, "seccomp", h.Layers.Seccomp,
-				"namespaces", h.Layers.Namespaces, "other_user", h.Layers.User, "fork_server", h.ForkServer)
+				"namespaces", h.Layers.Namespaces, "other_user", h.Layers.User, "cgroup", h.Layers.Cgroup, "fork_server", h.ForkServer)
 			if !h.Layers.Strong() {
 				n.log.Warn("this kernel cannot keep ffmpeg from all files and the network; ffmpeg.strict: true refuses to run it then")
 			}

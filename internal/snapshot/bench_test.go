@@ -55,7 +55,7 @@ func BenchmarkPicture(b *testing.B) {
 				b.Run(name+x.name, func(b *testing.B) {
 					var cpu time.Duration
 					for b.Loop() {
-						out, use, err := x.tool.Run(b.Context(), job(&e, &policy.Snapshot{Quality: 5}, 10*time.Second), e.data)
+						out, use, err := x.tool.Run(b.Context(), job(&e, decoders[codec][0], &policy.Snapshot{Quality: 5}, 10*time.Second), e.data)
 						if err != nil || len(out) == 0 {
 							b.Fatal(err)
 						}

@@ -37,12 +37,16 @@ const (
 	alertUnavailable = "scene_check_failing" // it cannot be asked
 )
 
-// checks is the servers of owners that look at pictures, and what they have
-// raised alerts about.
+// checks is the servers of owners that look at pictures.
 type checks struct {
 	mu      sync.Mutex
 	clients map[*policy.SnapshotCheck]*checker
-	raised  map[*stream.Publication]map[string]time.Time // since when, by alert
+}
+
+// alert is one that is raised.
+type alert struct {
+	since    time.Time
+	callback *event.Callback // who was told
 }
 
 // checker asks one server.
@@ -163,43 +167,49 @@ func (s *Snapshotter) forbid(c *capture, why string) {
 	s.opt.Forbid(c.push.pub.Stream().Key(), until, why)
 }
 
-// raise raises an alert of a push that is not raised.
-func (s *Snapshotter) raise(c *capture, alert, text string) {
-	pub := c.push.pub
-	k := &s.checks
-	k.mu.Lock()
-	for p := range k.raised { // of pushes that are over
-		select {
-		case <-p.Done():
-			delete(k.raised, p)
-		default:
-		}
+// raise raises an alert of a push that is not raised, unless the push is over.
+func (s *Snapshotter) raise(c *capture, name, text string) {
+	p := c.push
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if _, known := p.alerts[name]; known || p.over {
+		return
 	}
-	if k.raised == nil {
-		k.raised = make(map[*stream.Publication]map[string]time.Time)
+	if p.alerts == nil {
+		p.alerts = make(map[string]alert)
 	}
-	if k.raised[pub] == nil {
-		k.raised[pub] = make(map[string]time.Time)
-	}
-	_, known := k.raised[pub][alert]
-	if !known {
-		k.raised[pub][alert] = time.Now()
-	}
-	k.mu.Unlock()
-	if !known {
-		s.emit(c, event.AlertRaised{Alert: alert, Text: text, Callback: s.opt.AlertCallback(pub)})
-	}
+	a := alert{time.Now(), s.opt.AlertCallback(p.pub)}
+	p.alerts[name] = a
+	s.tell(p, a.since, event.AlertRaised{Alert: name, Text: text, Callback: a.callback})
 }
 
 // clear clears an alert, if it is raised.
-func (s *Snapshotter) clear(c *capture, alert string) {
-	k := &s.checks
-	k.mu.Lock()
-	since, known := k.raised[c.push.pub][alert]
-	delete(k.raised[c.push.pub], alert)
-	k.mu.Unlock()
-	if known {
-		s.emit(c, event.AlertCleared{Alert: alert, Since: since, Callback: s.opt.AlertCallback(c.push.pub)})
+func (s *Snapshotter) clear(c *capture, name string) {
+	c.push.mu.Lock()
+	defer c.push.mu.Unlock()
+	s.clearAlert(c.push, name)
+}
+
+// clearAlert is clear; p.mu is held.
+func (s *Snapshotter) clearAlert(p *push, name string) {
+	if a, known := p.alerts[name]; known {
+		delete(p.alerts, name)
+		s.tell(p, time.Now(), event.AlertCleared{Alert: name, Since: a.since, Callback: a.callback})
+	}
+}
+
+// Ended clears the alerts of pub; it has none from then on. It is what
+// stream.Options.Ended calls.
+func (s *Snapshotter) Ended(pub *stream.Publication) {
+	p := s.pushes.find(pub)
+	if p == nil {
+		return // it had no pictures
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.over = true
+	for _, name := range []string{alertScene, alertUnavailable} {
+		s.clearAlert(p, name)
 	}
 }
 

@@ -122,6 +122,14 @@ func TestCheck(t *testing.T) {
 	if len(bans) != 0 {
 		t.Errorf("forbidden for an error: %+v", <-bans)
 	}
+	// The end of the push is that of its alerts.
+	push := w.pushes.find(p)
+	p.End(stream.EndClosed)
+	cleared(w.wait(facts + 1)[facts], alertUnavailable)
+	w.raise(&capture{push: push}, alertScene, "late")
+	if list := w.wait(facts + 1); len(list) != facts+1 {
+		t.Errorf("after the end: %+v", list[facts+1:])
+	}
 	if x := problem.Load(); x != nil {
 		t.Errorf("a request was %v", x)
 	}

@@ -23,13 +23,18 @@ type source struct {
 
 // elementary is a source as ffmpeg reads it.
 type elementary struct {
-	format  string // ffmpeg's name
-	decoder string
-	data    []byte
-	rotate  int // degrees clockwise
-	flip    bool
-	width   int // of the coded picture; 0 where that is not known
-	height  int
+	format string // ffmpeg's name
+	data   []byte
+	rotate int // degrees clockwise
+	flip   bool
+	width  int // of the coded picture; 0 where that is not known
+	height int
+}
+
+// decoders are ffmpeg's, by codec, the best first. Those that need hardware
+// are not among them.
+var decoders = map[av.Codec][]string{
+	av.H264: {"h264"}, av.HEVC: {"hevc"}, av.AV1: {"libdav1d", "libaom-av1"}, av.VP9: {"vp9", "libvpx-vp9"}, av.VP8: {"vp8", "libvpx"},
 }
 
 // errUnfit is the error of a frame that is not even worth a decoder.
@@ -43,7 +48,7 @@ func (s *source) elementary() (e elementary, err error) {
 	}
 	switch s.codec {
 	case av.H264:
-		e.format, e.decoder = "h264", "h264"
+		e.format = "h264"
 		c, err := av.ParseAVCConfig(s.config)
 		if err != nil {
 			return e, errUnfit
@@ -55,7 +60,7 @@ func (s *source) elementary() (e elementary, err error) {
 		}
 		return e, e.units(s.frame, c.LengthSize, func(u []byte) bool { return av.H264Type(u) == av.H264SEI }, 1)
 	case av.HEVC:
-		e.format, e.decoder = "hevc", "hevc"
+		e.format = "hevc"
 		c, err := av.ParseHEVCConfig(s.config)
 		if err != nil {
 			return e, errUnfit
@@ -67,7 +72,7 @@ func (s *source) elementary() (e elementary, err error) {
 		}
 		return e, e.units(s.frame, c.LengthSize, func(u []byte) bool { return av.HEVCType(u) == av.HEVCPSEI }, 2)
 	case av.AV1:
-		e.format, e.decoder = "ivf", "libdav1d"
+		e.format = "ivf"
 		// A temporal unit: its delimiter, the sequence header from the
 		// configuration, then what the frame's unit has itself.
 		unit := []byte{0x12, 0}
@@ -87,7 +92,7 @@ func (s *source) elementary() (e elementary, err error) {
 		e.data = ivf("AV01", unit)
 		return e, nil
 	case av.VP9:
-		e.format, e.decoder = "ivf", "vp9"
+		e.format = "ivf"
 		var h vp9.Header
 		if err := h.Unmarshal(s.frame); err == nil {
 			e.width, e.height = h.Width(), h.Height()
@@ -95,7 +100,7 @@ func (s *source) elementary() (e elementary, err error) {
 		e.data = ivf("VP90", s.frame)
 		return e, nil
 	case av.VP8:
-		e.format, e.decoder = "ivf", "vp8"
+		e.format = "ivf"
 		e.data = ivf("VP80", s.frame)
 		return e, nil
 	}

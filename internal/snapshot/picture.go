@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"weir/internal/ffmpeg"
+	"weir/internal/media/av"
 	"weir/internal/policy"
 	"weir/internal/stream"
 )
@@ -45,7 +46,11 @@ func (s *Snapshotter) picture(c *capture) (*Picture, error) {
 	if err != nil {
 		return nil, err
 	}
-	out, use, err := s.opt.Tool.Run(s.ctx, job(&e, c.cfg, s.opt.Time), e.data)
+	decoder, err := s.decoder(c.source.codec)
+	if err != nil {
+		return nil, err
+	}
+	out, use, err := s.opt.Tool.Run(s.ctx, job(&e, decoder, c.cfg, s.opt.Time), e.data)
 	s.cpu.Add(int64(use.CPU))
 	if err != nil {
 		return nil, err
@@ -63,6 +68,19 @@ func (s *Snapshotter) picture(c *capture) (*Picture, error) {
 	return p, nil
 }
 
+// decoder returns the decoder of a codec that the ffmpeg of this machine has.
+func (s *Snapshotter) decoder(codec av.Codec) (string, error) {
+	if err := s.opt.Tool.Ready(s.ctx); err != nil {
+		return "", err
+	}
+	for _, d := range decoders[codec] {
+		if s.opt.Tool.Has(s.ctx, d) {
+			return d, nil
+		}
+	}
+	return "", &failure{errCodec, fmt.Sprintf("the ffmpeg of this server cannot decode %v", codec)}
+}
+
 // newPicture checks what the decoder has made, which is no more to be believed
 // than what it was made of.
 func newPicture(b []byte) (*Picture, error) {
@@ -78,7 +96,7 @@ func newPicture(b []byte) (*Picture, error) {
 }
 
 // job is the ffmpeg that makes a JPEG of e.
-func job(e *elementary, cfg *policy.Snapshot, limit time.Duration) *ffmpeg.Job {
+func job(e *elementary, decoder string, cfg *policy.Snapshot, limit time.Duration) *ffmpeg.Job {
 	var filters []ffmpeg.Filter
 	switch e.rotate {
 	case 90:
@@ -98,7 +116,7 @@ func job(e *elementary, cfg *policy.Snapshot, limit time.Duration) *ffmpeg.Job {
 		}})
 	}
 	in := []ffmpeg.Option{
-		ffmpeg.Word("c:v", e.decoder), ffmpeg.Int("threads", 1), ffmpeg.Int("max_pixels", maxPixels), ffmpeg.Word("err_detect", "explode"),
+		ffmpeg.Word("c:v", decoder), ffmpeg.Int("threads", 1), ffmpeg.Int("max_pixels", maxPixels), ffmpeg.Word("err_detect", "explode"),
 		ffmpeg.Int("probesize", 32), ffmpeg.Int("analyzeduration", 0),
 	}
 	if e.format == "h264" || e.format == "hevc" {
@@ -117,7 +135,7 @@ func job(e *elementary, cfg *policy.Snapshot, limit time.Duration) *ffmpeg.Job {
 		Options: []ffmpeg.Option{ffmpeg.Int("filter_threads", 1)},
 		Inputs:  []ffmpeg.Input{{Format: e.format, Options: in}},
 		Outputs: []ffmpeg.Output{{Format: "image2pipe", Options: out, Max: pictureSize}},
-		Limits:  ffmpeg.Limits{Time: limit, CPU: pictureCPU, Memory: pictureMemory, Nice: 19},
+		Limits:  ffmpeg.Limits{Time: limit, CPU: pictureCPU, Memory: pictureMemory, Nice: 19, Cores: 1},
 	}
 }
 

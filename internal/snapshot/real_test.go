@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bluenviron/mediacommon/v2/pkg/codecs/av1"
+
 	"weir/internal/event"
 	"weir/internal/ffmpeg"
 	"weir/internal/media/amf"
@@ -381,6 +383,140 @@ func mutate(r *rand.Rand, b []byte) []byte {
 				b[i+k] = [...]byte{0, 0xFF}[r.IntN(2)]
 			}
 		}
+	}
+	return b
+}
+
+// AV1 as Enhanced RTMP has it: the sequence header is in the configuration and
+// not in the frame, and there is no temporal delimiter.
+func TestAV1WithConfiguration(t *testing.T) {
+	tool := realTool(t)
+	clip := film(t, av.AV1, 320, 180, 1, 1)
+	var unit, rest av1.Bitstream
+	if err := unit.Unmarshal(clip.packets[0].Frame); err != nil {
+		t.Fatal(err)
+	}
+	config := []byte{0x81, 0, 0x0c, 0}
+	for _, obu := range unit {
+		switch av1.OBUType(obu[0] >> 3 & 15) {
+		case av1.OBUTypeSequenceHeader:
+			b, err := av1.Bitstream{obu}.Marshal()
+			if err != nil {
+				t.Fatal(err)
+			}
+			config = append(config, b...)
+		case av1.OBUTypeTemporalDelimiter:
+		default:
+			rest = append(rest, obu)
+		}
+	}
+	frame, err := rest.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(config) < 10 || len(rest) == 0 {
+		t.Fatalf("configuration %x and %d units of %d", config, len(rest), len(unit))
+	}
+	clip.packets = clip.packets[:0]
+	for _, b := range [][]byte{config, frame} {
+		tag := flv.AppendVideo(nil, av.AV1, true, len(clip.packets) == 0, 0, b)
+		clip.packets = append(clip.packets, av.Packet{Kind: av.Video, Codec: av.AV1, Key: true, Config: len(clip.packets) == 0, Tag: tag, Frame: tag[len(tag)-len(b):]})
+	}
+	w := newWorld(t, tool, nil)
+	facts, _ := w.play(clip, "streamname", func(s *policy.Snapshot) { s.Quality = 10 })
+	d, ok := facts[0].Data.(event.SnapshotTaken)
+	if !ok || d.Width != 320 || d.Height != 180 || d.SrcWidth != 320 || d.SrcHeight != 180 {
+		t.Fatalf("fact %+v, want 320x180", facts[0].Data)
+	}
+	if d := difference(t, w.load(d.Key), clip.reference(t, 0, "", 320, 180)); d > 4 {
+		t.Errorf("the picture differs from the frame by %.2f", d)
+	}
+}
+
+// H87: a configuration with each key frame, of another size and another codec
+// each time. Each picture is of its own frame.
+func TestChangingConfiguration(t *testing.T) {
+	tool := realTool(t)
+	w := newWorld(t, tool, nil)
+	p := w.publish("streamname", func(s *policy.Snapshot) { s.Interval = time.Second })
+	sizes := [][2]int{{320, 180}, {640, 360}, {180, 320}}
+	var clips []*clip
+	for i, s := range sizes {
+		clips = append(clips, film(t, []av.Codec{av.H264, av.HEVC, av.H264}[i], s[0], s[1], 1, 1))
+	}
+	for i := range 9 {
+		c := clips[i%len(clips)]
+		for _, pkt := range c.packets {
+			if pkt.Kind != av.Video || !pkt.Key && !pkt.Config {
+				continue
+			}
+			pkt.DTS = int64(i) * 1000
+			write(t, p, pkt)
+		}
+		d, ok := w.wait(i + 1)[i].Data.(event.SnapshotTaken)
+		if size := sizes[i%len(sizes)]; !ok || [2]int{d.Width, d.Height} != size || [2]int{d.SrcWidth, d.SrcHeight} != size {
+			t.Fatalf("picture %d: %+v, want one of %v", i, w.facts[i].Data, size)
+		}
+	}
+}
+
+// H78: parameter sets that promise pictures of 16384x16384, for which a decoder
+// would take 400 MB, bring none, at once.
+func TestHugePictureIsRefused(t *testing.T) {
+	tool := realTool(t)
+	clip := film(t, av.H264, 320, 180, 1, 1)
+	w := newWorld(t, tool, nil)
+	p := w.publish("streamname", nil)
+	for _, pkt := range clip.packets {
+		if pkt.Kind != av.Video || !pkt.Key && !pkt.Config {
+			continue
+		}
+		if pkt.Config {
+			c, err := av.ParseAVCConfig(pkt.Frame)
+			if err != nil {
+				t.Fatal(err)
+			}
+			sps, pps := hugeSPS(), c.PPS[0]
+			b := append([]byte{1, sps[1], sps[2], sps[3], 0xFF, 0xE1, 0, byte(len(sps))}, sps...)
+			b = append(append(b, 1, 0, byte(len(pps))), pps...)
+			tag := flv.AppendVideo(nil, av.H264, true, true, 0, b)
+			pkt.Tag, pkt.Frame = tag, tag[len(tag)-len(b):]
+		}
+		write(t, p, pkt)
+	}
+	began := time.Now()
+	d, ok := w.wait(1)[0].Data.(event.SnapshotFailed)
+	if !ok || d.Errnum != errDecode {
+		t.Errorf("fact %+v, want one of a picture that cannot be decoded", w.facts[0].Data)
+	}
+	if s := w.Stats(); s.CPU == 0 || s.CPU > time.Second || time.Since(began) > 20*time.Second {
+		t.Errorf("it took %v, and %v of CPU", time.Since(began), s.CPU)
+	}
+}
+
+// hugeSPS is a sequence parameter set of the baseline profile for pictures of
+// 1024 by 1024 macroblocks (Rec. ITU-T H.264, 7.3.2.1.1).
+func hugeSPS() []byte {
+	var bits strings.Builder
+	ue := func(v int) { // Exp-Golomb (9.1)
+		s := strconv.FormatInt(int64(v)+1, 2)
+		bits.WriteString(strings.Repeat("0", len(s)-1) + s)
+	}
+	ue(0) // seq_parameter_set_id
+	ue(0) // log2_max_frame_num_minus4
+	ue(2) // pic_order_cnt_type
+	ue(1) // max_num_ref_frames
+	bits.WriteString("0")
+	ue(1023)                 // pic_width_in_mbs_minus1
+	ue(1023)                 // pic_height_in_map_units_minus1
+	bits.WriteString("1100") // frame_mbs_only, direct_8x8_inference, no cropping, no VUI
+	bits.WriteString("1")    // the end
+	text := bits.String()
+	text += strings.Repeat("0", (8-len(text)%8)%8)
+	b := []byte{0x67, 66, 0, 52}
+	for ; text != ""; text = text[8:] {
+		n, _ := strconv.ParseUint(text[:8], 2, 8)
+		b = append(b, byte(n))
 	}
 	return b
 }

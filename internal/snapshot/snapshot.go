@@ -48,7 +48,10 @@ type Options struct {
 	// it no picture is stored.
 	Bucket func(name string) (storage.Bucket, error)
 
-	// AlertCallback says who is told of the alerts of a push.
+	// BucketName returns the name of the bucket that Bucket returns.
+	BucketName func(name string) string
+
+	// AlertCallback says who is told of the alerts of a push. It must not wait.
 	AlertCallback func(*stream.Publication) *event.Callback
 
 	// Forbid keeps a stream off the air until then, for ever if it is zero. It
@@ -87,6 +90,9 @@ func New(o Options) *Snapshotter {
 	}
 	if o.Emit == nil {
 		o.Emit = func(event.Event) {}
+	}
+	if o.BucketName == nil {
+		o.BucketName = func(name string) string { return name }
 	}
 	if o.Forbid == nil {
 		o.Forbid = func(stream.Key, time.Time, string) {}
@@ -165,7 +171,9 @@ type push struct {
 	number uint32 // at random
 
 	mu     sync.Mutex
-	second int64 // of the name of its last picture
+	second int64            // of the name of its last picture
+	alerts map[string]alert // that are raised
+	over   bool             // none is raised any more
 }
 
 // maxSession has nine digits, as in the guide's example.
@@ -198,6 +206,13 @@ func (s *pushes) of(pub *stream.Publication) *push {
 	p = newPush(pub)
 	s.all[pub] = p
 	return p
+}
+
+// find returns the push of a publication that pictures were taken of, or nil.
+func (s *pushes) find(pub *stream.Publication) *push {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.all[pub]
 }
 
 func newPush(pub *stream.Publication) *push {
@@ -386,7 +401,7 @@ func explain(err error) *failure {
 func (s *Snapshotter) describe(c *capture) event.Snapshot {
 	d := event.Snapshot{
 		Task: event.NewSequence(), Domain: c.push.pub.Push().Client.Domain,
-		Bucket: c.cfg.Bucket, Region: c.cfg.Region, Captured: c.at,
+		Bucket: s.opt.BucketName(c.cfg.Bucket), Region: c.cfg.Region, Captured: c.at,
 	}
 	if c.stored {
 		d.Key = c.key()
@@ -406,9 +421,14 @@ func (s *Snapshotter) emit(c *capture, data event.Data) {
 	if !c.stored {
 		return
 	}
-	key := c.push.pub.Stream().Key()
-	e := event.New(time.Now(), data)
-	e.Space, e.App, e.Stream, e.Sequence = key.Space, key.App, key.Name, c.push.pub.Push().Sequence
+	s.tell(c.push, time.Now(), data)
+}
+
+// tell emits a fact about a push.
+func (s *Snapshotter) tell(p *push, now time.Time, data event.Data) {
+	key := p.pub.Stream().Key()
+	e := event.New(now, data)
+	e.Space, e.App, e.Stream, e.Sequence = key.Space, key.App, key.Name, p.pub.Push().Sequence
 	s.opt.Emit(e)
 }
 

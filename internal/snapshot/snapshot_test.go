@@ -182,6 +182,8 @@ func TestNamesStayNames(t *testing.T) {
 // What cannot become a picture is told, and costs nothing else.
 func TestFailures(t *testing.T) {
 	tool := fakeTool(t)
+	vp8 := frame(0, true, "x")
+	vp8.Codec = av.VP8
 	for _, c := range []struct {
 		name   string
 		packet av.Packet
@@ -197,6 +199,7 @@ func TestFailures(t *testing.T) {
 			o.Bucket = func(string) (storage.Bucket, error) { return nil, errors.New("secret detail") }
 		}, errStorage, "the bucket cannot be used"},
 		{"codec", av.Packet{Kind: av.Video, Codec: av.Unknown, Key: true, Frame: []byte("x")}, nil, errCodec, "pictures cannot be made of unknown"},
+		{"decoder", vp8, nil, errCodec, "the ffmpeg of this server cannot decode vp8"},
 		{"no configuration", av.Packet{Kind: av.Video, Codec: av.H264, Key: true, Frame: []byte{0, 0, 0, 1, 0x65}}, nil, errDecode, "the key frame is broken"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -205,7 +208,7 @@ func TestFailures(t *testing.T) {
 			write(t, p, c.packet)
 			e := w.wait(1)[0]
 			d, ok := e.Data.(event.SnapshotFailed)
-			if !ok || d.Errnum != c.errnum || d.Errmsg != c.errmsg || d.Callback == nil || !callbackKey.MatchString(d.Key) || e.Sequence != p.Push().Sequence {
+			if !ok || d.Errnum != c.errnum || d.Errmsg != c.errmsg || d.Bucket != "yourbucket" || d.Callback == nil || !callbackKey.MatchString(d.Key) || e.Sequence != p.Push().Sequence {
 				t.Errorf("fact %+v, want errnum %d, %q", e, c.errnum, c.errmsg)
 			}
 		})
@@ -416,7 +419,7 @@ func FuzzElementary(f *testing.F) {
 			t.Errorf("rotate = %d", e.rotate)
 		}
 		for _, cfg := range []policy.Snapshot{{}, {Width: 320}, {Height: 240, NeverEnlarge: true}, {Quality: 99}} {
-			job(&e, &cfg, time.Second)
+			job(&e, "h264", &cfg, time.Second)
 		}
 	})
 }

@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 		case ffmpeg.SandboxArg:
 			if err := ffmpeg.Sandbox(os.Args[2:]); err != nil {
 				fmt.Fprintln(os.Stderr, err)
-				os.Exit(125)
+				os.Exit(ffmpeg.SandboxFailed)
 			}
 			return
 		case "-hide_banner", "-nostdin":
@@ -51,7 +51,7 @@ func fake(last string) {
 		fmt.Println("ffmpeg version 0-fake")
 		return
 	case "-encoders", "-decoders":
-		fmt.Println(" ------")
+		fmt.Println(" ------\n V....D vp9   what frame makes\n V....D h264  H.264")
 		return
 	}
 	in, _ := io.ReadAll(os.Stdin)
@@ -91,14 +91,22 @@ type world struct {
 
 func newWorld(t testing.TB, tool *ffmpeg.Tool, change func(*Options)) *world {
 	t.Helper()
-	w := &world{t: t, hub: stream.NewHub(stream.Options{MaxPacketRate: 1e6, MaxByteRate: 1 << 30})}
+	w := &world{t: t}
+	w.hub = stream.NewHub(stream.Options{
+		MaxPacketRate: 1e6, MaxByteRate: 1 << 30,
+		Ended: func(p *stream.Publication) { w.Ended(p) },
+	})
 	w.grown.L = &w.mu
 	b, err := storage.OpenDirectory("yourbucket", t.TempDir(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.bucket = b
-	o := Options{Time: time.Minute, Tool: tool, Emit: w.emit, Bucket: func(string) (storage.Bucket, error) { return w.bucket, nil }}
+	o := Options{
+		Time: time.Minute, Tool: tool, Emit: w.emit,
+		Bucket:     func(string) (storage.Bucket, error) { return w.bucket, nil },
+		BucketName: func(string) string { return "yourbucket" },
+	}
 	if change != nil {
 		change(&o)
 	}

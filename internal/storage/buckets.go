@@ -112,6 +112,16 @@ func (b *Buckets) Named(name string) (Bucket, error) {
 	return o.bucket, nil
 }
 
+// Name returns the name of the bucket that Named returns.
+func (b *Buckets) Name(name string) string {
+	if name != "" {
+		return name
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.first
+}
+
 // Run sweeps the buckets every hour, until ctx is done.
 func (b *Buckets) Run(ctx context.Context) error {
 	tick := time.NewTicker(sweepEvery)

@@ -1,0 +1,56 @@
+/* An ffmpeg that does what one might that a hostile frame has taken over. What
+ * it shall do is on its standard input. It is linked dynamically, so that the
+ * fork server can be loaded into it. */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+static char big[1 << 20];
+
+int main(int argc, char **argv)
+{
+	char verb[64] = "";
+
+	if (!strcmp(argv[argc - 1], "-version"))
+		return puts("ffmpeg version 0-evil Copyright") < 0;
+	if (!strcmp(argv[argc - 1], "-encoders") || !strcmp(argv[argc - 1], "-decoders"))
+		return puts(" ------") < 0;
+	if (read(0, verb, sizeof verb - 1) < 0)
+		return 1;
+	if (!strcmp(verb, "echo"))
+		return puts("echo") < 0;
+	if (!strcmp(verb, "hang"))
+		for (signal(SIGTERM, SIG_IGN);;)
+			pause();
+	if (!strcmp(verb, "spin"))
+		for (;;)
+			;
+	if (!strcmp(verb, "crash"))
+		*(volatile int *)0 = 1;
+	if (!strcmp(verb, "flood"))
+		while (write(2, big, sizeof big) > 0)
+			;
+	if (!strcmp(verb, "gigabyte"))
+		for (int i = 0; i < 1 << 10; i++)
+			if (write(1, big, sizeof big) < 0)
+				return 1;
+	if (!strcmp(verb, "memory"))
+		for (char *p; (p = malloc(sizeof big));)
+			memset(p, 1, sizeof big);
+	if (!strcmp(verb, "probe")) {
+		printf("fork %d\n", fork() < 0);
+		printf("exec %d\n", execl("/bin/true", "true", (char *)0) < 0);
+		printf("open %d\n", open(argv[0], O_RDONLY) < 0);
+		printf("write %d\n", open("/tmp/weir-evil", O_WRONLY | O_CREAT, 0600) < 0);
+		printf("socket %d\n", socket(AF_INET, SOCK_STREAM, 0) < 0);
+		printf("kill %d\n", kill(getppid(), 0) < 0);
+		printf("control %d\n", fcntl(3, F_GETFD) < 0); /* of the fork server */
+		return 0;
+	}
+	return 3;
+}
