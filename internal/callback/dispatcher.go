@@ -3,17 +3,21 @@ package callback
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
+	"weir/internal/bus"
 	"weir/internal/event"
 	"weir/internal/eventlog"
 	"weir/internal/policy"
@@ -22,8 +26,11 @@ import (
 // Options are a Dispatcher's settings; the zero value is good.
 type Options struct {
 	Log      *slog.Logger
-	Replicas int // of what is kept; default 1
+	Node     string // the name of this node, unique in a cluster
+	Replicas int    // of what is kept; default 1
 	Keep     Keep
+
+	lease time.Duration // of a node that is not heard of any more; tests make it short
 }
 
 // Dispatcher tells the owners. It is made by New and works in Run; its other
@@ -33,6 +40,8 @@ type Dispatcher struct {
 	policy func() *policy.Set
 	events *eventlog.Log
 	keeper *keeper
+	lease  *bus.Lease
+	tells  atomic.Bool // this node has the lease
 
 	// Refused pushes, of which clients can cause as many as they like, are in a
 	// log of their own and delay nothing else.
@@ -52,6 +61,7 @@ func New(js jetstream.JetStream, l *eventlog.Log, set func() *policy.Set, o Opti
 		log: o.Log, policy: set, events: l, keeper: k,
 		facts: newQueue(newLogSource(l, false), k.part(""), k, set, o.Log),
 		crowd: newQueue(newLogSource(l, true), k.part("crowd-"), k, set, o.Log),
+		lease: bus.NewLease(js, bus.LeaseOptions{Log: o.Log, Name: "callbacks", Node: o.Node, Replicas: o.Replicas, Time: o.lease}),
 	}
 }
 
@@ -60,17 +70,36 @@ func New(js jetstream.JetStream, l *eventlog.Log, set func() *policy.Set, o Opti
 func (d *Dispatcher) Open(ctx context.Context) error { return d.keeper.open(ctx) }
 
 // Run tells until ctx ends, and then gives what is under way two seconds. While
-// JetStream is away it waits.
-func (d *Dispatcher) Run(ctx context.Context) {
+// JetStream is away it waits. In a cluster it waits while another node tells.
+func (d *Dispatcher) Run(ctx context.Context) { d.lease.Run(ctx, d.run) }
+
+// run tells until ctx ends; calls under way go on until held does. It is called
+// on one node at a time.
+func (d *Dispatcher) run(ctx, held context.Context) {
+	for ctx.Err() == nil {
+		err := d.keeper.open(ctx)
+		if err == nil {
+			err = d.keeper.own(ctx)
+		}
+		if err == nil {
+			break
+		}
+		d.log.Warn("callbacks wait", "err", err)
+		pause(ctx, time.Second)
+	}
+	answers, err := d.answer(ctx)
+	if err != nil {
+		d.log.Warn("other nodes cannot ask for the receivers of callbacks", "err", err)
+	} else {
+		defer answers.Unsubscribe()
+	}
+	d.tells.Store(true)
+	defer d.tells.Store(false)
 	var wg sync.WaitGroup
 	for _, q := range []*queue{d.facts, d.crowd} {
 		wg.Go(func() { // ends with ctx
 			for ctx.Err() == nil {
-				err := d.keeper.open(ctx)
-				if err == nil {
-					err = q.run(ctx)
-				}
-				if err != nil && ctx.Err() == nil {
+				if err := q.run(ctx, held); err != nil && ctx.Err() == nil {
 					d.log.Warn("callbacks wait", "err", err)
 					pause(ctx, time.Second)
 				}
@@ -78,6 +107,37 @@ func (d *Dispatcher) Run(ctx context.Context) {
 		})
 	}
 	wg.Wait()
+}
+
+// askSubject is that of questions for receivers, which the node that tells
+// answers.
+const askSubject = "callbacks.receivers"
+
+// answer answers the questions of other nodes until the subscription ends.
+func (d *Dispatcher) answer(ctx context.Context) (*nats.Subscription, error) {
+	return d.keeper.conn.Subscribe(askSubject, func(m *nats.Msg) {
+		list, err := d.known(ctx, string(m.Data))
+		if err == nil {
+			err = m.Respond(marshal(list))
+		}
+		if err != nil {
+			d.log.Debug("a question for the receivers of callbacks has no answer", "err", err)
+		}
+	})
+}
+
+// ask asks the node that tells for its receivers. There may be none.
+func (d *Dispatcher) ask(ctx context.Context, space string) (list []Receiver, err error) {
+	ctx, cancel := context.WithTimeout(ctx, busTime)
+	defer cancel()
+	m, err := d.keeper.conn.RequestWithContext(ctx, askSubject, []byte(space))
+	if errors.Is(err, nats.ErrNoResponders) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("ask the node that tells of callbacks: %w", err)
+	}
+	return list, json.Unmarshal(m.Data, &list)
 }
 
 // settleTime is how long Settle waits at most.
@@ -121,6 +181,34 @@ type Receiver struct {
 // Receivers returns those of a space, or all: who was told something, and whom
 // the policy names.
 func (d *Dispatcher) Receivers(ctx context.Context, space string) ([]Receiver, error) {
+	know := d.known
+	if !d.tells.Load() {
+		know = d.ask
+	}
+	told, err := know(ctx, space)
+	if err != nil {
+		return nil, err
+	}
+	byID := make(map[string]*Receiver)
+	for i := range told {
+		byID[told[i].ID] = &told[i]
+	}
+	for _, sp := range d.policy().Spaces {
+		if space != "" && sp.Name != space {
+			continue
+		}
+		for _, group := range named(&sp) {
+			id := ReceiverID(sp.Name, group)
+			if byID[id] == nil {
+				byID[id] = &Receiver{ID: id, Space: sp.Name, URL: bare(group), State: "idle"}
+			}
+		}
+	}
+	return sorted(byID), nil
+}
+
+// known returns the receivers that were told something by this node.
+func (d *Dispatcher) known(ctx context.Context, space string) ([]Receiver, error) {
 	byID := make(map[string]*Receiver)
 	for _, q := range []*queue{d.facts, d.crowd} {
 		list, err := q.all(ctx, space)
@@ -136,17 +224,10 @@ func (d *Dispatcher) Receivers(ctx context.Context, space string) ([]Receiver, e
 			}
 		}
 	}
-	for _, sp := range d.policy().Spaces {
-		if space != "" && sp.Name != space {
-			continue
-		}
-		for _, group := range named(&sp) {
-			id := ReceiverID(sp.Name, group)
-			if byID[id] == nil {
-				byID[id] = &Receiver{ID: id, Space: sp.Name, URL: bare(group), State: "idle"}
-			}
-		}
-	}
+	return sorted(byID), nil
+}
+
+func sorted(byID map[string]*Receiver) []Receiver {
 	list := make([]Receiver, 0, len(byID))
 	for _, r := range byID {
 		list = append(list, *r)
@@ -154,7 +235,7 @@ func (d *Dispatcher) Receivers(ctx context.Context, space string) ([]Receiver, e
 	slices.SortFunc(list, func(a, b Receiver) int {
 		return cmp.Or(cmp.Compare(a.Space, b.Space), cmp.Compare(a.URL, b.URL), cmp.Compare(a.ID, b.ID))
 	})
-	return list, nil
+	return list
 }
 
 // named returns the receivers that the policy of a space names.

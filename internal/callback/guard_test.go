@@ -19,15 +19,17 @@ type pushNotice struct {
 
 // notices returns what a host was told, repetitions left out.
 func (w *world) notices(host string) (list []pushNotice) {
-	var seen []string
+	seen := make(map[string]bool)
 	for _, x := range w.all(host) {
+		if seen[x.id] {
+			continue
+		}
+		seen[x.id] = true
 		var n pushNotice
 		if err := json.Unmarshal([]byte(x.body), &n); err != nil {
 			w.t.Fatal(err)
 		}
-		if !slices.Contains(seen, x.id) {
-			seen, list = append(seen, x.id), append(list, n)
-		}
+		list = append(list, n)
 	}
 	return list
 }

@@ -25,7 +25,8 @@ const (
 	attemptStream = "CALLBACK_ATTEMPTS"
 	deadStream    = "CALLBACK_DEAD"
 
-	recordSubject  = "callbacks.record."  // + key
+	recordSubject  = "callbacks.record." // + key
+	ownerSubject   = "callbacks.record.owner-"
 	attemptSubject = "callbacks.attempt." // + space.app.shelf
 	deadSubject    = "callbacks.dead."    // + space.receiver
 
@@ -68,6 +69,9 @@ type keeper struct {
 	opening                 sync.Mutex
 	opened                  atomic.Bool // and so these are there
 	records, attempts, dead jetstream.Stream
+
+	writing sync.Mutex    // held by who writes a record: a replicated stream takes one after the other
+	owner   atomic.Uint64 // of the records, in ownerSubject
 }
 
 // newKeeper returns a keeper that can do nothing before open has succeeded.
@@ -130,7 +134,7 @@ func (k *keeper) part(prefix string) *part { return &part{k, recordSubject + pre
 func (p *part) all(ctx context.Context) (map[string][]byte, error) {
 	m := make(map[string][]byte)
 	err := walk(ctx, p.records, recordSubject+">", 1, func(msg *jetstream.RawStreamMsg) bool {
-		if k, ok := strings.CutPrefix(msg.Subject, p.prefix); ok && !strings.Contains(k, "-") {
+		if k, ok := strings.CutPrefix(msg.Subject, p.prefix); ok && !strings.Contains(k, "-") && len(msg.Data) > 0 {
 			m[k] = msg.Data
 		}
 		return true
@@ -145,17 +149,51 @@ func (p *part) get(ctx context.Context, key string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if len(msg.Data) == 0 { // which is about to be deleted
+		return nil, jetstream.ErrMsgNotFound
+	}
 	return msg.Data, nil
 }
 
 func (p *part) put(ctx context.Context, key string, value []byte) error {
-	return p.publish(ctx, p.prefix+key, value)
+	_, err := p.record(ctx, p.prefix+key, value)
+	return err
 }
 
 func (p *part) delete(ctx context.Context, key string) error {
+	seq, err := p.record(ctx, p.prefix+key, nil) // and so it is ours to delete
+	if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(ctx, busTime)
 	defer cancel()
-	return p.records.Purge(ctx, jetstream.WithPurgeSubject(p.prefix+key))
+	return p.records.Purge(ctx, jetstream.WithPurgeSubject(p.prefix+key), jetstream.WithPurgeSequence(seq+1))
+}
+
+// own makes the records those of this process: another one that believes to
+// tell owners, because it was halted and has not noticed, can write none any
+// more. It could otherwise undo what this one records.
+func (k *keeper) own(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, busTime)
+	defer cancel()
+	ack, err := k.js.Publish(ctx, ownerSubject, nil)
+	if err == nil {
+		k.owner.Store(ack.Sequence)
+	}
+	return err
+}
+
+// record writes a record, if the records are this process's.
+func (k *keeper) record(ctx context.Context, subject string, value []byte) (uint64, error) {
+	k.writing.Lock()
+	defer k.writing.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, busTime)
+	defer cancel()
+	ack, err := k.js.Publish(ctx, subject, value, jetstream.WithExpectLastSequenceForSubject(k.owner.Load(), ownerSubject))
+	if err != nil {
+		return 0, err
+	}
+	return ack.Sequence, nil
 }
 
 // busTime is how long JetStream may take to answer.

@@ -62,6 +62,27 @@ func TestKeeper(t *testing.T) {
 		t.Error("a deleted record is there")
 	}
 
+	// Another node has become the one that tells: this one can change nothing.
+	next := newKeeper(b.JetStream(), 1, Keep{}, slog.New(slog.DiscardHandler))
+	if err := next.open(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := next.own(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.put(ctx, key("lane", "9"), []byte("stale")); err == nil {
+		t.Error("the owner before can write")
+	}
+	if err := p.delete(ctx, key("lane", "9")); err == nil {
+		t.Error("the owner before can delete")
+	}
+	if v, err := next.part("").get(ctx, key("lane", "9")); err != nil || string(v) != "19" {
+		t.Errorf("get = %q, %v", v, err)
+	}
+	if m, err := next.part("").all(ctx); err != nil || len(m) != 9 {
+		t.Errorf("all = %q, %v", m, err)
+	}
+
 	letter := func(space, group, id string) *Letter {
 		return &Letter{ID: id, Space: space, Group: group, Body: []byte("x")}
 	}

@@ -54,6 +54,8 @@ type park struct {
 	First time.Time `json:"first"`
 	Next  time.Time `json:"next"`
 
+	NotBefore time.Time `json:"not_before,omitzero"` // as the receiver has asked
+
 	Letter *Letter `json:"letter"` // what is told; nil in memory
 
 	happened time.Time // the fact of Seq

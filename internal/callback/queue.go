@@ -27,6 +27,7 @@ const (
 	laneBatch   = 8       // the same of a parked lane, which then lets others go first
 	saveEvery   = 256     // facts of a parked lane told between two writes of its record
 	keepEvery   = time.Second
+	watchEvery  = 10 // times keepEvery
 	maxReported = 20 // failed attempts a second that become facts
 )
 
@@ -52,7 +53,7 @@ type queue struct {
 	roots *x509.CertPool // for tests; nil: those of this machine
 
 	work  sync.WaitGroup  // workers and followers
-	calls context.Context // of calls under way; ends some time after run's
+	calls context.Context // of calls under way; ends some time after run's, or with its right to tell
 	room  chan struct{}   // capacity 1: something was settled
 
 	// Of the keeper alone.
@@ -67,6 +68,8 @@ type queue struct {
 	reports   int // failed attempts that became facts in this second
 	omitted   int64
 	stats     Stats
+	kept      kept // as the log was when it was looked
+	looked    time.Time
 }
 
 type receiverKey struct{ space, group string }
@@ -89,6 +92,7 @@ type receiver struct {
 	open     bool
 	probe    time.Duration // until the next one
 	tried    time.Time     // last attempt
+	notNow   time.Time     // until then the receiver has asked not to be called, while open
 
 	own    *feed               // of its own, while it is detached
 	skip   map[uint64]struct{} // places in own that are settled already or under way
@@ -99,6 +103,7 @@ type receiver struct {
 	record sync.Mutex          // held while its record is written or deleted
 
 	health Health
+	risk   risk // that the log does not keep its facts long enough
 }
 
 // newQueue returns a queue. Set is asked at each call how the receivers of a
@@ -116,12 +121,16 @@ func newQueue(s source, st store, l ledger, set func() *policy.Set, log *slog.Lo
 // drain is how long calls under way may go on when Run ends.
 const drain = 2 * time.Second
 
-// run tells until ctx ends, and then waits for what is under way. It returns an
-// error when it cannot begin.
-func (d *queue) run(ctx context.Context) error {
-	calls, stopCalls := context.WithCancel(context.WithoutCancel(ctx))
+// run tells until ctx ends, and then waits for what is under way, but not when
+// held has ended: then it may tell nobody any more. It returns an error when it
+// cannot begin. It may be run again.
+func (d *queue) run(ctx, held context.Context) error {
+	calls, stopCalls := context.WithCancel(held)
 	defer stopCalls()
-	d.calls = calls
+	d.mu.Lock()
+	d.calls, d.stopping = calls, false
+	d.mu.Unlock()
+	defer d.clear()
 	if err := d.load(ctx); err != nil {
 		return err
 	}
@@ -136,20 +145,33 @@ func (d *queue) run(ctx context.Context) error {
 	late := time.AfterFunc(drain, stopCalls)
 	d.work.Wait()
 	late.Stop()
+	end, cancel := context.WithTimeout(held, drain)
+	defer cancel()
+	d.save(end)
+	return nil
+}
+
+// clear forgets where the receivers are in the log, and keeps how they are.
+func (d *queue) clear() {
 	d.mu.Lock()
-	for _, r := range d.receivers {
+	defer d.mu.Unlock()
+	d.ctx, d.stopping = nil, true
+	d.router, d.waiting = feed{}, 0
+	known := d.receivers
+	d.receivers = make(map[receiverKey]*receiver)
+	for k, r := range known {
 		for _, l := range r.lanes {
 			l.stopTimer()
 		}
 		if r.caller != nil {
 			r.caller.close()
 		}
+		if !r.tried.IsZero() {
+			n := d.receiver(k.space, k.group)
+			n.tried, n.health = r.tried, r.health
+			n.health.Since = time.Time{}
+		}
 	}
-	d.mu.Unlock()
-	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
-	defer cancel()
-	d.save(end)
-	return nil
 }
 
 // load reads the records of the run before.
@@ -584,8 +606,12 @@ func (d *queue) missed(l *lane, p *park, o *outcome, at time.Time) bool {
 		d.bury(l, p.Letter)
 		return true
 	}
-	if ra := now.Add(o.retryAfter); ra.After(next) {
-		next = ra
+	p.NotBefore = time.Time{}
+	if o.retryAfter > 0 {
+		p.NotBefore = now.Add(o.retryAfter)
+		if p.NotBefore.After(next) {
+			next = p.NotBefore
+		}
 	}
 	if next.Before(now.Add(time.Second)) {
 		next = now.Add(time.Second)
@@ -596,6 +622,9 @@ func (d *queue) missed(l *lane, p *park, o *outcome, at time.Time) bool {
 	light := *p
 	light.happened, light.Letter = p.Letter.Time, nil
 	d.mu.Lock()
+	if p.NotBefore.After(l.r.notNow) {
+		l.r.notNow = p.NotBefore
+	}
 	if err == nil {
 		if l.park == nil {
 			l.r.parked++
@@ -660,7 +689,7 @@ func (d *queue) again(l *lane) bool {
 	// The lane is known to be further only from now on; the record says so when
 	// the next fact is through, or fails.
 	d.mu.Lock()
-	l.park = &park{Seq: p.Seq, Done: true, First: p.First, Next: p.Next, happened: p.Letter.Time}
+	l.park = &park{Seq: p.Seq, Done: true, First: p.First, Next: p.Next, NotBefore: p.NotBefore, happened: p.Letter.Time}
 	dead := !o.ok
 	d.mu.Unlock()
 	if dead {
@@ -837,27 +866,23 @@ func (d *queue) trip(r *receiver) {
 	reason := r.health.Reason
 	d.mu.Unlock()
 	d.log.Warn("a receiver of callbacks fails", "space", r.space, "receiver", bare(r.group), "reason", reason)
-	e := event.New(time.Now(), event.AlertRaised{Alert: "callback_receiver", Text: fmt.Sprintf("%s fails: %s", bare(r.group), reason)})
-	e.Space = r.space
-	d.source.emit(e)
+	d.alert(r, event.AlertRaised{Alert: alertReceiver, Text: fmt.Sprintf("%s fails: %s", bare(r.group), reason)})
 	d.detach(r)
 }
 
 // recover lets a receiver that answers again have what has waited. d.mu is held.
 func (d *queue) recover(r *receiver) {
-	r.open, r.probe = false, probeFirst
+	r.open, r.probe, r.notNow = false, probeFirst, time.Time{}
 	since := r.health.Since
 	r.health.Since = time.Time{}
 	for _, l := range r.lanes {
 		if l.park != nil && l.wait != nil {
-			l.sleep(rand.N(time.Second))
+			l.sleep(max(rand.N(time.Second), time.Until(l.park.NotBefore)))
 		}
 	}
 	r.nudge()
 	d.log.Info("a receiver of callbacks answers again", "space", r.space, "receiver", bare(r.group))
-	e := event.New(time.Now(), event.AlertCleared{Alert: "callback_receiver", Since: since})
-	e.Space = r.space
-	d.source.emit(e)
+	d.clearAlert(r, alertReceiver, since)
 }
 
 // nudge tells the follower of a receiver that something has changed.
@@ -922,6 +947,7 @@ func (d *queue) detach(r *receiver) {
 // router or Run ends.
 func (d *queue) follow(r *receiver) {
 	for {
+		d.look(r)
 		d.mu.Lock()
 		if d.stopping {
 			d.mu.Unlock()
@@ -930,10 +956,11 @@ func (d *queue) follow(r *receiver) {
 		r.own.cursor()
 		from := r.own.next
 		blocked := r.open || r.held >= ownWindow || r.parked >= maxParked
-		probing := r.open && time.Since(r.tried) >= r.probe && r.calls == 0 && r.parked < maxParked
+		due := max(r.probe-time.Since(r.tried), time.Until(r.notNow))
+		probing := r.open && due <= 0 && r.calls == 0 && r.parked < maxParked
 		wait := time.Second
-		if r.open && time.Since(r.tried) < r.probe {
-			wait = min(max(r.probe-time.Since(r.tried), 100*time.Millisecond), time.Minute)
+		if r.open && due > 0 {
+			wait = min(max(due, 100*time.Millisecond), time.Minute)
 		}
 		d.mu.Unlock()
 		if blocked && !probing {
@@ -1000,7 +1027,7 @@ func (d *queue) follow(r *receiver) {
 func (r *receiver) tryAgain() {
 	var first *lane
 	for _, l := range r.lanes {
-		if l.park != nil && !l.busy && l.last > l.park.Seq && (first == nil || l.park.Next.Before(first.park.Next)) {
+		if l.park != nil && !l.busy && l.last > l.park.Seq && !time.Now().Before(l.park.NotBefore) && (first == nil || l.park.Next.Before(first.park.Next)) {
 			first = l
 		}
 	}
@@ -1129,7 +1156,7 @@ func (d *queue) settled(ctx context.Context) bool {
 func (d *queue) keep(ctx context.Context) {
 	tick := time.NewTicker(keepEvery)
 	defer tick.Stop()
-	for {
+	for n := 1; ; n++ {
 		select {
 		case <-ctx.Done():
 			return
@@ -1143,6 +1170,9 @@ func (d *queue) keep(ctx context.Context) {
 			d.source.emit(event.New(time.Now(), event.Omitted{Of: event.TypeCallbackAttempted, Count: omitted}))
 		}
 		d.save(ctx)
+		if n%watchEvery == 0 {
+			d.watch(ctx)
+		}
 	}
 }
 

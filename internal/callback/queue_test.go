@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -131,6 +132,72 @@ func TestRetryAfter(t *testing.T) {
 		list := w.all("one.example")
 		if len(list) != 2 || list[1].at.Sub(begin).Round(time.Second) != 10*time.Minute {
 			t.Errorf("attempts %v", list)
+		}
+		w.stop()
+	})
+}
+
+// A receiver that asks not to be called for a while is not, neither to find out
+// whether it is back nor because another of its streams was told.
+func TestRetryAfterOfReceiver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newVirtual(t)
+		begin := time.Now()
+		w.answer("one.example", func(rw http.ResponseWriter, _ *http.Request) {
+			if time.Since(begin) < 10*time.Minute {
+				rw.Header().Set("Retry-After", strconv.Itoa(int((10*time.Minute-time.Since(begin))/time.Second)))
+				rw.WriteHeader(503)
+			}
+		})
+		for i := range 100 {
+			w.push("a", fmt.Sprintf("s%d", i), "one.example", asV2())
+		}
+		time.Sleep(time.Second)
+		n := len(w.all("one.example"))
+		if n < tripAfter || n > 100 {
+			t.Fatalf("%d calls at first", n)
+		}
+		time.Sleep(9 * time.Minute)
+		if again := len(w.all("one.example")); again != n {
+			t.Errorf("%d calls before the time that the receiver asked for", again-n)
+		}
+		time.Sleep(2 * time.Minute)
+		w.check("one.example", func(told) bool { return true })
+		w.stop()
+	})
+	synctest.Test(t, func(t *testing.T) {
+		w := newVirtual(t)
+		begin := time.Now()
+		var bad atomic.Bool
+		bad.Store(true)
+		w.answer("one.example", func(rw http.ResponseWriter, r *http.Request) {
+			list := w.all("one.example")
+			for _, x := range list {
+				if x.id == r.Header.Get(HeaderID) && (strings.Contains(x.body, `"Stream":"later"`) && time.Since(begin) < 10*time.Minute || bad.Load()) {
+					if strings.Contains(x.body, `"Stream":"later"`) {
+						rw.Header().Set("Retry-After", "600")
+					}
+					rw.WriteHeader(503)
+					return
+				}
+			}
+		})
+		w.push("a", "later", "one.example", asV2())
+		time.Sleep(time.Second)
+		for i := range 10 {
+			w.push("a", fmt.Sprintf("s%d", i), "one.example", asV2())
+		}
+		time.Sleep(10 * time.Second)
+		bad.Store(false)
+		time.Sleep(11 * time.Minute)
+		var at []time.Duration
+		for _, x := range w.all("one.example") {
+			if strings.Contains(x.body, `"Stream":"later"`) {
+				at = append(at, x.at.Sub(begin).Round(time.Second))
+			}
+		}
+		if len(at) != 2 || at[1] < 10*time.Minute {
+			t.Errorf("called at %v, want a second time after ten minutes", at)
 		}
 		w.stop()
 	})

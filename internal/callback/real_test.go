@@ -31,6 +31,10 @@ type real struct {
 	dir string
 	set *policy.Set
 
+	node  string
+	url   string        // of a NATS that others use, too; empty: one of its own
+	lease time.Duration // of Options
+
 	bus *bus.Bus
 	log *eventlog.Log
 	d   *Dispatcher
@@ -39,12 +43,17 @@ type real struct {
 }
 
 func newReal(t testing.TB, dir string, secret string) *real {
+	w := prepare(t, dir, secret)
+	w.start()
+	return w
+}
+
+// prepare returns a real that is not started.
+func prepare(t testing.TB, dir string, secret string) *real {
 	d := quick()
 	d.ConnectTimeout, d.Timeout = 5*time.Second, 10*time.Second
 	d.Secret = policy.NewSecret(secret)
-	w := &real{t: t, dir: dir, set: &policy.Set{Spaces: []policy.Space{{Name: "a", Delivery: d}, {Name: "b", Delivery: d}}}}
-	w.start()
-	return w
+	return &real{t: t, dir: dir, node: "n1", set: &policy.Set{Spaces: []policy.Space{{Name: "a", Delivery: d}, {Name: "b", Delivery: d}}}}
 }
 
 func (w *real) start() {
@@ -55,13 +64,13 @@ func (w *real) start() {
 		logger = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
 	var err error
-	if w.bus, err = bus.Open(ctx, bus.Config{Node: "n1", Dir: w.dir + "/nats"}, logger); err != nil {
+	if w.bus, err = bus.Open(ctx, bus.Config{Node: w.node, Dir: w.dir + "/nats", URL: w.url}, logger); err != nil {
 		w.t.Fatal(err)
 	}
-	if w.log, err = eventlog.Open(ctx, w.bus.JetStream(), eventlog.Options{Log: logger, Node: "n1", Dir: w.dir + "/journal", CrowdRate: 1e6}); err != nil {
+	if w.log, err = eventlog.Open(ctx, w.bus.JetStream(), eventlog.Options{Log: logger, Node: w.node, Dir: w.dir + "/journal", CrowdRate: 1e6}); err != nil {
 		w.t.Fatal(err)
 	}
-	w.d = New(w.bus.JetStream(), w.log, func() *policy.Set { return w.set }, Options{Log: logger})
+	w.d = New(w.bus.JetStream(), w.log, func() *policy.Set { return w.set }, Options{Log: logger, Node: w.node, lease: w.lease})
 	done := make(chan struct{})
 	go func() { defer close(done); w.d.Run(ctx) }() // ends with ctx
 	w.stop = sync.OnceFunc(func() {

@@ -39,7 +39,19 @@ type source interface {
 	last() uint64
 	at(ctx context.Context, t time.Time) (uint64, error)
 
+	// kept says what of the log is still there.
+	kept(ctx context.Context) (kept, error)
+
 	emit(event.Event)
+}
+
+// kept is what of the log is still there, and for how long that will be.
+type kept struct {
+	first, last uint64    // places
+	oldest      time.Time // when the fact at first was stored
+	full        float64   // the part of its size that is used
+	age         time.Duration
+	step        uint64 // between the places of two messages
 }
 
 type reader interface {
@@ -133,6 +145,14 @@ func (s *logSource) at(ctx context.Context, t time.Time) (uint64, error) {
 		return s.log.SeqAtOfCrowd(ctx, t)
 	}
 	return s.log.SeqAt(ctx, t)
+}
+
+func (s *logSource) kept(ctx context.Context) (kept, error) {
+	k, err := s.log.Kept(ctx, s.crowd)
+	if err != nil {
+		return kept{}, err
+	}
+	return kept{k.First, k.Last, k.Oldest, float64(k.Bytes) / float64(k.MaxBytes), k.MaxAge, k.Step}, nil
 }
 
 func (s *logSource) emit(e event.Event) { s.log.Emit(e) }

@@ -35,6 +35,8 @@ type memory struct {
 	dead    []Letter
 	emitted []event.Event
 	fail    error // of writes
+	gone    int   // facts that are not kept any more
+	full    float64
 }
 
 func newMemory() *memory {
@@ -84,7 +86,7 @@ func (q query) matches(e *event.Event) bool {
 func (m *memory) scan(_ context.Context, q query, from uint64, most int) (list []entry, next uint64, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for i := from; i <= uint64(len(m.facts)); i++ {
+	for i := max(from, uint64(m.gone)+1); i <= uint64(len(m.facts)); i++ {
 		if e := m.facts[i-1]; q.matches(&e.event) {
 			if list = append(list, e); len(list) == most {
 				return list, i + 1, nil
@@ -106,6 +108,19 @@ func (m *memory) last() uint64 {
 }
 
 func (m *memory) at(context.Context, time.Time) (uint64, error) { return 1, nil }
+
+// keptFor is how long a memory keeps facts, as the alerts have it.
+const keptFor = 20 * time.Hour
+
+func (m *memory) kept(context.Context) (kept, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	k := kept{first: uint64(m.gone) + 1, last: uint64(len(m.facts)), full: m.full, age: keptFor, step: 1}
+	if m.gone < len(m.facts) {
+		k.oldest = m.facts[m.gone].event.Time
+	}
+	return k, nil
+}
 
 func (m *memory) emit(e event.Event) {
 	m.mu.Lock()
@@ -211,7 +226,7 @@ func (w *world) start() {
 	w.d.dial = w.dial
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- w.d.run(ctx) }()
+	go func() { done <- w.d.run(ctx, context.WithoutCancel(ctx)) }()
 	w.stop = func() {
 		cancel()
 		if err := <-done; err != nil {

@@ -118,6 +118,36 @@ type message struct {
 	Time     time.Time `json:"time"`
 }
 
+// Kept is what of a log is still kept.
+type Kept struct {
+	First, Last     uint64    // numbers
+	Step            uint64    // between the numbers of the first events of two messages
+	Oldest          time.Time // when the first was stored; zero: there is none
+	Bytes, MaxBytes int64
+	MaxAge          time.Duration
+}
+
+// Kept returns what is still kept: of facts of crowds, or of all others.
+func (l *Log) Kept(ctx context.Context, crowd bool) (Kept, error) {
+	ln := l.facts
+	if crowd {
+		ln = l.crowd
+	}
+	info, err := ln.info(ctx)
+	if err != nil {
+		return Kept{}, err
+	}
+	st := &info.State
+	k := Kept{
+		First: st.FirstSeq << seqBits, Last: st.LastSeq<<seqBits | lastOfMessage, Step: 1 << seqBits,
+		Bytes: int64(st.Bytes), MaxBytes: ln.config.MaxBytes, MaxAge: ln.config.MaxAge,
+	}
+	if st.Msgs > 0 {
+		k.Oldest = st.FirstTime
+	}
+	return k, nil
+}
+
 // Pending returns how many messages from the number from on have events that f
 // may match: of a stream, those of its shelf.
 func (l *Log) Pending(ctx context.Context, f Filter, from uint64) (uint64, error) {

@@ -208,7 +208,7 @@ func (c *collector) callbacks(ch chan<- prometheus.Metric,
 	counter("callbacks_delivered_total", "Calls of receivers of callbacks that succeeded.", st.Delivered)
 	counter("callbacks_failed_total", "Calls of receivers of callbacks that failed.", st.Failed)
 	counter("callbacks_dead_total", "Callbacks that became dead letters.", st.Dead)
-	counter("callbacks_missed_total", "Facts, or batches of them, that were too old to be kept before it was known whether they have callbacks.", st.Missed)
+	counter("callbacks_missed_total", "Facts, at most, that were deleted from the event log before their receivers were told.", st.Missed)
 	gauge("callback_receivers", "Receivers of callbacks.", float64(st.Receivers-st.Failing-st.Behind), "state", "ok")
 	gauge("callback_receivers", "Receivers of callbacks.", float64(st.Failing), "state", "failing")
 	gauge("callback_receivers", "Receivers of callbacks.", float64(st.Behind), "state", "behind")

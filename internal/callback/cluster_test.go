@@ -1,0 +1,107 @@
+package callback
+
+import (
+	"encoding/json"
+	"fmt"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// clusterLease is the lease of nodes in tests.
+const clusterLease = 2 * time.Second
+
+// Of two nodes of a cluster one tells, of what happened on either. When it is
+// killed, or halted, the other goes on: nothing is lost, each stream is in order,
+// and what is told again is the same.
+func TestCluster(t *testing.T) {
+	for _, halted := range []bool{false, true} {
+		t.Run(fmt.Sprintf("halted=%t", halted), func(t *testing.T) {
+			t.Parallel()
+			s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.Start()
+			t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
+			if !s.ReadyForConnections(10 * time.Second) {
+				t.Fatal("NATS did not start")
+			}
+			conn, err := nats.Connect(s.ClientURL())
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(conn.Close)
+			js, err := jetstream.New(conn)
+			if err != nil {
+				t.Fatal(err)
+			}
+			holder := func() string { // who tells
+				kv, err := js.KeyValue(t.Context(), "weir_lease_callbacks")
+				if err != nil {
+					return ""
+				}
+				e, err := kv.Get(t.Context(), "callbacks")
+				if err != nil {
+					return ""
+				}
+				var h struct{ Node string }
+				if err := json.Unmarshal(e.Value(), &h); err != nil {
+					t.Error(err)
+				}
+				return h.Node
+			}
+			b := newNotebook(t)
+			nodes, dirs := map[string]*process{}, map[string]string{"n1": t.TempDir(), "n2": t.TempDir()}
+			start := func(name string) {
+				nodes[name] = startVictim(t, dirs[name], b.URL, "WEIR_TEST_NODE="+name, "WEIR_TEST_NATS="+s.ClientURL())
+			}
+			want, facts := map[string][]string{}, 0
+			all := func() bool { n, _ := b.known(); return n >= facts }
+			for name := range dirs {
+				start(name)
+				facts += nodes[name].push(100, want)
+			}
+			until(t, "both nodes' facts are told", 30*time.Second, all)
+			if _, again := b.known(); again > 0 {
+				t.Errorf("%d facts were told twice while nothing was wrong", again)
+			}
+			first := holder()
+			other := map[string]string{"n1": "n2", "n2": "n1"}[first]
+			if other == "" {
+				t.Fatalf("%q tells", first)
+			}
+			for name := range dirs {
+				facts += nodes[name].push(200, want)
+			}
+			// In the middle of it.
+			until(t, "some deliveries", 30*time.Second, func() bool { n, _ := b.known(); return n >= facts-600 })
+			begin := time.Now()
+			if halted {
+				nodes[first].Process.Signal(syscall.SIGSTOP)
+			} else {
+				nodes[first].kill()
+			}
+			until(t, "the other node tells", 30*time.Second, func() bool { return holder() == other })
+			took := time.Since(begin)
+			facts += nodes[other].push(100, want)
+			if halted {
+				nodes[first].Process.Signal(syscall.SIGCONT)
+			} else {
+				start(first) // and what was still in its journal is told, too
+			}
+			facts += nodes[first].push(100, want)
+			until(t, "all is told", 60*time.Second, all)
+			if h := holder(); h != other {
+				t.Errorf("afterwards %q tells, want %s", h, other)
+			}
+			b.check(t, want)
+			_, again := b.known()
+			t.Logf("the other node took over after %v; %d of %d facts were told again", took, again, facts)
+		})
+	}
+}
