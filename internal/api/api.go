@@ -117,6 +117,8 @@ type Server struct {
 	failing failures
 	replays replays
 	feeds   feeds
+
+	scanTime time.Duration // see scanTime
 }
 
 // New returns the Server of a node.
@@ -124,7 +126,7 @@ func New(o Options) *Server {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{Options: o, log: o.Log, mux: http.NewServeMux()}
+	s := &Server{Options: o, log: o.Log, mux: http.NewServeMux(), scanTime: scanTime}
 	s.huma = huma.NewAPI(s.humaConfig(), adapter{s})
 	s.streamRoutes()
 	s.snapshotRoutes()

@@ -63,7 +63,7 @@ func (s *Server) listReceivers(ctx context.Context, in *receiversInput) (*receiv
 	if c.Sees(space) {
 		all, err := s.Callbacks.Receivers(ctx, space)
 		if err != nil {
-			return nil, problem(http.StatusServiceUnavailable, kindUnavailable, "the event log is away")
+			return nil, away("the event log is away")
 		}
 		for i := range all {
 			list = append(list, receiver(&all[i]))
@@ -121,7 +121,7 @@ func (s *Server) listAttempts(ctx context.Context, in *attemptsInput) (*attemptP
 	}
 	list, err := s.Callbacks.Attempts(ctx, q)
 	if err != nil {
-		return nil, problem(http.StatusServiceUnavailable, kindUnavailable, "the delivery log is away")
+		return nil, away("the delivery log is away")
 	}
 	for i, a := range list {
 		d, ok := a.Data.(event.CallbackAttempted)
@@ -194,7 +194,7 @@ func (s *Server) listDeadLetters(ctx context.Context, in *deadInput) (*deadPage,
 	}
 	list, err := s.Callbacks.DeadLetters(ctx, space, in.Receiver, after+1, in.Limit+1)
 	if err != nil {
-		return nil, problem(http.StatusServiceUnavailable, kindUnavailable, "the dead letters are away")
+		return nil, away("the dead letters are away")
 	}
 	for i := range list {
 		l := &list[i]
@@ -243,7 +243,7 @@ func (s *Server) replayDeadLetters(ctx context.Context, in *replayInput) (*repla
 		return nil, problem(http.StatusConflict, kindConflict, "another replay is under way; wait for its end")
 	}
 	if err != nil {
-		return nil, problem(http.StatusServiceUnavailable, kindUnavailable, "the dead letters are away; %d were told", sum.Told)
+		return nil, away("the dead letters are away; %d were told", sum.Told)
 	}
 	out.Body.Told, out.Body.Failed, out.Body.Skipped, out.Body.Error = sum.Told, sum.Failed, sum.Skipped, sum.Error
 	return out, nil
@@ -259,7 +259,7 @@ func (s *Server) deleteDeadLetter(ctx context.Context, in *deadPath) (*struct{},
 		err = s.Callbacks.Forget(ctx, in.Number)
 	}
 	if err != nil && !errors.Is(err, callback.ErrNoLetter) {
-		return nil, problem(http.StatusServiceUnavailable, kindUnavailable, "the dead letters are away")
+		return nil, away("the dead letters are away")
 	}
 	return nil, nil
 }

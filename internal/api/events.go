@@ -106,11 +106,14 @@ const (
 	// many it looks at. What it has not found then is on the next page.
 	scanTime  = 3 * time.Second
 	scanFacts = 50_000
+
+	readTime = 10 * time.Second // that JetStream may take to answer
 )
 
 // scan returns what pick makes of the facts that match f in a period, the
 // oldest first. A page may have fewer items than its limit, even none, and not
-// be the last one.
+// be the last one: then nothing was found in the time, and its cursor says how
+// far that was.
 func scan[T any](ctx context.Context, s *Server, list string, f eventlog.Filter, in Period, p Paging, pick func(*eventlog.Entry) (T, bool)) (Page[T], error) {
 	none := Page[T]{Items: []T{}}
 	since, until, err := in.times(time.Now())
@@ -121,8 +124,6 @@ func scan[T any](ctx context.Context, s *Server, list string, f eventlog.Filter,
 	if err != nil {
 		return none, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, scanTime)
-	defer cancel()
 	crowd := len(f.Types) > 0 && eventlog.Crowd(f.Types[0])
 	seqAt, last := s.Events.SeqAt, s.Events.Last
 	if crowd {
@@ -140,16 +141,19 @@ func scan[T any](ctx context.Context, s *Server, list string, f eventlog.Filter,
 	}
 	r := s.Events.Range(ctx, f, from, last())
 	defer r.Close()
-	pg, next := none, from
+	ctx, cancel := context.WithTimeout(ctx, s.scanTime)
+	defer cancel()
+	pg, next, start := none, from, r.At()
 	for range scanFacts {
 		e, err := r.Next(ctx)
 		if errors.Is(err, io.EOF) {
 			return pg, nil
 		}
 		if err != nil {
-			if next == from {
-				return none, s.unread(err)
+			if cause := r.Away(); cause != nil && r.At() == start {
+				return none, s.unread(cause)
 			}
+			next = r.At()
 			break
 		}
 		if len(pg.Items) == p.Limit {
@@ -170,7 +174,7 @@ func scan[T any](ctx context.Context, s *Server, list string, f eventlog.Filter,
 // unread is the problem of a log that cannot be read.
 func (s *Server) unread(err error) error {
 	s.log.Warn("the event log cannot be read", "err", err)
-	return problem(http.StatusServiceUnavailable, kindUnavailable, "the event log cannot be read just now; try again")
+	return away("the event log cannot be read just now; try again")
 }
 
 const (

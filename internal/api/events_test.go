@@ -219,3 +219,41 @@ func TestFeedsAreBounded(t *testing.T) {
 		t.Error("a feed is refused although another has ended")
 	}
 }
+
+// TestRecordedFiles lists what came of recordings.
+func TestRecordedFiles(t *testing.T) {
+	w := newWorld(t)
+	now := time.Now()
+	for i, data := range []event.Data{
+		event.RecordStarted{Recording: event.Recording{Task: "t1", Format: "hls", Start: now.Add(-2 * time.Minute)}},
+		event.RecordFinished{
+			Recording: event.Recording{Task: "t1", Format: "hls", Bucket: "b", Key: "k", Start: now.Add(-2 * time.Minute), End: now.Add(-time.Minute), Callback: &event.Callback{URL: "http://x/?p=topsecret"}},
+			Duration:  time.Minute, Size: 1000, Pushes: []string{"p1"},
+		},
+		event.RecordFailed{Recording: event.Recording{Task: "t2", Format: "mp4"}, Errnum: 1, Errmsg: "no room"},
+	} {
+		e := event.New(now.Add(time.Duration(i-10)*time.Second), data)
+		e.Space, e.App, e.Stream = "default", "live", "a"
+		w.Events.Emit(e)
+	}
+	w.facts(t, 3)
+	viewer := w.token(t, Token{Role: Viewer})
+	var p Page[RecordedFile]
+	w.get(t, viewer, "/history/recordings?space=default", &p)
+	if len(p.Items) != 2 || p.Items[0].State != "finished" || p.Items[0].Seconds != 60 || p.Items[0].Key != "k" || p.Items[0].Pushes[0] != "p1" ||
+		p.Items[1].State != "failed" || p.Items[1].Error != "no room" || p.Items[1].Task != "t2" {
+		t.Errorf("recordings: %+v", p.Items)
+	}
+	for query, want := range map[string]int{"state=failed": 1, "state=finished": 1, "stream=b": 0, "limit=1": 1} {
+		p = Page[RecordedFile]{}
+		w.get(t, viewer, "/history/recordings?"+query, &p)
+		if len(p.Items) != want {
+			t.Errorf("recordings with %s: %+v", query, p.Items)
+		}
+	}
+	p = Page[RecordedFile]{}
+	w.get(t, w.token(t, Token{Role: Viewer, Space: "other"}), "/history/recordings", &p)
+	if len(p.Items) != 0 {
+		t.Errorf("recordings for the token of another space: %+v", p.Items)
+	}
+}

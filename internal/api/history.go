@@ -109,6 +109,72 @@ func (s *Server) listFailedPushes(ctx context.Context, in *pushesInput) (*failed
 	return &failedPage{p}, err
 }
 
+// RecordedFile is a file of a recording that is finished, or of one that failed.
+type RecordedFile struct {
+	Task    string    `json:"task" doc:"Names the recording in its facts and callbacks."`
+	Time    time.Time `json:"time" doc:"When it was finished, or failed."`
+	Space   string    `json:"space"`
+	App     string    `json:"app"`
+	Stream  string    `json:"stream"`
+	Node    string    `json:"node"`
+	State   string    `json:"state" enum:"finished,failed"`
+	Error   string    `json:"error,omitempty" doc:"Why it failed."`
+	Format  string    `json:"format" enum:"hls,mp4,flv"`
+	Bucket  string    `json:"bucket" doc:"Name of the bucket; empty: the first one."`
+	Key     string    `json:"key" doc:"Of the object; of HLS the playlist. It may have been deleted since."`
+	Start   time.Time `json:"start" doc:"When its first frame came."`
+	End     time.Time `json:"end,omitzero" doc:"When its last frame came."`
+	Seconds float64   `json:"seconds" doc:"Of media in it."`
+	Size    int64     `json:"size" doc:"Bytes of the file; of HLS with its segments."`
+	Lost    float64   `json:"lost" doc:"Seconds of media that found no room on the disk."`
+	Pushes  []string  `json:"pushes" nullable:"false" doc:"Sequences of the pushes in it."`
+}
+
+type recordedInput struct {
+	Paging
+	StreamFilter
+	Period
+	State string `query:"state" enum:"finished,failed" doc:"Only those."`
+}
+
+type recordedPage struct{ Body Page[RecordedFile] }
+
+func (s *Server) listRecorded(ctx context.Context, in *recordedInput) (*recordedPage, error) {
+	types := []event.Type{event.TypeRecordFinished, event.TypeRecordFailed}
+	switch in.State {
+	case "finished":
+		types = types[:1]
+	case "failed":
+		types = types[1:]
+	}
+	f, nothing := in.filter(caller(ctx), types...)
+	if nothing {
+		return &recordedPage{Page[RecordedFile]{Items: []RecordedFile{}}}, nil
+	}
+	p, err := scan(ctx, s, "recorded "+in.State, f, in.Period, in.Paging, func(e *eventlog.Entry) (RecordedFile, bool) {
+		file := RecordedFile{
+			Time: e.Event.Time.UTC(), Space: e.Event.Space, App: e.Event.App, Stream: e.Event.Stream, Node: e.Event.Node, State: "finished", Pushes: []string{},
+		}
+		var r *event.Recording
+		switch d := e.Event.Data.(type) {
+		case event.RecordFinished:
+			r = &d.Recording
+			file.Seconds, file.Size, file.Lost, file.Pushes = d.Duration.Seconds(), d.Size, d.Lost.Seconds(), append(file.Pushes, d.Pushes...)
+		case event.RecordFailed:
+			r = &d.Recording
+			file.State, file.Error = "failed", d.Errmsg
+		default:
+			return file, false
+		}
+		file.Task, file.Format, file.Bucket, file.Key, file.Start, file.End = r.Task, r.Format, r.Bucket, r.Key, r.Start.UTC(), r.End
+		if !r.End.IsZero() {
+			file.End = r.End.UTC()
+		}
+		return file, true
+	})
+	return &recordedPage{p}, err
+}
+
 // Duration is for how long a stream was on the air.
 type Duration struct {
 	Space   string  `json:"space"`
@@ -200,7 +266,7 @@ func (s *Server) listDurations(ctx context.Context, in *durationsInput) (*durati
 		if page.Cursor = pg.Next; page.Cursor == "" {
 			break
 		}
-		if time.Since(now) > scanTime {
+		if time.Since(now) > s.scanTime {
 			return nil, tooMuch
 		}
 	}
@@ -224,6 +290,11 @@ func (s *Server) historyRoutes() {
 		Detail: "Pages are as those of listPushes. When very many are refused some are only counted, by facts of the type facts.omitted.",
 		Role:   Viewer, Scope: Filtered, Errors: []int{503},
 	}, s.listFailedPushes)
+	add(s, route{
+		ID: "listRecordedFiles", Method: http.MethodGet, Path: "/history/recordings", Tag: "History", Summary: "List recordings that were finished or failed, the oldest first",
+		Detail: "Pages are as those of listPushes. What is in the bucket now says listRecordings.",
+		Role:   Viewer, Scope: Filtered, Errors: []int{503},
+	}, s.listRecorded)
 	add(s, route{
 		ID: "listDurations", Method: http.MethodGet, Path: "/history/durations", Tag: "History", Summary: "For how long streams were on the air",
 		Role: Viewer, Scope: Filtered, Errors: []int{503},

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strconv"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 )
@@ -41,6 +43,17 @@ func problem(status int, k kind, format string, args ...any) error {
 	return &huma.ErrorModel{
 		Type: typePrefix + string(k), Title: http.StatusText(status), Status: status, Detail: fmt.Sprintf(format, args...),
 	}
+}
+
+// retryAfter is when a client may try again what could not be done because
+// something was away: a store is looked for every second.
+const retryAfter = 2 * time.Second
+
+// away is the problem of what cannot be done just now, because something that
+// it needs cannot be reached.
+func away(format string, args ...any) error {
+	return huma.ErrorWithHeaders(problem(http.StatusServiceUnavailable, kindUnavailable, format, args...),
+		http.Header{"Retry-After": {strconv.Itoa(int(retryAfter / time.Second))}})
 }
 
 // notFound is the problem of a thing that is not there, or that the caller may

@@ -75,7 +75,7 @@ func (s *Server) bucketProblem(err error, key string) error {
 		return notFound("recording", key)
 	}
 	s.log.Error("bucket", "err", err)
-	return problem(http.StatusServiceUnavailable, kindUnavailable, "the bucket of the recordings does not answer; the log of the node says more")
+	return away("the bucket of the recordings does not answer; the log of the node says more")
 }
 
 // RecordingPath names a recording.
@@ -220,9 +220,19 @@ func (s *Server) createOrder(_ context.Context, in *orderInput) (*orderOutput, e
 		return nil, problem(http.StatusConflict, kindConflict, "%v", err)
 	case err != nil:
 		s.log.Error("order", "err", err)
-		return nil, problem(http.StatusServiceUnavailable, kindUnavailable, "the order could not be kept; the log of the node says more")
+		return nil, away("the order could not be kept; the log of the node says more")
 	}
 	return &orderOutput{orderInfo(o)}, nil
+}
+
+func (s *Server) getOrder(ctx context.Context, in *orderPath) (*orderOutput, error) {
+	c := caller(ctx)
+	for _, o := range s.Recorder.Orders() {
+		if o.ID == in.ID && c.Sees(o.Space) {
+			return &orderOutput{orderInfo(o)}, nil
+		}
+	}
+	return nil, notFound("order of a recording", in.ID)
 }
 
 type orderPath struct {
@@ -241,11 +251,16 @@ func (s *Server) cancelOrder(ctx context.Context, in *orderPath) (*struct{}, err
 	return nil, nil // one that is gone is no error
 }
 
-func (s *Server) stopRecording(_ context.Context, in *StreamPath) (*struct{}, error) {
-	if err := s.Recorder.Stop(in.key()); err != nil && !errors.Is(err, record.ErrNotRunning) {
+func (s *Server) stopRecording(_ context.Context, in *StreamPath) (*endedOutput, error) {
+	out := &endedOutput{}
+	err := s.Recorder.Stop(in.key())
+	switch {
+	case err == nil:
+		out.Body.Ended = 1
+	case !errors.Is(err, record.ErrNotRunning):
 		return nil, err
 	}
-	return nil, nil
+	return out, nil
 }
 
 func (s *Server) recordingRoutes() {
@@ -277,6 +292,11 @@ func (s *Server) recordingRoutes() {
 		Detail: "A stream that is on the air is recorded from its newest key frame on, one that comes later from its start. The app's record.mode must not be off.",
 		Role:   Operator, Scope: InSpace, Status: http.StatusCreated, Errors: []int{404, 409, 503},
 	}, s.createOrder)
+	add(s, route{
+		ID: "getRecordingOrder", Method: http.MethodGet, Path: "/recording-orders/{id}", Tag: tag, Summary: "One order",
+		Detail: "An order that is over is not there any more: what came of it says listRecordedFiles.",
+		Role:   Viewer, Scope: Filtered,
+	}, s.getOrder)
 	add(s, route{
 		ID: "cancelRecordingOrder", Method: http.MethodDelete, Path: "/recording-orders/{id}", Tag: tag, Summary: "Cancel an order",
 		Detail: "A recording that nothing else asks for ends. An order that is gone is no error.",

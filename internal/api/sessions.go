@@ -67,15 +67,18 @@ type sessionPath struct {
 	ID string `path:"id" minLength:"16" maxLength:"16" example:"0123456789abcdef" doc:"ID of the session."`
 }
 
-func (s *Server) endSession(ctx context.Context, in *sessionPath) (*struct{}, error) {
+func (s *Server) endSession(ctx context.Context, in *sessionPath) (*endedOutput, error) {
+	out := &endedOutput{}
 	id, err := session.ParseID(in.ID)
 	if err != nil {
-		return nil, nil // there is no such session
+		return out, nil // there is no such session
 	}
 	if i, ok := s.Sessions.Find(id); ok && caller(ctx).Sees(i.Key.Space) {
-		s.Sessions.Kick(id)
+		if s.Sessions.Kick(id) {
+			out.Body.Ended = 1
+		}
 	}
-	return nil, nil
+	return out, nil
 }
 
 func (s *Server) sessionRoutes() {

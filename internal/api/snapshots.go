@@ -115,7 +115,7 @@ func (s *Server) takeSnapshot(ctx context.Context, in *takeInput) (*snapshotOutp
 	case errors.Is(err, snapshot.ErrNoPicture):
 		return nil, problem(http.StatusConflict, kindConflict, "the stream has had no key frame that a picture can be made of")
 	case err != nil:
-		return nil, problem(http.StatusServiceUnavailable, kindUnavailable, "there is no picture: %v", err)
+		return nil, away("there is no picture: %v", err)
 	}
 	return &snapshotOutput{describeSnapshot(p)}, nil
 }

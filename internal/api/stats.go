@@ -76,12 +76,15 @@ func (s *Server) getStatistics(ctx context.Context, in *StatisticsInput) (*stati
 	if q.From.IsZero() {
 		q.From = q.To.Add(-60 * q.Step)
 	}
+	ctx, cancel := context.WithTimeout(ctx, readTime)
+	defer cancel()
 	points, err := s.Stats.Query(ctx, q)
 	if bad := (*stats.BadQuery)(nil); errors.As(err, &bad) {
 		return nil, invalid(field{"query", bad.Problem})
 	}
 	if err != nil {
-		return nil, err
+		s.log.Warn("statistics cannot be read", "err", err)
+		return nil, away("the statistics cannot be read just now; try again")
 	}
 	out := &statisticsOutput{}
 	out.Body.Points = make([]StatisticsPoint, 0, len(points))
@@ -153,7 +156,7 @@ func (s *Server) statisticsRoutes() {
 	add(s, route{
 		ID: "getStatistics", Method: http.MethodGet, Path: "/statistics", Tag: "Statistics", Summary: "Bytes and players over time",
 		Detail: "Of everything, a space, an app or a stream. By steps of less than an hour as far back as minutes are kept, else as hours are.",
-		Role:   Viewer, Scope: Filtered, Errors: []int{404},
+		Role:   Viewer, Scope: Filtered, Errors: []int{404, 503},
 	}, s.getStatistics)
 	add(s, route{
 		ID: "listAlerts", Method: http.MethodGet, Path: "/alerts", Tag: "Streams", Summary: "List the alerts that are raised",

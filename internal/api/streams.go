@@ -28,6 +28,7 @@ type StreamInfo struct {
 	BitRate   int64          `json:"bit_rate" doc:"Of the last seconds, bit/s."`
 	Bytes     int64          `json:"bytes" doc:"Of media, since it went on the air."`
 	BytesOut  int64          `json:"bytes_out" doc:"Sent to players, since it went on the air."`
+	RateOut   Rates          `json:"bit_rate_out" doc:"At which it is sent to players, bit/s of the last seconds."`
 	Jumps     int64          `json:"jumps" doc:"Of the publishers' clocks, since it went on the air."`
 	Drift     float64        `json:"drift" doc:"Seconds by which the sound has come to be ahead of the picture in this push."`
 	Lead      float64        `json:"lead" doc:"Seconds by which the publisher's clock has come to be ahead of the server's in this push."`
@@ -80,6 +81,27 @@ type PlayerCount struct {
 	Other int64 `json:"other"`
 }
 
+// Rates is a bit rate by protocol, bit/s.
+type Rates struct {
+	Total int64 `json:"total"`
+	RTMP  int64 `json:"rtmp"`
+	RTMPS int64 `json:"rtmps"`
+	FLV   int64 `json:"flv"`
+	WSFLV int64 `json:"ws_flv"`
+	HLS   int64 `json:"hls"`
+	Other int64 `json:"other"`
+}
+
+// ratesOf returns n, which is in the order of stream.Protocols.
+func ratesOf(n [len(stream.Protocols)]int64) Rates {
+	var r Rates
+	for i, to := range [...]*int64{&r.RTMP, &r.RTMPS, &r.FLV, &r.WSFLV, &r.HLS, &r.Other} {
+		*to = n[i]
+		r.Total += n[i]
+	}
+	return r
+}
+
 // playerCount returns n, which is in the order of stream.Protocols.
 func playerCount(n [len(stream.Protocols)]int64) PlayerCount {
 	var p PlayerCount
@@ -97,7 +119,7 @@ func (s *Server) describeStream(st *stream.Stream, now time.Time) StreamInfo {
 		Space: i.Key.Space, App: i.Key.App, Stream: i.Key.Name, Node: s.Node,
 		Live: i.Live, Since: i.Start.UTC(), Seconds: now.Sub(i.Start).Seconds(),
 		BitRate: i.BitRate, Bytes: i.Bytes, Jumps: i.Jumps, Drift: i.Drift.Seconds(), Lead: i.Lead.Seconds(),
-		Players: playerCount(i.Traffic.Players),
+		Players: playerCount(i.Traffic.Players), RateOut: ratesOf(s.Quality.Sent(i.Key)),
 	}
 	for _, n := range i.Traffic.Out {
 		d.BytesOut += n
@@ -244,13 +266,15 @@ func (s *Server) getTimeline(_ context.Context, in *StreamPath) (*timelineOutput
 	return out, nil
 }
 
-func (s *Server) endPublisher(_ context.Context, in *StreamPath) (*struct{}, error) {
+func (s *Server) endPublisher(_ context.Context, in *StreamPath) (*endedOutput, error) {
+	out := &endedOutput{}
 	if st := s.Hub.Find(in.key()); st != nil {
 		if p := st.Publication(); p != nil {
 			p.End(stream.EndKicked)
+			out.Body.Ended = 1
 		}
 	}
-	return nil, nil
+	return out, nil
 }
 
 type endedOutput struct {

@@ -77,7 +77,7 @@ func TestEndPublisher(t *testing.T) {
 	w := newWorld(t)
 	p := w.Hub.Find(stream.Key{Space: "default", App: "live", Name: "demo"}).Publication()
 	rec := w.do(t, request{method: http.MethodDelete, path: "/streams/default/live/demo/publisher", token: w.token(t, Token{Role: Operator})})
-	if rec.Code != http.StatusNoContent {
+	if rec.Code != http.StatusOK {
 		t.Fatalf("DELETE publisher: %d %s", rec.Code, rec.Body)
 	}
 	<-p.Done()

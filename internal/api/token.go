@@ -199,7 +199,7 @@ func (t *Tokens) store() jetstream.KeyValue {
 	return t.kv
 }
 
-// errNotLoaded is the error of a change before Load.
+// errNotLoaded is the error of what cannot be done or known before Load.
 var errNotLoaded = errors.New("the store of tokens has not been reached yet")
 
 // apply takes over what the store says of one key.
@@ -317,17 +317,21 @@ func (t *Tokens) Revoke(ctx context.Context, id string) error {
 	return nil
 }
 
-// List returns all tokens of the store, in no order.
-func (t *Tokens) List() []*Token {
+// List returns all tokens of the store, in no order. It fails until that has
+// been read.
+func (t *Tokens) List() ([]*Token, error) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
+	if t.kv == nil {
+		return nil, errNotLoaded
+	}
 	list := make([]*Token, 0, len(t.byID))
 	for _, h := range t.byID {
 		if !h.local {
 			list = append(list, h.Token)
 		}
 	}
-	return list
+	return list, nil
 }
 
 // Local makes a token of an admin that is valid on this node, from this
@@ -406,7 +410,8 @@ func (s *Server) authenticate(r *http.Request) (*Caller, error) {
 	now := time.Now()
 	var h *held
 	why := "the API needs a token: send Authorization: Bearer TOKEN"
-	if strings.EqualFold(scheme, "Bearer") {
+	bearer := strings.EqualFold(scheme, "Bearer")
+	if bearer {
 		h = s.Tokens.find(strings.TrimSpace(text))
 		why = "the token is not valid: it is wrong, or it was revoked"
 	}
@@ -414,11 +419,11 @@ func (s *Server) authenticate(r *http.Request) (*Caller, error) {
 	case h == nil:
 	case h.Expired(now):
 		h, why = nil, "the token has expired"
-	case h.local && !loopback(addr):
+	case h.local && !loopback(addr) && !ownAddress(r, addr):
 		h, why = nil, "the token of the data folder is for this machine only"
 	}
-	if h == nil && s.Tokens.store() == nil {
-		return nil, problem(http.StatusServiceUnavailable, kindUnavailable, "the store of tokens has not been reached yet; try again")
+	if h == nil && bearer && s.Tokens.store() == nil {
+		return nil, away("the store of tokens has not been reached yet; try again")
 	}
 	if h == nil {
 		if wait := s.failing.note(addr, now); wait > 0 {
@@ -433,6 +438,13 @@ func (s *Server) authenticate(r *http.Request) (*Caller, error) {
 		return nil, tooMany(wait, fmt.Sprintf("the token %q has asked more than %d times a second", h.Name, askRate))
 	}
 	return &Caller{h.Token, addr}, nil
+}
+
+// ownAddress reports whether who sends r has the address that he sends it to:
+// then both are this machine.
+func ownAddress(r *http.Request, addr string) bool {
+	to, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
+	return ok && to.AddrPort().Addr().Unmap().String() == addr
 }
 
 func loopback(addr string) bool {

@@ -1,9 +1,12 @@
 package api
 
 import (
+	"context"
 	"encoding/json"
 	"log/slog"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -178,6 +181,18 @@ func TestLocalToken(t *testing.T) {
 			t.Errorf("the local token from %q: %d, want %d", addr, rec.Code, want)
 		}
 	}
+	// A machine reaches a listener that is not on loopback from the address of
+	// the listener.
+	for from, want := range map[string]int{"192.0.2.1:1": 200, "[::ffff:192.0.2.1]:1": 200, "192.0.2.2:1": 401} {
+		r := httptest.NewRequest(http.MethodGet, "http://192.0.2.1:8081"+Prefix+"/self", nil)
+		r = r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 8081}))
+		r.RemoteAddr = from
+		r.Header.Set("Authorization", "Bearer "+text)
+		rec := httptest.NewRecorder()
+		if w.ServeHTTP(rec, r); rec.Code != want {
+			t.Errorf("the local token from %s to 192.0.2.1: %d, want %d", from, rec.Code, want)
+		}
+	}
 	if err := RemoveLocal(file); err != nil {
 		t.Fatal(err)
 	}
@@ -197,7 +212,7 @@ func TestWritesAreFacts(t *testing.T) {
 	if last := facts[2].Event.Data.(event.APIWritten); last.Token != "end" {
 		t.Fatalf("the third fact is %+v", last)
 	}
-	for i, want := range []event.APIWritten{{Token: "ops", Role: "operator", Status: 204}, {Token: "eye", Role: "viewer", Status: 403}} {
+	for i, want := range []event.APIWritten{{Token: "ops", Role: "operator", Status: 200}, {Token: "eye", Role: "viewer", Status: 403}} {
 		got := facts[i].Event.Data.(event.APIWritten)
 		if got.Token != want.Token || got.Role != want.Role || got.Status != want.Status || got.Method != "DELETE" ||
 			got.Path != "/api/v1/streams/default/live/x/publisher" || got.Addr.String() != "127.0.0.1" || facts[i].Event.Space != "default" {

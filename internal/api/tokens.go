@@ -78,8 +78,12 @@ type tokensInput struct{ Paging }
 
 func (s *Server) listTokens(ctx context.Context, in *tokensInput) (*TokenPage, error) {
 	now, c := time.Now(), caller(ctx)
+	all, err := s.Tokens.List()
+	if err != nil {
+		return nil, s.unavailable(err)
+	}
 	var list []TokenInfo
-	for _, t := range s.Tokens.List() {
+	for _, t := range all {
 		if c.Space == "" || c.Space == t.Space {
 			list = append(list, tokenInfo(t, now))
 		}
@@ -96,7 +100,11 @@ type tokenPath struct {
 
 func (s *Server) revokeToken(ctx context.Context, in *tokenPath) (*struct{}, error) {
 	c := caller(ctx)
-	for _, t := range s.Tokens.List() {
+	all, err := s.Tokens.List()
+	if err != nil {
+		return nil, s.unavailable(err)
+	}
+	for _, t := range all {
 		if t.ID != in.ID || !(c.Space == "" || c.Space == t.Space) {
 			continue
 		}
@@ -110,27 +118,31 @@ func (s *Server) revokeToken(ctx context.Context, in *tokenPath) (*struct{}, err
 type selfOutput struct {
 	Body struct {
 		TokenInfo
-		Node    string `json:"node" doc:"Name of the node that answers."`
-		Version string `json:"version" doc:"Version of weir that the node runs."`
+		Node      string            `json:"node" doc:"Name of the node that answers."`
+		Version   string            `json:"version" doc:"Version of weir that the node runs."`
+		Addresses map[string]string `json:"addresses" nullable:"false" doc:"Of its listeners, by their names in weir.yaml."`
 	}
 }
 
 func (s *Server) self(ctx context.Context, _ *struct{}) (*selfOutput, error) {
 	out := &selfOutput{}
 	out.Body.TokenInfo = tokenInfo(caller(ctx).Token, time.Now())
-	out.Body.Node, out.Body.Version = s.Node, s.Version
+	out.Body.Node, out.Body.Version, out.Body.Addresses = s.Node, s.Version, s.Self().Addresses
+	if out.Body.Addresses == nil {
+		out.Body.Addresses = map[string]string{}
+	}
 	return out, nil
 }
 
-// unavailable is the problem of a write that the store did not take. It is
-// logged; a client is told that it may try again.
+// unavailable is the problem of a store that did not take a write, or cannot be
+// read. It is logged; a client is told that it may try again.
 func (s *Server) unavailable(err error) error {
-	s.log.Error("the store did not take a write", "err", err)
+	s.log.Error("the store cannot be used", "err", err)
 	text := "the store cannot be reached; nothing was changed, try again"
 	if strings.Contains(err.Error(), context.DeadlineExceeded.Error()) {
 		text = "the store does not answer; the change may have been made or not, look before you try again"
 	}
-	return problem(http.StatusServiceUnavailable, kindUnavailable, "%s", text)
+	return away("%s", text)
 }
 
 func (s *Server) tokenRoutes() {
@@ -140,7 +152,7 @@ func (s *Server) tokenRoutes() {
 	}, s.self)
 	add(s, route{
 		ID: "listTokens", Method: http.MethodGet, Path: "/tokens", Tag: "Tokens", Summary: "List tokens",
-		Role: Admin, Scope: Filtered,
+		Role: Admin, Scope: Filtered, Errors: []int{503},
 	}, s.listTokens)
 	add(s, route{
 		ID: "createToken", Method: http.MethodPost, Path: "/tokens", Tag: "Tokens", Summary: "Make a token",

@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -39,10 +41,18 @@ import (
 // world is a Server over real parts.
 type world struct {
 	*Server
+	nats *server.Server
 }
 
 // newJetStream returns a JetStream of the test.
 func newJetStream(t testing.TB) jetstream.JetStream {
+	t.Helper()
+	_, js := startNATS(t)
+	return js
+}
+
+// startNATS starts a NATS of the test, and connects as a node does.
+func startNATS(t testing.TB) (*server.Server, jetstream.JetStream) {
 	t.Helper()
 	srv, err := server.NewServer(&server.Options{ServerName: "test", DontListen: true, JetStream: true, StoreDir: t.TempDir(), NoLog: true, NoSigs: true})
 	if err != nil {
@@ -53,7 +63,7 @@ func newJetStream(t testing.TB) jetstream.JetStream {
 	if !srv.ReadyForConnections(10 * time.Second) {
 		t.Fatal("nats-server is not ready")
 	}
-	nc, err := nats.Connect("", nats.InProcessServer(srv))
+	nc, err := nats.Connect("", nats.InProcessServer(srv), nats.MaxReconnects(-1), nats.ReconnectBufSize(-1))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,7 +72,7 @@ func newJetStream(t testing.TB) jetstream.JetStream {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return js
+	return srv, js
 }
 
 // newWorld returns a world with the spaces default and other, and in default
@@ -87,7 +97,8 @@ func newWorld(t testing.TB, change ...func(*Options)) *world {
 	set := &policy.Set{DefaultSpace: "default", Spaces: []policy.Space{space("default", "localhost"), space("other", "other.example")}}
 	w := &world{}
 	log := slog.New(slog.DiscardHandler)
-	js := newJetStream(t)
+	srv, js := startNATS(t)
+	w.nats = srv
 	tokens := NewTokens(js, 1, log)
 	if err := tokens.Load(t.Context()); err != nil {
 		t.Fatal(err)
@@ -160,7 +171,8 @@ func recordedApp() policy.App {
 	return a
 }
 
-// newRecorder returns a Recorder, in whose bucket is a recording of demo.
+// newRecorder returns a Recorder, in whose bucket is a recording of demo, and
+// which has an order for another.
 func newRecorder(t testing.TB, hub *stream.Hub) *record.Recorder {
 	t.Helper()
 	signer, err := storage.NewSigner("/objects", bytes.Repeat([]byte{1}, 32))
@@ -180,8 +192,13 @@ func newRecorder(t testing.TB, hub *stream.Hub) *record.Recorder {
 			t.Fatal(err)
 		}
 	}
+	dir := t.TempDir()
+	order := `[{"id":"0123456789abcdefghjkmnpqrs","space":"default","app":"live","stream":"demo","start":"2100-01-01T00:00:00Z","end":"2100-01-01T01:00:00Z"}]`
+	if err := os.WriteFile(filepath.Join(dir, "orders.json"), []byte(order), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	r, err := record.Open(hub, record.Options{
-		Dir: t.TempDir(), Signer: signer, Emit: func(event.Event) {},
+		Dir: dir, Signer: signer, Emit: func(event.Event) {},
 		Bucket: func(string) (storage.Bucket, error) { return b, nil },
 	})
 	if err != nil {

@@ -40,6 +40,7 @@ type Reader struct {
 	next uint64 // the least number to be read
 	to   uint64 // the last one, or 0
 	err  error  // for ever
+	away error  // why the last attempt to read has failed; nil: it has not
 
 	consumer jetstream.Consumer
 	msgs     jetstream.MessagesContext
@@ -135,13 +136,14 @@ func (r *Reader) Next(ctx context.Context) (Entry, error) {
 		}
 		if err == nil {
 			if err = r.read(ctx); err == nil {
-				pause = 0
+				pause, r.away = 0, nil
 				continue
 			}
 		}
 		if ctx.Err() != nil {
 			return Entry{}, ctx.Err()
 		}
+		r.away = err
 		r.l.log.Debug("a reader of the event log begins again", "stream", r.lane.config.Name, "err", err)
 		r.drop()
 		pause = min(max(2*pause, 50*time.Millisecond), 2*time.Second)
@@ -152,6 +154,14 @@ func (r *Reader) Next(ctx context.Context) (Entry, error) {
 		}
 	}
 }
+
+// At returns where another Reader would go on: everything before that number
+// has been looked at, whether it matched or not.
+func (r *Reader) At() uint64 { return r.next }
+
+// Away returns why JetStream could not be read when it was last tried; nil if
+// it could.
+func (r *Reader) Away() error { return r.away }
 
 // Close ends the Reader.
 func (r *Reader) Close() {

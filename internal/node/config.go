@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -350,13 +351,32 @@ func (c *Config) Warnings() []string {
 	for _, path := range c.Policy.Weak() {
 		list = append(list, "policy."+path+" is easily guessed; take what this prints: openssl rand -hex 16")
 	}
-	if c.File == "" || !c.Policy.HasSecrets() && c.Tracing.Authorization.IsZero() {
+	for setting, file := range map[string]string{
+		"tls.key": c.TLS.Key, "secrets.key_file": c.Secrets.KeyFile, "nats.credentials": c.NATS.Credentials,
+		"nats.tls.key": c.NATS.TLS.Key, "nats.cluster.tls.key": c.NATS.Cluster.TLS.Key,
+	} {
+		if w := openKeyFile(setting, file); w != "" {
+			list = append(list, w)
+		}
+	}
+	slices.Sort(list)
+	if c.File == "" || !c.Policy.HasSecrets() && c.Tracing.Authorization.IsZero() && c.NATS.Cluster.Password.IsZero() {
 		return list
 	}
 	if info, err := os.Stat(c.File); err == nil && info.Mode().Perm()&0o004 != 0 {
 		list = append(list, fmt.Sprintf("%s holds secrets and can be read by every user of this machine; run: chmod 640 %[1]s", c.File))
 	}
 	return list
+}
+
+// openKeyFile returns a warning about a file with a key that others than its
+// owner may read or change; "" if there is nothing to warn of.
+func openKeyFile(setting, file string) string {
+	info, err := os.Stat(file)
+	if file == "" || err != nil || info.Mode().Perm()&0o077 == 0 {
+		return "" // who needs the file says that it cannot be read
+	}
+	return fmt.Sprintf("%s: %s is a secret, and others than its owner have rights to it (mode %04o); run: chmod 600 %[2]s", setting, file, info.Mode().Perm())
 }
 
 // openDomain returns the path and the name of a domain at which anybody may

@@ -52,7 +52,11 @@ func (n *Node) keys() (*cluster.Keyring, error) {
 		}
 		return keys, nil
 	}
-	return cluster.ReadKeys(n.data.sub("secrets.key"), true)
+	file := n.data.sub("secrets.key")
+	if w := openKeyFile("the key of the policy's secrets", file); w != "" {
+		n.log.Warn(w)
+	}
+	return cluster.ReadKeys(file, true)
 }
 
 // openPolicy opens the policy.

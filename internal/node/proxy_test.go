@@ -258,7 +258,24 @@ func TestWarnings(t *testing.T) {
 	if w := warnings(0o644); !strings.Contains(w, "can be read by every user") {
 		t.Errorf("of a file that all can read: %q", w)
 	}
-	text = strings.Replace(text, "0123456789abcdef", "123456", 1)
+	// Files with keys are for their owner alone.
+	key := filepath.Join(filepath.Dir(path), "keys")
+	writeFile(t, key, "")
+	good := text
+	text += "secrets: {key_file: keys}\n"
+	for mode, warned := range map[os.FileMode]bool{0o600: false, 0o400: false, 0o640: true, 0o604: true, 0o620: true, 0o666: true} {
+		if err := os.Chmod(key, mode); err != nil {
+			t.Fatal(err)
+		}
+		want := ""
+		if warned {
+			want = fmt.Sprintf("secrets.key_file: %s is a secret, and others than its owner have rights to it (mode %04o); run: chmod 600 %[1]s", key, mode)
+		}
+		if w := warnings(0o600); w != want {
+			t.Errorf("of a key file with the mode %o: %q, want %q", mode, w, want)
+		}
+	}
+	text = strings.Replace(good, "0123456789abcdef", "123456", 1)
 	if w := warnings(0o600); w != "policy.spaces[0].domains[0].publish.simple.key is easily guessed; take what this prints: openssl rand -hex 16" {
 		t.Errorf("of a bad secret: %q", w)
 	}

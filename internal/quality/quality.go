@@ -55,6 +55,20 @@ type watch struct {
 	p        *stream.Publication
 	callback *event.Callback
 	states   [len(rules)]state
+
+	// What players had been sent at the last looks, a ring that ends before next.
+	sent [sentLooks]sent
+	next int
+}
+
+// sentLooks is by how many looks Sent measures: HLS goes out in segments, some
+// seconds at a time.
+const sentLooks = 6
+
+// sent is what players of a stream have been sent until then.
+type sent struct {
+	at    time.Time // zero: there was no such look yet
+	bytes [len(stream.Protocols)]int64
 }
 
 // state is that of one rule.
@@ -117,6 +131,28 @@ func (m *Monitor) Alerts(key stream.Key) []Alert {
 		return w.alerts()
 	}
 	return nil
+}
+
+// Sent returns the bit rate at which a stream is sent to players, in the order
+// of stream.Protocols: that of the last seconds.
+func (m *Monitor) Sent(key stream.Key) (rates [len(stream.Protocols)]int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	w := m.watched[key]
+	if w == nil {
+		return rates
+	}
+	last, first := &w.sent[(w.next+sentLooks-1)%sentLooks], &w.sent[w.next]
+	for i := 1; i < sentLooks && first.at.IsZero(); i++ {
+		first = &w.sent[(w.next+i)%sentLooks]
+	}
+	seconds := last.at.Sub(first.at).Seconds()
+	for i := range rates {
+		if seconds > 0 {
+			rates[i] = int64(float64(last.bytes[i]-first.bytes[i]) * 8 / seconds)
+		}
+	}
+	return rates
 }
 
 // Raised returns all alerts that are raised, by stream.
@@ -204,6 +240,8 @@ func (m *Monitor) judge(w *watch, q *stream.Quality, now time.Time) {
 	if m.watched[w.p.Stream().Key()] != w { // it has ended
 		return
 	}
+	w.sent[w.next] = sent{now, w.p.Stream().Traffic().Count().Out}
+	w.next = (w.next + 1) % sentLooks
 	for i := range rules {
 		r, s := &rules[i], &w.states[i]
 		verdict, value, limit := r.judge(limits, q)

@@ -132,6 +132,44 @@ func TestNothingIsWrong(t *testing.T) {
 	})
 }
 
+// TestSent measures at which rate players are sent a stream, by protocol.
+func TestSent(t *testing.T) {
+	play(t, nil, func(s *scene) {
+		rate := func(want int64) {
+			t.Helper()
+			synctest.Wait()
+			if got := s.m.Sent(key); got[stream.HLS] != want || got[0] != 0 {
+				t.Errorf("Sent = %v, want %d by HLS", got, want)
+			}
+		}
+		rate(0)
+		out := s.pub.Stream().Traffic()
+		second := func(bytes int64) { out.Served(stream.HLS, bytes); s.run(time.Second) }
+		second(1000)
+		rate(0) // one look says nothing yet
+		second(1000)
+		second(1000)
+		rate(8000)
+		for range 10 {
+			second(2000)
+		}
+		rate(16000)
+		for range 5 { // segments of two seconds
+			second(4000)
+			second(0)
+		}
+		second(4000)
+		if got := s.m.Sent(key)[stream.HLS]; got < 12000 || got > 20000 {
+			t.Errorf("Sent = %d while 16000 go out in segments", got)
+		}
+		s.run(10 * time.Second)
+		rate(0)
+		if got := s.m.Sent(stream.Key{Name: "none"}); got != [len(stream.Protocols)]int64{} {
+			t.Errorf("Sent of no stream = %v", got)
+		}
+	})
+}
+
 func TestNoData(t *testing.T) {
 	play(t, nil, func(s *scene) {
 		s.run(10 * time.Second)

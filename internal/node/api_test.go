@@ -1,0 +1,313 @@
+package node
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// caller calls the API of a node.
+type caller struct {
+	t      *testing.T
+	url    string // of the listener
+	token  string
+	client *http.Client
+}
+
+// api returns a caller of the API on a listener, with the token of this machine.
+func (n *Node) caller(t *testing.T, listener string, roots *x509.CertPool) *caller {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(n.DataFolder(), tokenFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}}
+	t.Cleanup(client.CloseIdleConnections)
+	return &caller{t, n.url(listener, ""), strings.TrimSpace(string(text)), client}
+}
+
+// with returns a caller with a token of its own.
+func (c *caller) with(name, role string) *caller {
+	c.t.Helper()
+	var made struct{ Token string }
+	if resp, text := c.do("POST", "/api/v1/tokens", fmt.Sprintf(`{"name":%q,"role":%q}`, name, role)); json.Unmarshal([]byte(text), &made) != nil || made.Token == "" {
+		c.t.Fatalf("make a token: %s %s", resp.Status, text)
+	}
+	other := *c
+	other.token = made.Token
+	return &other
+}
+
+// do makes a request; header is of names and values.
+func (c *caller) do(method, path, body string, header ...string) (*http.Response, string) {
+	c.t.Helper()
+	resp, err := c.try(method, path, body, header...)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return resp, string(text)
+}
+
+func (c *caller) try(method, path, body string, header ...string) (*http.Response, error) {
+	c.t.Helper()
+	r, err := http.NewRequestWithContext(c.t.Context(), method, c.url+path, strings.NewReader(body))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if body == "" {
+		r.Body = http.NoBody
+	} else {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	if c.token != "" {
+		r.Header.Set("Authorization", "Bearer "+c.token)
+	}
+	for i := 0; i < len(header); i += 2 {
+		if header[i] == "Host" {
+			r.Host = header[i+1]
+		}
+		r.Header.Set(header[i], header[i+1])
+	}
+	return c.client.Do(r)
+}
+
+// H54, H55: the names and the pages of strangers are kept out, those that are
+// configured are let in, and none is configured by itself.
+func TestAPISettings(t *testing.T) {
+	const page = "https://console.example.com"
+	for _, configured := range []bool{false, true} {
+		c := testConfig(t)
+		if configured {
+			c.API = API{Hosts: []string{"weir.example.com"}, Origins: []string{page}}
+		}
+		n, _, _ := start(t, c)
+		admin := n.caller(t, "admin", nil)
+		ask := func(want, wantPage int, header ...string) {
+			t.Helper()
+			for _, method := range []string{"GET", "DELETE", "OPTIONS"} {
+				path := "/api/v1/self"
+				if method == "DELETE" {
+					path = "/api/v1/sessions/0123456789abcdef"
+				}
+				resp, text := admin.do(method, path, "", header...)
+				code := resp.StatusCode
+				if method == "OPTIONS" && code == http.StatusNoContent {
+					code = http.StatusOK
+				}
+				if code != want {
+					t.Errorf("configured %v: %s with %v: %s %s, want %d", configured, method, header, resp.Status, text, want)
+				}
+				allowed := resp.Header.Get("Access-Control-Allow-Origin")
+				if wantPage == 0 && allowed != "" || wantPage == 1 && allowed != page || resp.Header.Get("Access-Control-Allow-Credentials") != "" {
+					t.Errorf("configured %v: %s with %v: CORS allows %q", configured, method, header, allowed)
+				}
+			}
+		}
+		if configured {
+			ask(200, 0, "Host", "weir.example.com")
+			ask(200, 1, "Origin", page)
+			ask(200, 1, "Origin", page, "Access-Control-Request-Method", "DELETE")
+		} else {
+			ask(421, 0, "Host", "weir.example.com")
+			ask(403, 0, "Origin", page)
+			ask(403, 0, "Origin", page, "Access-Control-Request-Method", "DELETE")
+		}
+		ask(200, 0)
+		ask(200, 0, "Host", "localhost")
+		ask(200, 0, "Origin", admin.url) // a page of its own
+		ask(421, 0, "Host", "evil.example.com")
+		ask(421, 0, "Host", "weir.example.com.evil.example")
+		ask(403, 0, "Origin", "null")
+		ask(403, 0, "Origin", page+".evil.example")
+		ask(403, 0, "Origin", strings.Replace(page, "https", "http", 1))
+	}
+}
+
+// TestAPIRate has a token that asks too often, and another.
+func TestAPIRate(t *testing.T) {
+	n, _, _ := start(t, testConfig(t))
+	local := n.caller(t, "admin", nil)
+	greedy, other := local.with("greedy", "viewer"), local.with("other", "viewer")
+	for i := 0; ; i++ {
+		resp, text := greedy.do("GET", "/api/v1/self", "")
+		if resp.StatusCode == http.StatusTooManyRequests {
+			wait, err := strconv.Atoi(resp.Header.Get("Retry-After"))
+			if err != nil || wait < 1 || !strings.Contains(text, "urn:weir:problem:rate") || resp.Header.Get("Content-Type") != "application/problem+json" {
+				t.Errorf("after %d requests: %v %s", i, resp.Header, text)
+			}
+			break
+		}
+		if resp.StatusCode != http.StatusOK || i == 20_000 {
+			t.Fatalf("request %d: %s", i, resp.Status)
+		}
+	}
+	if resp, text := other.do("GET", "/api/v1/self", ""); resp.StatusCode != http.StatusOK {
+		t.Errorf("another token: %s %s", resp.Status, text)
+	}
+}
+
+// TestAPIOverHTTPS has the API on the HTTPS listener, where the configuration
+// wants it there, with a certificate that changes.
+func TestAPIOverHTTPS(t *testing.T) {
+	dir := t.TempDir()
+	c := testConfig(t)
+	c.TLS = TLS{filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")}
+	c.Listen.HTTPS = "127.0.0.1:0"
+	c.API.HTTPS = true
+	first := writeCertificate(t, c.TLS)
+	n, l, stop := start(t, c)
+	secure := n.caller(t, "https", first)
+	publish(t, n, "cam").Close()
+	resp, text := secure.do("GET", "/api/v1/streams", "")
+	if resp.StatusCode != http.StatusOK || resp.TLS == nil || resp.TLS.Version < tls.VersionTLS12 {
+		t.Errorf("GET streams: %s %s", resp.Status, text)
+	}
+	// It is the whole API: bodies, roles, errors, the document.
+	viewer := secure.with("eye", "viewer")
+	if resp, text := viewer.do("DELETE", "/api/v1/streams/default/live/cam/publisher", ""); resp.StatusCode != http.StatusForbidden || !strings.Contains(text, "urn:weir:problem:role") {
+		t.Errorf("a viewer's DELETE: %s %s", resp.Status, text)
+	}
+	if resp, text := secure.do("PUT", "/api/v1/forbidden/default/live/cam", `{"note":"`+strings.Repeat("x", 500)+`"}`); resp.StatusCode != http.StatusOK {
+		t.Errorf("PUT: %s %s", resp.Status, text)
+	}
+	if resp, text := secure.do("GET", "/api/v1/openapi.json", ""); resp.StatusCode != http.StatusOK || !strings.HasPrefix(text, "{") {
+		t.Errorf("the document: %s", resp.Status)
+	}
+	if resp, _ := secure.do("GET", "/api/v1/self", "", "Origin", secure.url); resp.StatusCode != http.StatusOK {
+		t.Errorf("a page of the listener: %s", resp.Status)
+	}
+	if resp, _ := secure.do("GET", "/api/v1/self", "", "Origin", strings.Replace(secure.url, "https", "http", 1)); resp.StatusCode != http.StatusForbidden {
+		t.Errorf("a page that came without TLS: %s", resp.Status)
+	}
+	nobody := *secure
+	nobody.token = ""
+	if resp, _ := nobody.do("GET", "/api/v1/streams", ""); resp.StatusCode != http.StatusUnauthorized {
+		t.Errorf("without a token: %s", resp.Status)
+	}
+	// What is for the admin listener only is not there, nor is the API on HTTP.
+	for _, path := range []string{"/metrics", "/debug/pprof/", "/debug/pprof/heap", "/readyz", "/healthz"} {
+		if resp, _ := secure.do("GET", path, ""); resp.StatusCode != http.StatusNotFound {
+			t.Errorf("%s over HTTPS: %s", path, resp.Status)
+		}
+	}
+	plain := *secure
+	plain.url = n.url("http", "")
+	if resp, _ := plain.do("GET", "/api/v1/self", ""); resp.StatusCode != http.StatusNotFound {
+		t.Errorf("the API over HTTP: %s", resp.Status)
+	}
+	if resp, text := plain.do("GET", "/live/none.flv", ""); resp.StatusCode != http.StatusForbidden {
+		t.Errorf("media beside the API: %s %s", resp.Status, text)
+	}
+	old := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: first, MaxVersion: tls.VersionTLS11}}}
+	if resp, err := old.Get(secure.url + "/api/v1/openapi.yaml"); err == nil {
+		t.Errorf("TLS 1.1: %s", resp.Status)
+	}
+
+	// Facts as they happen, on a connection that was there before the new certificate.
+	feed, err := secure.try("GET", "/api/v1/events/feed?type=api.written", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer feed.Body.Close()
+	lines := bufio.NewScanner(feed.Body)
+	if !lines.Scan() {
+		t.Fatal("the feed says nothing")
+	}
+
+	// The files change: who connects from then on gets the new certificate.
+	second := writeCertificate(t, c.TLS)
+	renewed := n.caller(t, "https", second)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for {
+		resp, err := renewed.try("GET", "/api/v1/self", "")
+		if err == nil {
+			resp.Body.Close()
+			break
+		}
+		if ctx.Err() != nil {
+			t.Fatalf("with the second certificate: %v", err)
+		}
+		l.wait(t, "certificate") // key and certificate may be seen one by one
+	}
+	late := n.caller(t, "https", first)
+	if resp, err := late.try("GET", "/api/v1/self", ""); err == nil {
+		t.Errorf("the first certificate is still good: %s", resp.Status)
+	}
+	if resp, text := renewed.do("DELETE", "/api/v1/forbidden/default/live/cam", ""); resp.StatusCode != http.StatusNoContent {
+		t.Errorf("DELETE with the second certificate: %s %s", resp.Status, text)
+	}
+	for lines.Scan() && !strings.Contains(lines.Text(), "DELETE") {
+	}
+	if err := lines.Err(); err != nil || !strings.Contains(lines.Text(), "/api/v1/forbidden/default/live/cam") {
+		t.Errorf("the feed ends with %q, %v", lines.Text(), err)
+	}
+	feed.Body.Close()
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+
+	// Where nobody wants it there, it is not.
+	c.API.HTTPS = false
+	n, _, _ = start(t, c)
+	without := n.caller(t, "https", second)
+	for _, path := range []string{"/api/v1/self", "/api/v1/openapi.yaml", "/api/v1", "/api/v1/"} {
+		if resp, _ := without.do("GET", path, ""); resp.StatusCode != http.StatusNotFound {
+			t.Errorf("%s over HTTPS where it is not wanted: %s", path, resp.Status)
+		}
+	}
+}
+
+// H50: what shows the insides of the process is for nobody who has no token,
+// where others than this machine can reach the listener.
+func TestExposedAdmin(t *testing.T) {
+	c := testConfig(t)
+	c.Listen.Admin = "0.0.0.0:0"
+	n, _, _ := start(t, c)
+	local := n.caller(t, "admin", nil)
+	local.url = fmt.Sprintf("http://127.0.0.1:%s", n.url("admin", "")[strings.LastIndexByte(n.url("admin", ""), ':')+1:])
+	nobody := *local
+	nobody.token = ""
+	viewer, admin := local.with("viewer", "viewer"), local.with("admin", "admin")
+	for _, path := range []string{"/metrics", "/debug/pprof/", "/debug/pprof/heap", "/debug/pprof/goroutine?debug=2", "/debug/pprof/cmdline", "/debug/pprof/symbol", "/debug/pprof/trace?seconds=0.01"} {
+		want := http.StatusForbidden
+		if path == "/metrics" {
+			want = http.StatusOK
+		}
+		for who, status := range map[*caller]int{&nobody: http.StatusUnauthorized, viewer: want, admin: http.StatusOK} {
+			if resp, text := who.do("GET", path, ""); resp.StatusCode != status {
+				t.Errorf("%s: %s %.200s, want %d", path, resp.Status, text, status)
+			}
+		}
+		if resp, _ := admin.do("GET", path, "", "Host", "evil.example.com"); resp.StatusCode != http.StatusMisdirectedRequest {
+			t.Errorf("%s by the name of a stranger: %s", path, resp.Status)
+		}
+	}
+	for _, path := range []string{"/debug/vars", "/debug/", "/varz", "/jsz", "/connz", "/admin", "/.git/config", "/weir.yaml"} {
+		if resp, _ := admin.do("GET", path, ""); resp.StatusCode != http.StatusNotFound {
+			t.Errorf("%s: %s", path, resp.Status)
+		}
+	}
+	// Whether it is there may be asked by anybody, and says no more.
+	for _, path := range []string{"/healthz", "/readyz"} {
+		if resp, text := nobody.do("GET", path, ""); resp.StatusCode != http.StatusOK || text != "ok\n" {
+			t.Errorf("%s: %s %q", path, resp.Status, text)
+		}
+	}
+}
