@@ -51,6 +51,13 @@ func (e *problemError) Error() string {
 	return b.String()
 }
 
+// nobodyListens is the error of a server that is not there.
+type nobodyListens string
+
+func (e nobodyListens) Error() string {
+	return fmt.Sprintf("nobody listens at %s: start a server with weir serve, or say with --server or WEIR_SERVER where it is", string(e))
+}
+
 // token returns the token: that of --token-file, of the environment, or of the
 // data folder of a server on this machine. A server that needs one says so.
 func (c *client) token() (string, error) {
@@ -102,7 +109,7 @@ func (c *client) open(ctx context.Context, method, path string, header http.Head
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return nil, fmt.Errorf("nobody listens at %s: start a server with weir serve, or say with --server or WEIR_SERVER where it is", c.Server)
+		return nil, nobodyListens(c.Server)
 	case err != nil:
 		return nil, fmt.Errorf("the server does not answer: %w; --server or WEIR_SERVER says where it is", err)
 	}

@@ -38,6 +38,7 @@ type cli struct {
 
 	Streams    listStreams    `cmd:"" help:"List the streams on the air of a running server."`
 	Stream     showStream     `cmd:"" help:"Describe a stream on the air."`
+	Sessions   listSessions   `cmd:"" help:"List publishers and players."`
 	Kick       kick           `cmd:"" help:"End the push of a stream, its players, or one session."`
 	Forbid     forbid         `cmd:"" help:"Keep a stream, or all of an app, off the air, for a while or for ever."`
 	Resume     resume         `cmd:"" help:"Let what is forbidden on the air again."`

@@ -190,8 +190,16 @@ type cancelOrder struct {
 }
 
 // Run cancels the order.
-func (c *cancelOrder) Run(ctx context.Context) error {
-	return c.do(ctx, http.MethodDelete, "/recording-orders/"+url.PathEscape(c.ID), nil, nil, nil)
+func (c *cancelOrder) Run(ctx context.Context, stdout io.Writer) error {
+	path := "/recording-orders/" + url.PathEscape(c.ID)
+	var o api.OrderInfo
+	if err := c.do(ctx, http.MethodGet, path, nil, nil, &o); err != nil {
+		return err
+	}
+	if err := c.do(ctx, http.MethodDelete, path, nil, nil, nil); err != nil {
+		return err
+	}
+	return c.orders(stdout, []api.OrderInfo{o})
 }
 
 type stopRecording struct {
@@ -200,12 +208,25 @@ type stopRecording struct {
 }
 
 // Run stops the recording.
-func (s *stopRecording) Run(ctx context.Context) error {
+func (s *stopRecording) Run(ctx context.Context, stdout io.Writer) error {
 	name, err := streamName(s.Name)
 	if err != nil {
 		return err
 	}
-	return s.do(ctx, http.MethodDelete, "/streams/"+name+"/recording", nil, nil, nil)
+	var ended struct {
+		Ended int `json:"ended"`
+	}
+	if err := s.do(ctx, http.MethodDelete, "/streams/"+name+"/recording", nil, nil, &ended); err != nil {
+		return err
+	}
+	switch {
+	case s.Output == "json":
+		return printJSON(stdout, ended)
+	case ended.Ended == 0:
+		return fmt.Errorf("%s is not being recorded; weir recordings lists what is", name)
+	}
+	fmt.Fprintf(stdout, "the recording of %s is stopped\n", name)
+	return nil
 }
 
 type snapshots struct {

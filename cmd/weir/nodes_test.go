@@ -41,6 +41,7 @@ func TestMain(m *testing.M) {
 type process struct {
 	cmd  *exec.Cmd
 	urls map[string]string // by what it prints them as: Push, Page, Admin
+	data string            // its folder
 }
 
 // startWeir starts a process with a configuration, which ends with the test.
@@ -51,7 +52,7 @@ func startWeir(t *testing.T, config string) *process {
 	if err := os.WriteFile(path, []byte(config+"data: "+dir+"/state\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p := &process{cmd: exec.Command(os.Args[0], "serve", "-c", path), urls: map[string]string{}}
+	p := &process{cmd: exec.Command(os.Args[0], "serve", "-c", path), urls: map[string]string{}, data: dir + "/state"}
 	p.cmd.Env = append(os.Environ(), asWeir+"=1")
 	var log strings.Builder
 	p.cmd.Stderr = &log
@@ -83,6 +84,15 @@ func startWeir(t *testing.T, config string) *process {
 	}
 	go io.Copy(io.Discard, out) // ends with the process
 	return p
+}
+
+// weir runs a command against the process, as on its machine.
+func (p *process) weir(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	var out strings.Builder
+	args = append(args, "--server", strings.TrimSuffix(p.urls["Admin"], "/metrics"), "--data", p.data)
+	err := run(t.Context(), args, &out)
+	return out.String(), err
 }
 
 // get returns the body of a page of the process.

@@ -195,6 +195,9 @@ type documentInfo struct {
 func (c *getPolicy) Run(ctx context.Context, stdout io.Writer) error {
 	path := "/policy/documents"
 	if c.Document != "" {
+		if _, err := policy.NewDocument(c.Document); err != nil {
+			return fmt.Errorf("%w; weir get lists those that there are", err)
+		}
 		path += "/" + (&url.URL{Path: c.Document}).EscapedPath()
 	}
 	if c.Document == "" || c.History {

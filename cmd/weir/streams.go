@@ -111,24 +111,63 @@ func (k *kick) Run(ctx context.Context, stdout io.Writer) error {
 	if (k.Name == "") == (k.Session == "") {
 		return fmt.Errorf("say either a stream or --session")
 	}
-	if k.Session != "" {
-		return c.do(ctx, http.MethodDelete, "/sessions/"+url.PathEscape(k.Session), nil, nil, nil)
-	}
-	name, err := streamName(k.Name)
-	if err != nil {
-		return err
-	}
-	if !k.Players {
-		return c.do(ctx, http.MethodDelete, "/streams/"+name+"/publisher", nil, nil, nil)
+	path, what := "/sessions/"+url.PathEscape(k.Session), "session"
+	if k.Session == "" {
+		name, err := streamName(k.Name)
+		if err != nil {
+			return err
+		}
+		path, what = "/streams/"+name+"/publisher", "push"
+		if k.Players {
+			path, what = "/streams/"+name+"/players", "players"
+		}
 	}
 	var ended struct {
 		Ended int `json:"ended"`
 	}
-	if err := c.do(ctx, http.MethodDelete, "/streams/"+name+"/players", nil, nil, &ended); err != nil {
+	if err := c.do(ctx, http.MethodDelete, path, nil, nil, &ended); err != nil {
 		return err
 	}
-	fmt.Fprintf(stdout, "%d players ended\n", ended.Ended)
+	switch {
+	case k.Output == "json":
+		return printJSON(stdout, ended)
+	case k.Session != "" && ended.Ended == 0:
+		return fmt.Errorf("there is no session %q; weir sessions lists them", k.Session)
+	case !k.Players && ended.Ended == 0:
+		return fmt.Errorf("nobody pushes %s; weir streams lists what is on the air", strings.TrimPrefix(strings.TrimSuffix(path, "/publisher"), "/streams/"))
+	}
+	fmt.Fprintf(stdout, "%d %s ended\n", ended.Ended, what)
 	return nil
+}
+
+type listSessions struct {
+	remote
+	Name string `arg:"" optional:"" placeholder:"STREAM" help:"Of this stream only: SPACE/APP/STREAM; the space is default and the app live if not given."`
+	Does string `enum:",publish,play" default:"" placeholder:"publish|play" help:"Publishers or players only."`
+}
+
+// Run lists publishers and players.
+func (l *listSessions) Run(ctx context.Context, stdout io.Writer) error {
+	q := set("does", l.Does)
+	if l.Name != "" {
+		name, err := streamName(l.Name)
+		if err != nil {
+			return err
+		}
+		for i, part := range strings.Split(name, "/") {
+			part, _ = url.PathUnescape(part) // streamName has escaped it
+			q.Set([]string{"space", "app", "stream"}[i], part)
+		}
+	}
+	list, err := all[api.SessionInfo](ctx, &l.client, "/sessions", q, 0)
+	if err != nil {
+		return err
+	}
+	return l.show(stdout, list, "SESSION DOES STREAM PROTOCOL CLIENT AGE BYTES", func(row func(...any)) {
+		for _, i := range list {
+			row(i.ID, i.Does, i.Space+"/"+i.App+"/"+i.Stream, i.Protocol, address(i.Addr), age(time.Since(i.Since)), amount(i.Bytes, "B"))
+		}
+	})
 }
 
 type forbid struct {
@@ -188,13 +227,35 @@ type resume struct {
 	App  bool   `help:"It is an app. Streams that are forbidden by themselves stay so."`
 }
 
-// Run resumes a stream or an app.
-func (r *resume) Run(ctx context.Context) error {
+// Run resumes a stream or an app, and says what still keeps it off the air.
+func (r *resume) Run(ctx context.Context, stdout io.Writer) error {
 	name, err := forbiddenName(r.Name, r.App)
 	if err != nil {
 		return err
 	}
-	return r.do(ctx, http.MethodDelete, "/forbidden/"+name, nil, nil, nil)
+	var before, after api.CheckOutput
+	if err := r.do(ctx, http.MethodGet, "/forbidden/"+name, nil, nil, &before.Body); err != nil {
+		return err
+	}
+	if err := r.do(ctx, http.MethodDelete, "/forbidden/"+name, nil, nil, nil); err != nil {
+		return err
+	}
+	if err := r.do(ctx, http.MethodGet, "/forbidden/"+name, nil, nil, &after.Body); err != nil {
+		return err
+	}
+	if r.Output == "json" {
+		return printJSON(stdout, after.Body)
+	}
+	switch {
+	case len(before.Body.By) == 0:
+		fmt.Fprintf(stdout, "%s was not forbidden\n", name)
+	case len(after.Body.By) == 0:
+		fmt.Fprintf(stdout, "%s is resumed\n", name)
+	default:
+		fmt.Fprintf(stdout, "%s is still forbidden by this:\n", name)
+		return r.print(stdout, after.Body.By)
+	}
+	return nil
 }
 
 type listForbidden struct {
@@ -289,11 +350,39 @@ func (l *listTokens) Run(ctx context.Context, stdout io.Writer) error {
 
 type revokeToken struct {
 	remote
-	ID string `arg:"" help:"ID of the token, as the list of tokens has it."`
+	Token string `arg:"" help:"Its ID, or its name if no other has it."`
 }
 
 // Run revokes a token.
-func (t *revokeToken) Run(ctx context.Context) error {
+func (t *revokeToken) Run(ctx context.Context, stdout io.Writer) error {
 	c := &t.client
-	return c.do(ctx, http.MethodDelete, "/tokens/"+url.PathEscape(t.ID), nil, nil, nil)
+	list, err := all[api.TokenInfo](ctx, c, "/tokens", url.Values{}, 0)
+	if err != nil {
+		return err
+	}
+	var found []api.TokenInfo
+	for _, x := range list {
+		if x.ID == t.Token {
+			found = []api.TokenInfo{x}
+			break
+		}
+		if x.Name == t.Token {
+			found = append(found, x)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return fmt.Errorf("there is no token %q; weir token list has all", t.Token)
+	case 1:
+	default:
+		return fmt.Errorf("%d tokens are called %q: say which by its ID; weir token list has them", len(found), t.Token)
+	}
+	if err := c.do(ctx, http.MethodDelete, "/tokens/"+url.PathEscape(found[0].ID), nil, nil, nil); err != nil {
+		return err
+	}
+	if t.Output == "json" {
+		return printJSON(stdout, found[0])
+	}
+	fmt.Fprintf(stdout, "the token %s (%s, %s) is revoked\n", found[0].ID, found[0].Name, found[0].Role)
+	return nil
 }
