@@ -395,7 +395,9 @@ func (d *Dispatcher) ReplayAll(ctx context.Context, space, receiver string, from
 		g, ctx := errgroup.WithContext(ctx)
 		g.SetLimit(openCalls * 4)
 		for k, letters := range lanes {
+			mu.Lock()
 			bad := failed[k]
+			mu.Unlock()
 			g.Go(func() error {
 				c := newCaller(d.policy().Space(k.space).Deliver(), d.facts.dial, d.facts.roots)
 				defer c.close()

@@ -1,13 +1,16 @@
 package callback
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"testing"
 	"time"
 
 	"weir/internal/bus"
 	"weir/internal/event"
+	"weir/internal/policy"
 )
 
 // realKeeper is a keeper on a JetStream in this process.
@@ -153,5 +156,23 @@ func TestKeeper(t *testing.T) {
 		if got := attempts(tt.q); got != tt.want {
 			t.Errorf("%d: attempts %q, want %q", i, got, tt.want)
 		}
+	}
+}
+
+// Many streams whose dead letters fail again, told at the same time.
+func TestReplayAllFails(t *testing.T) {
+	k, _ := realKeeper(t)
+	const streams, each = 64, 2
+	for i := range streams * each {
+		l := &Letter{ID: event.NewID(), Space: "a", App: "live", Stream: fmt.Sprintf("s%d", i%streams), Group: "http://down.example/", URL: "http://down.example/"}
+		if err := k.bury(t.Context(), l); err != nil {
+			t.Fatal(err)
+		}
+	}
+	q := &queue{dial: func(context.Context, string, string) (net.Conn, error) { return nil, errTest }}
+	d := &Dispatcher{keeper: k, policy: func() *policy.Set { return new(policy.Set) }, facts: q}
+	sum, err := d.ReplayAll(t.Context(), "", "", 0, 0)
+	if err != nil || sum.Told != 0 || sum.Failed != streams || sum.Skipped != streams*(each-1) {
+		t.Errorf("ReplayAll = %+v, %v", sum, err)
 	}
 }

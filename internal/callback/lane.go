@@ -32,6 +32,7 @@ type lane struct {
 	park *park  // nil: the lane is not parked
 	last uint64 // while it is parked: the newest fact that a feed has brought
 	told int    // while it is parked: facts told since its record was written
+	done uint64 // what came before was told while the lane was parked, whatever a feed brings late
 
 	flap *flap // what the flap guard has kept from the receiver; nil: nothing
 }

@@ -56,8 +56,8 @@ type queue struct {
 	calls context.Context // of calls under way; ends some time after run's, or with its right to tell
 	room  chan struct{}   // capacity 1: something was settled
 
-	// Of the keeper alone.
-	saved uint64 // the cursor
+	storing sync.Mutex // held from when the cursor is taken until it is written: what it relies on stays; before mu
+	saved   uint64     // the cursor, of the keeper alone
 
 	mu        sync.Mutex
 	ctx       context.Context // of run
@@ -354,6 +354,9 @@ func (d *queue) hand(e entry) {
 // hand gives a fact to its lane. d.mu is held.
 func (r *receiver) hand(e entry, cb *event.Callback, f *feed) {
 	l := r.lane(laneOf(&e.event))
+	if e.seq < l.done {
+		return
+	}
 	if l.park != nil { // it is found in the log when its turn comes
 		l.last = e.seq
 		return
@@ -483,10 +486,19 @@ func (l *lane) idle() bool {
 	if len(l.queue) > 0 || l.park != nil {
 		return false
 	}
-	if l.flap == nil && l.wait == nil {
+	if l.flap == nil && l.wait == nil && l.done <= l.r.passed() {
 		delete(l.r.lanes, l.key)
 	}
 	return true
+}
+
+// passed returns a place before which no feed of the receiver will bring
+// anything any more. d.mu is held.
+func (r *receiver) passed() uint64 {
+	if r.own != nil {
+		return r.own.cursor()
+	}
+	return r.d.router.cursor()
 }
 
 // serve takes a lane a step further: one fact, or some that wait in the log. The
@@ -776,7 +788,7 @@ func (d *queue) catchUp(l *lane) {
 		}
 		return
 	}
-	l.park, l.last, l.told = nil, 0, 0
+	l.park, l.last, l.told, l.done = nil, 0, 0, next
 	l.r.parked--
 	l.r.nudge()
 	d.mu.Unlock()
@@ -1071,10 +1083,16 @@ func (d *queue) expireOwn(r *receiver) {
 			cb := callbackOf(&e.event)
 			if cb != nil && groupOf(cb) == r.group {
 				d.mu.Lock()
+				if _, told := r.skip[e.seq]; told {
+					delete(r.skip, e.seq)
+					cb = nil
+				}
 				l := &lane{r: r, key: laneOf(&e.event)}
 				if known := r.lanes[l.key]; known != nil {
 					l.flap = known.flap
-					if known.park != nil { // it is found behind the one that the lane is parked by
+					if e.seq < known.done {
+						cb = nil
+					} else if known.park != nil { // it is found behind the one that the lane is parked by
 						known.last = e.seq
 						cb = nil
 					}
@@ -1101,6 +1119,8 @@ func (d *queue) expireOwn(r *receiver) {
 func (d *queue) saveReceiver(r *receiver) {
 	r.record.Lock()
 	defer r.record.Unlock()
+	d.storing.Lock()
+	defer d.storing.Unlock()
 	d.mu.Lock()
 	var text []byte
 	if r.own != nil {
@@ -1178,6 +1198,7 @@ func (d *queue) keep(ctx context.Context) {
 
 // save writes the cursors that have moved.
 func (d *queue) save(ctx context.Context) {
+	d.storing.Lock()
 	d.mu.Lock()
 	c := d.cursor()
 	var own []*receiver
@@ -1196,6 +1217,7 @@ func (d *queue) save(ctx context.Context) {
 			d.log.Error("the cursor of callbacks cannot be written", "err", err)
 		}
 	}
+	d.storing.Unlock()
 	for _, r := range own {
 		d.saveReceiver(r)
 	}
@@ -1204,9 +1226,15 @@ func (d *queue) save(ctx context.Context) {
 // forgetAfter is how long the health of a receiver is known that is told nothing.
 const forgetAfter = 24 * time.Hour
 
-// forget drops receivers that have long been told nothing. d.mu is held.
+// forget drops lanes that were only there because of what a feed might have
+// brought late, and receivers that have long been told nothing. d.mu is held.
 func (d *queue) forget() {
 	for k, r := range d.receivers {
+		for _, l := range r.lanes {
+			if l.done > 0 && !l.busy {
+				l.idle()
+			}
+		}
 		if r.own == nil && r.calls == 0 && len(r.lanes) == 0 && !r.open && time.Since(r.tried) > forgetAfter && len(r.ready) == 0 && !d.unsettled(r) {
 			if r.caller != nil {
 				r.caller.close()

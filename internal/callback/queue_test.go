@@ -248,6 +248,38 @@ func TestDayDown(t *testing.T) {
 	})
 }
 
+// A receiver that is back, and slow, is told of nothing twice: what a stream
+// that waited has found in the log, and the receiver's own feed brings later.
+func TestSlowAfterDown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newVirtual(t)
+		for range 10 {
+			for i := range 300 {
+				name := fmt.Sprintf("s%d", i)
+				began := time.Now()
+				seq := w.push("a", name, "down.example", asV2())
+				time.Sleep(time.Millisecond)
+				w.end("a", name, "down.example", seq, began, asV2())
+			}
+			time.Sleep(time.Hour)
+		}
+		w.answer("down.example", func(http.ResponseWriter, *http.Request) { time.Sleep(20 * time.Millisecond) })
+		time.Sleep(20 * time.Minute)
+		w.check("down.example", func(told) bool { return true })
+		if n := len(w.all("down.example")); n != len(w.mem.facts) {
+			t.Errorf("told %d times of %d facts", n, len(w.mem.facts))
+		}
+		w.d.mu.Lock()
+		for _, r := range w.d.receivers {
+			if len(r.lanes) > 0 {
+				t.Errorf("%d lanes are left", len(r.lanes))
+			}
+		}
+		w.d.mu.Unlock()
+		w.stop()
+	})
+}
+
 // One stream whose facts are refused delays its own facts and no others, also
 // not those of the same receiver.
 func TestOneStreamFails(t *testing.T) {
