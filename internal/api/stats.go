@@ -28,7 +28,7 @@ type StatisticsPoint struct {
 	BytesOut    Bytes     `json:"bytes_out" doc:"Sent to players."`
 	Players     Players   `json:"players" doc:"On average."`
 	PeakPlayers int64     `json:"peak_players" doc:"Most at a time."`
-	Plays       int64     `json:"plays" doc:"Players that came, without those of HLS."`
+	Plays       int64     `json:"plays" doc:"Players that came. Those of HLS are told apart by address and User-Agent."`
 	PeakStreams int64     `json:"peak_streams" doc:"Most streams published at a time."`
 	Published   int64     `json:"published_seconds" doc:"Of all streams together."`
 }

@@ -178,3 +178,68 @@ func TestSchema(t *testing.T) {
 		t.Errorf("failed migration: %v", err)
 	}
 }
+
+// What an older Weir has written is there in the new form, also when the first
+// attempt to bring it there was cut off, and the older one refuses it then.
+func TestMigrate(t *testing.T) {
+	js := open(t, Config{Node: "n", Dir: t.TempDir()}).JetStream()
+	cfg := jetstream.KeyValueConfig{Bucket: "colours", History: 5}
+	old, err := KV(t.Context(), js, cfg, 1, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range []string{"a", "b", "c"} {
+		if _, err := old.PutString(t.Context(), k, "red "+k); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cut := errors.New("the power failed")
+	left := 2 // values that can be written before the power fails
+	migrate := func(ctx context.Context, from int) error {
+		if from != 1 {
+			t.Errorf("migrated from %d", from)
+		}
+		keys, err := old.Keys(ctx)
+		if err != nil {
+			return err
+		}
+		for _, k := range keys {
+			e, err := old.Get(ctx, k)
+			if err != nil {
+				return err
+			}
+			text, ok := strings.CutPrefix(string(e.Value()), "red ")
+			if !ok {
+				continue // it was done before
+			}
+			if left == 0 {
+				return cut
+			}
+			left--
+			if _, err := old.Update(ctx, k, []byte("colour=red "+text), e.Revision()); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if _, err := KV(t.Context(), js, cfg, 2, migrate); !errors.Is(err, cut) {
+		t.Fatalf("cut off: %v", err)
+	}
+	if _, err := KV(t.Context(), js, cfg, 1, nil); err != nil {
+		t.Errorf("the older one, before it was done: %v", err)
+	}
+	left = 10
+	kv, err := KV(t.Context(), js, cfg, 2, migrate)
+	if err != nil || left != 9 {
+		t.Fatalf("the second time: %v, %d values were written", err, 10-left)
+	}
+	for _, k := range []string{"a", "b", "c"} {
+		if e, err := kv.Get(t.Context(), k); err != nil || string(e.Value()) != "colour=red "+k {
+			t.Errorf("%s is %v, %v", k, e, err)
+		}
+	}
+	var newer *Newer
+	if _, err := KV(t.Context(), js, cfg, 1, nil); !errors.As(err, &newer) || !strings.Contains(err.Error(), "colours has schema 2, and this Weir knows only up to 1: run the newer Weir") {
+		t.Errorf("the older one, afterwards: %v", err)
+	}
+}

@@ -25,6 +25,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"path/filepath"
@@ -139,6 +140,7 @@ func Open(ctx context.Context, js jetstream.JetStream, o Options) (*Log, error) 
 		l.facts.file.Close()
 		return nil, fmt.Errorf("event log: %w", err)
 	}
+	l.crowd.settled() // it holds no pushes
 	l.gather = &gatherer{lane: l.crowd, batches: make(map[string]*batch)}
 	l.cursors = newCursors(own, o)
 	for _, lane := range []*lane{l.facts, l.crowd} {
@@ -160,7 +162,7 @@ func Open(ctx context.Context, js jetstream.JetStream, o Options) (*Log, error) 
 	}
 	l.tasks.Go(func() { l.cursors.run(ctx) })
 	l.tasks.Go(func() { l.tellOmitted(ctx) })
-	l.reconcile()
+	l.reconcile(ctx)
 	return l, nil
 }
 
@@ -183,12 +185,90 @@ func (l *Log) lane(stream, prefix string, nth int64) *lane {
 }
 
 // reconcile emits the ends of pushes that the process before has not told.
-func (l *Log) reconcile() {
+// Facts that it sent while it could not write are in JetStream only. Where there
+// is none now, and may be such facts, the ends are told once it is there.
+func (l *Log) reconcile(ctx context.Context) {
 	if l.before.torn > 0 {
 		l.log.Info("the journal's last write was cut off", "bytes", l.before.torn)
 	}
-	for _, seq := range slices.Sorted(maps.Keys(l.before.open)) {
-		e := l.before.open[seq]
+	if l.before.clean && l.before.whole {
+		l.endOpen(l.before.open)
+		return
+	}
+	l.facts.mu.Lock()
+	from := l.facts.marked
+	l.facts.mu.Unlock()
+	open, err := l.leftOpen(ctx, from)
+	if err != nil && l.before.whole {
+		open, err = l.before.open, nil
+	}
+	if err == nil {
+		l.endOpen(open)
+	} else {
+		l.log.Warn("what became of the pushes of before is told when NATS is there", "err", err)
+	}
+	l.tasks.Go(func() { // ends when the ends are durable, or with Close
+		for pause := time.Second; err != nil; pause = min(2*pause, time.Minute) {
+			select {
+			case <-time.After(pause):
+			case <-ctx.Done():
+				return
+			}
+			if open, err = l.leftOpen(ctx, from); err == nil {
+				l.endOpen(open)
+			}
+		}
+		if l.Flush(ctx) == nil {
+			l.facts.settled()
+		}
+	})
+}
+
+// leftOpen returns the pushes that the process before left open, by what the
+// journal says and what JetStream has got since the mark from.
+func (l *Log) leftOpen(ctx context.Context, from mark) (map[string]event.Event, error) {
+	ctx, cancel := context.WithTimeout(ctx, lookTime)
+	defer cancel()
+	if l.facts.ready.Load() == nil {
+		return nil, errAway
+	}
+	info, err := l.facts.info(ctx)
+	if err != nil {
+		return nil, err
+	}
+	first := from.Seq + 1
+	if !from.Stream.Equal(info.Created) {
+		first = 1
+	}
+	open := maps.Clone(l.before.open)
+	types := []event.Type{event.TypePublishStarted, event.TypePublishEnded}
+	r := l.Range(ctx, Filter{Types: types}, first<<seqBits, info.State.LastSeq<<seqBits|lastOfMessage)
+	defer r.Close()
+	for {
+		e, err := r.Next(ctx)
+		if err == io.EOF {
+			return open, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		switch seq := e.Event.Sequence; {
+		case e.Event.Node != l.opt.Node:
+		case e.Event.Type == event.TypePublishEnded:
+			delete(open, seq)
+		case !l.before.ended[seq]:
+			open[seq] = e.Event
+		}
+	}
+}
+
+// lookTime is how long a start waits for what JetStream has got lately.
+const lookTime = 10 * time.Second
+
+// endOpen emits the ends of pushes.
+func (l *Log) endOpen(open map[string]event.Event) {
+	for _, seq := range slices.Sorted(maps.Keys(open)) {
+		e := open[seq]
 		start, ok := e.Data.(event.PublishStarted)
 		if !ok {
 			continue
@@ -203,7 +283,7 @@ func (l *Log) reconcile() {
 		end.Node, end.Space, end.App, end.Stream, end.Sequence = e.Node, e.Space, e.App, e.Stream, e.Sequence
 		l.Emit(end)
 	}
-	if n := len(l.before.open); n > 0 {
+	if n := len(open); n > 0 {
 		l.log.Warn("the process before was killed; its pushes have ended", "pushes", n, "at", l.before.alive)
 	}
 }

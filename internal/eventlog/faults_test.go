@@ -391,10 +391,11 @@ func (j *journal) copyTo(t *testing.T, dir string) {
 	}
 }
 
-// Whoever waits for a disk that takes nothing is told so in time; what is
-// emitted meanwhile is written when it can be.
+// Whoever waits for a disk that takes nothing, while NATS is away, is told so in
+// time; what is emitted meanwhile is written when it can be.
 func TestDiskFull(t *testing.T) {
-	w := newWorld(t)
+	o := newOutside(t)
+	w := o.world()
 	dir := smallDisk(t, "1m")
 	l := w.open(func(o *Options) { o.Dir = dir })
 	l.Emit(started("a", "0"))
@@ -404,6 +405,7 @@ func TestDiskFull(t *testing.T) {
 		t.Fatal("the disk is not full")
 	}
 	want := []event.Event{all(t, l, Filter{})[0].Event}
+	o.stop()
 	for i := range 200 {
 		e := started("a", fmt.Sprint(1+i))
 		want = append(want, e)
@@ -420,6 +422,8 @@ func TestDiskFull(t *testing.T) {
 	if err := os.Remove(fill); err != nil {
 		t.Fatal(err)
 	}
+	flush(t, l)
+	o.start()
 	settle(t, l)
 	same(t, all(t, l, Filter{}), want)
 	if h := l.Health(); h.Degraded {

@@ -292,6 +292,7 @@ func (l *lane) send(ctx context.Context, w *walk) (at place, moved bool, err err
 	if w.skip > 0 {
 		at = place{seg: w.at.seg, index: w.skip}
 	}
+	head := place{seg: at.seg, index: at.index} // behind what has been sent
 	var flying []sent
 	for {
 		for err == nil && len(flying) < l.window() {
@@ -301,7 +302,17 @@ func (l *lane) send(ctx context.Context, w *walk) (at place, moved bool, err err
 				err = fmt.Errorf("read the journal: %w", rerr)
 				break
 			}
+			if ok && it.at.seg == head.seg && it.at.index < head.index {
+				continue // it was sent before it was on disk
+			}
+			if !ok {
+				if w.at.seg != head.seg || w.at.index > head.index {
+					head = place{seg: w.at.seg, index: w.at.index}
+				}
+				it, ok = l.inMemory(head)
+			}
 			if ok {
+				head = place{seg: it.next.seg, index: it.next.index}
 				s, serr := l.publish(it, flying)
 				if errors.Is(serr, nats.ErrMaxPayload) { // of somebody else's server
 					l.log.Error("a fact is too long for NATS and is lost", "subject", it.subject, "bytes", len(it.data))

@@ -20,8 +20,11 @@ import (
 //
 // The crc is CRC-32C of what size counts. A file ends with its last whole
 // frame: whatever a loss of power left behind it is cut off.
+//
+// Version 1 had no kindSkip.
 const (
-	magic      = "WEIRLOG\x01"
+	version    = 2
+	magic      = "WEIRLOG\x02"
 	idSize     = 16
 	headerSize = len(magic) + idSize
 	frameHead  = 8
@@ -38,6 +41,7 @@ const (
 	kindCarry kind = 'c' // a fact of a segment before, which begins what is still open; goes nowhere
 	kindMark  kind = 'm' // how far the segments have been forwarded
 	kindClean kind = 'e' // a kindMark, after which the node ended in order
+	kindSkip  kind = 's' // facts that JetStream got from memory and the file never had
 )
 
 var crcTable = crc32.MakeTable(crc32.Castagnoli)
@@ -84,6 +88,12 @@ func readFrame(b []byte) (k kind, payload []byte, n int, err error) {
 		}
 	}
 	return k, payload, frameHead + int(size), nil
+}
+
+// skip is what a kindSkip says.
+type skip struct {
+	Facts uint64   `json:"facts,omitempty"` // that the segment has at this place
+	Ended []string `json:"ended,omitempty"` // Sequences of pushes that they ended
 }
 
 // factPayload is the payload of a kindFact and kindCarry: the subject, whose

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -22,7 +23,11 @@ import (
 // so that after the process was killed its end can be told.
 //
 // A record that cannot be written, because the disk is full, waits in memory,
-// where there is room for a bounded number.
+// where there is room for a bounded number. While JetStream is there it is sent
+// from memory, and need not be written any more: in the file a frame says how
+// many were skipped, so that each fact has its index whichever way it went. What
+// became of pushes is then not all in the files. They say so: the file "whole"
+// is in the folder only while they have everything.
 type journal struct {
 	dir         string
 	log         *slog.Logger
@@ -32,6 +37,7 @@ type journal struct {
 	beat        time.Duration // between two marks
 
 	wake    chan struct{} // has room for one
+	sent    chan struct{} // has room for one: JetStream has got something from memory
 	quit    chan struct{} // closed by close
 	stopped chan struct{} // closed when run has ended
 
@@ -46,6 +52,9 @@ type journal struct {
 	acked    mark       // without its time
 	marked   mark       // the last acked that is on disk
 	failure  error      // of the last attempt to write
+	claimed  uint64     // facts of the active segment that were, perhaps, sent before they were written
+	whole    bool       // the file of that name is there
+	unsure   bool       // what became of the pushes of before is not known yet; no mark goes on
 	closing  bool
 	latency  histogram
 
@@ -54,6 +63,11 @@ type journal struct {
 	file   *os.File
 	buf    []byte
 	open   map[string][]byte // payload of the fact with which it began, by Sequence
+	torn   bool              // there may be something behind what is on disk
+
+	// What has been skipped and is not in the file yet.
+	skipped      uint64
+	begun, ended []string // Sequences of pushes
 }
 
 // record is what is to be written.
@@ -75,6 +89,8 @@ type found struct {
 	clean bool                   // the process before ended in order, or there was none
 	alive time.Time              // when the process before was last known to live
 	open  map[string]event.Event // what it left open, by Sequence
+	ended map[string]bool        // pushes that ended
+	whole bool                   // that is all that is to be known
 	torn  int64                  // bytes cut off
 }
 
@@ -83,10 +99,10 @@ func openJournal(j *journal) (*found, error) {
 	if err := os.MkdirAll(j.dir, 0o700); err != nil {
 		return nil, err
 	}
-	j.changed, j.wake = make(chan struct{}), make(chan struct{}, 1)
+	j.changed, j.wake, j.sent = make(chan struct{}), make(chan struct{}, 1), make(chan struct{}, 1)
 	j.quit, j.stopped = make(chan struct{}), make(chan struct{})
 	j.open = make(map[string][]byte)
-	f := &found{clean: true, open: make(map[string]event.Event)}
+	f := &found{clean: true, open: make(map[string]event.Event), ended: make(map[string]bool)}
 	list, err := segments(j.dir)
 	if err != nil {
 		return nil, err
@@ -110,8 +126,12 @@ func openJournal(j *journal) (*found, error) {
 		}
 	}
 	number := uint64(1)
+	f.whole = true
 	if len(list) > 0 {
-		number = list[len(list)-1].number + 1
+		last := list[len(list)-1]
+		number = last.number + 1
+		_, err := os.Stat(j.wholeFile())
+		f.whole = err == nil || last.version == 1
 	}
 	if i := slices.IndexFunc(list, func(s *segment) bool { return s.id != "" && s.id == j.acked.Segment }); i >= 0 {
 		list = list[i:]
@@ -127,7 +147,34 @@ func openJournal(j *journal) (*found, error) {
 	for _, s := range j.segs {
 		j.bytes += s.size
 	}
+	if f.whole {
+		j.markWhole()
+	}
+	j.unsure = !f.whole || !f.clean
 	return f, j.tidy()
+}
+
+func (j *journal) wholeFile() string { return filepath.Join(j.dir, "whole") }
+
+// markWhole says that the files have everything. If it cannot be said now, it
+// is later.
+func (j *journal) markWhole() {
+	f, err := os.OpenFile(j.wholeFile(), os.O_CREATE|os.O_WRONLY, 0o600)
+	if err == nil {
+		f.Close()
+		err = syncDir(j.dir)
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.whole = err == nil
+}
+
+// settled says that it is known, and durable, what became of the pushes of
+// before.
+func (j *journal) settled() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.unsure = false
 }
 
 // tidy removes the files of segments that are not in j.segs.
@@ -173,12 +220,25 @@ func (j *journal) load(s *segment, f *found) error {
 			if e.Type == event.TypePublishStarted {
 				f.open[e.Sequence], j.open[e.Sequence] = e, bytes.Clone(payload)
 			} else {
-				delete(f.open, e.Sequence)
-				delete(j.open, e.Sequence)
+				j.end(e.Sequence, f)
+			}
+		case kindSkip:
+			var s skip
+			if json.Unmarshal(payload, &s) == nil {
+				for _, seq := range s.Ended {
+					j.end(seq, f)
+				}
 			}
 		}
 		return nil
 	})
+}
+
+// end notes that a push has ended.
+func (j *journal) end(seq string, f *found) {
+	f.ended[seq] = true
+	delete(f.open, seq)
+	delete(j.open, seq)
 }
 
 func (f *found) lived(t time.Time) {
@@ -212,6 +272,9 @@ func (j *journal) append(r record) bool {
 	j.queue = append(j.queue, r)
 	j.queued += n
 	j.appended++
+	if j.failure != nil {
+		j.notify() // it may be sent from memory
+	}
 	select {
 	case j.wake <- struct{}{}:
 	default:
@@ -271,12 +334,16 @@ func (j *journal) run() {
 		select {
 		case <-wake:
 		case <-retry:
+		case <-j.sent:
+			j.drop()
+			continue
 		case <-beat.C:
 			if retry == nil {
 				j.mark()
 			}
 			continue
 		case <-j.quit:
+			j.drop()
 			if j.writeAll() == nil {
 				j.markClean()
 			}
@@ -294,9 +361,10 @@ func (j *journal) writeAll() error {
 	for {
 		batch := j.take()
 		if len(batch) == 0 {
+			j.complete()
 			return nil
 		}
-		j.buf = j.buf[:0]
+		j.buf = j.appendSkipped(j.buf[:0])
 		for _, r := range batch {
 			j.buf = appendFrame(j.buf, kindFact, factPayload(r.subject, r.data)...)
 		}
@@ -327,10 +395,17 @@ func (j *journal) take() []record {
 // same place is written again.
 func (j *journal) write(batch []record) error {
 	s := j.active
-	_, err := j.file.WriteAt(j.buf, s.size)
+	var err error
+	if j.torn { // what comes now may be shorter
+		err = j.file.Truncate(s.size)
+	}
+	if err == nil {
+		_, err = j.file.WriteAt(j.buf, s.size)
+	}
 	if err == nil {
 		err = j.file.Sync()
 	}
+	j.torn = err != nil
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if err != nil {
@@ -345,6 +420,7 @@ func (j *journal) write(batch []record) error {
 		j.log.Info("facts can be written to disk again")
 		j.failure = nil
 	}
+	j.skipped, j.begun, j.ended = 0, nil, nil
 	s.size += int64(len(j.buf))
 	s.facts += uint64(len(batch))
 	j.bytes += int64(len(j.buf))
@@ -357,26 +433,116 @@ func (j *journal) write(batch []record) error {
 		j.queued -= r.size()
 		j.latency.add(now.Sub(r.at))
 	}
-	clear(j.queue[:len(batch)])
-	j.queue = j.queue[len(batch):]
+	j.unqueue(len(batch))
+	return nil
+}
+
+// unqueue takes out of the queue the first n records, which are durable. The
+// caller holds j.mu.
+func (j *journal) unqueue(n int) {
+	clear(j.queue[:n])
+	j.queue = j.queue[n:]
 	if len(j.queue) == 0 {
 		j.queue = nil
 	}
-	j.durable += uint64(len(batch))
+	j.durable += uint64(n)
 	j.notify()
-	return nil
+}
+
+// inMemory returns the fact at p, if it waits for a disk that takes nothing.
+// The caller sends it: until it is known whether JetStream has it, it keeps that
+// place.
+func (j *journal) inMemory(p place) (item, bool) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	waits := func() bool {
+		s := j.segs[len(j.segs)-1]
+		return j.failure != nil && p.seg == s && p.index >= s.facts && p.index-s.facts < uint64(len(j.queue))
+	}
+	if waits() && j.whole {
+		j.whole = false
+		j.mu.Unlock()
+		err := os.Remove(j.wholeFile())
+		if err == nil {
+			err = syncDir(j.dir)
+		}
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			j.log.Warn("facts go to NATS that are not on disk, and that cannot be noted: if weir is killed now and starts without NATS, pushes may have two ends", "err", err)
+		}
+		j.mu.Lock()
+	}
+	if !waits() {
+		return item{}, false
+	}
+	r := &j.queue[p.index-p.seg.facts]
+	j.claimed = max(j.claimed, p.index+1)
+	return item{r.subject, r.data, p, place{seg: p.seg, index: p.index + 1}}, true
+}
+
+// drop takes out of the queue what JetStream has got from there.
+func (j *journal) drop() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	s := j.active
+	if j.acked.Segment != s.id || j.acked.Index <= s.facts {
+		return
+	}
+	n := min(int(j.acked.Index-s.facts), len(j.queue))
+	now := time.Now()
+	for _, r := range j.queue[:n] {
+		if r.begins != "" {
+			j.open[r.begins] = bytes.Join(factPayload(r.subject, r.data), nil)
+			j.begun = append(j.begun, r.begins)
+		}
+		if r.ends != "" {
+			delete(j.open, r.ends)
+			j.ended = append(j.ended, r.ends)
+		}
+		j.queued -= r.size()
+		j.latency.add(now.Sub(r.at))
+	}
+	s.facts += uint64(n)
+	j.skipped += uint64(n)
+	j.unqueue(n)
+}
+
+// maxEnded is how many Sequences go into one frame.
+const maxEnded = 10_000
+
+// appendSkipped appends the frames that say what has been skipped. What has
+// begun comes first: a write that is cut off has then too much of it.
+func (j *journal) appendSkipped(b []byte) []byte {
+	if j.skipped == 0 {
+		return b
+	}
+	for _, seq := range j.begun {
+		if payload := j.open[seq]; payload != nil {
+			b = appendFrame(b, kindCarry, payload)
+		}
+	}
+	s := skip{Facts: j.skipped}
+	for rest := j.ended; s.Facts > 0 || len(rest) > 0; s.Facts = 0 {
+		n := min(len(rest), maxEnded)
+		s.Ended, rest = rest[:n], rest[n:]
+		payload, err := json.Marshal(s)
+		if err != nil {
+			panic(err) // numbers and text
+		}
+		b = appendFrame(b, kindSkip, payload)
+	}
+	return b
 }
 
 // rotate begins a new segment when the last one is long. If the disk takes no
 // new file the old one goes on.
 func (j *journal) rotate() {
 	old := j.active
-	if old.size < j.segmentSize+old.head {
+	j.mu.Lock()
+	m, taken := j.toMark(), j.claimed > old.facts
+	j.mu.Unlock()
+	if taken || old.size < j.segmentSize+old.head { // what is on its way has its place in this segment
 		return
 	}
-	j.mu.Lock()
-	m := j.acked
-	j.mu.Unlock()
 	s, file, err := create(j.dir, old.number+1, j.head(m))
 	if err != nil {
 		j.log.Warn("the journal of facts goes on in a long file", "err", err)
@@ -389,28 +555,49 @@ func (j *journal) rotate() {
 	old.closed = true
 	j.segs = append(j.segs, s)
 	j.bytes += s.size
+	j.claimed = 0
 	j.marked = m
 	j.prune()
 	j.notify()
 	j.mu.Unlock()
 }
 
+// toMark is how far JetStream has the facts, as far as that may be written. The
+// caller holds j.mu.
+func (j *journal) toMark() mark {
+	if j.unsure { // what was sent lately is to be looked at again
+		return j.marked
+	}
+	return j.acked
+}
+
 // mark writes how far JetStream has the facts, and with it that the node lives,
 // if that is of interest.
 func (j *journal) mark() {
 	j.mu.Lock()
-	m, marked := j.acked, j.marked
+	m, marked := j.toMark(), j.marked
 	j.mu.Unlock()
-	if m == marked && len(j.open) == 0 {
+	if m == marked && len(j.open) == 0 && j.skipped == 0 {
 		return
 	}
 	j.writeMark(kindMark, m)
+	j.complete()
+}
+
+// complete says that the files have everything, if that is not said and true.
+func (j *journal) complete() {
+	j.mu.Lock()
+	ok := !j.whole && !j.unsure && j.failure == nil && j.skipped == 0 && j.claimed <= j.active.facts
+	j.mu.Unlock()
+	if ok {
+		j.markWhole()
+	}
 }
 
 // markClean writes the mark of an end in order.
 func (j *journal) markClean() {
 	j.mu.Lock()
-	m := j.acked
+	m := j.toMark()
 	j.mu.Unlock()
 	j.writeMark(kindClean, m)
 }
@@ -418,7 +605,7 @@ func (j *journal) markClean() {
 func (j *journal) writeMark(k kind, m mark) {
 	saved := m
 	m.Time = time.Now()
-	j.buf = append(j.buf[:0], m.frame(k)...)
+	j.buf = append(j.appendSkipped(j.buf[:0]), m.frame(k)...)
 	if j.write(nil) == nil {
 		j.mu.Lock()
 		j.marked = saved
@@ -432,6 +619,12 @@ func (j *journal) ack(at place, seq uint64, stream time.Time) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.acked = mark{Segment: at.seg.id, Index: at.index, Seq: seq, Stream: stream}
+	if at.index > at.seg.facts {
+		select {
+		case j.sent <- struct{}{}:
+		default:
+		}
+	}
 	j.prune()
 	if j.waiting() == 0 {
 		j.notify()

@@ -204,7 +204,7 @@ func TestTornTail(t *testing.T) {
 func TestForeignFile(t *testing.T) {
 	for content, want := range map[string]string{
 		strings.Repeat("x", 100):                  "is not a journal of Weir",
-		"WEIRLOG\x02" + strings.Repeat("x", 1000): "has version 2, and this Weir knows only 1",
+		"WEIRLOG\x03" + strings.Repeat("x", 1000): "has version 3, and this Weir knows only up to 2",
 	} {
 		dir := t.TempDir()
 		file := filepath.Join(dir, "0000000000000001.journal")

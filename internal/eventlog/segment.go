@@ -23,11 +23,13 @@ type segment struct {
 	path   string
 	id     string // random; of all segments that ever were
 
+	version byte // of the file
+
 	// What is on disk, and whether that is all there will be. Guarded by
 	// journal.mu while the segment is the one that is written to.
 	size   int64
-	head   int64 // of it, what was carried here
-	facts  uint64
+	head   int64  // of it, what was carried here
+	facts  uint64 // those included that were skipped
 	closed bool
 }
 
@@ -78,7 +80,7 @@ func segments(dir string) ([]*segment, error) {
 // create makes the segment of that number, with head as its first frames, and
 // returns when it is on disk.
 func create(dir string, number uint64, head []byte) (*segment, *os.File, error) {
-	s := &segment{number: number, path: filepath.Join(dir, fmt.Sprintf("%016x%s", number, suffix))}
+	s := &segment{number: number, path: filepath.Join(dir, fmt.Sprintf("%016x%s", number, suffix)), version: version}
 	id := make([]byte, idSize)
 	rand.Read(id)
 	s.id = idText.EncodeToString(id)
@@ -131,8 +133,8 @@ func (s *segment) scan(f func(k kind, payload []byte) error) error {
 	if string(head[:len(magic)-1]) != magic[:len(magic)-1] {
 		return fmt.Errorf("%s is not a journal of Weir", s.path)
 	}
-	if head[len(magic)-1] != magic[len(magic)-1] {
-		return fmt.Errorf("%s has version %d, and this Weir knows only %d: run the newer Weir that wrote it", s.path, head[len(magic)-1], magic[len(magic)-1])
+	if s.version = head[len(magic)-1]; s.version < 1 || s.version > version {
+		return fmt.Errorf("%s has version %d, and this Weir knows only up to %d: run the newer Weir that wrote it", s.path, s.version, version)
 	}
 	s.id, s.size = idText.EncodeToString(head[len(magic):]), int64(headerSize)
 	for {
@@ -144,13 +146,25 @@ func (s *segment) scan(f func(k kind, payload []byte) error) error {
 			return nil
 		}
 		s.size += int64(n)
-		if k == kindFact {
-			s.facts++
-		}
+		s.facts += countOf(k, payload)
 		if err := f(k, payload); err != nil {
 			return err
 		}
 	}
+}
+
+// countOf returns how many facts a frame stands for.
+func countOf(k kind, payload []byte) uint64 {
+	switch k {
+	case kindFact:
+		return 1
+	case kindSkip:
+		var s skip
+		if json.Unmarshal(payload, &s) == nil {
+			return s.Facts
+		}
+	}
+	return 0
 }
 
 func ignoreEnd(err error) error {

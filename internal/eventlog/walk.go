@@ -77,6 +77,9 @@ func (w *walk) next() (item, bool, error) {
 		w.at.off += int64(n)
 		w.buf = w.buf[n:]
 		if k != kindFact {
+			n := countOf(k, payload)
+			w.at.index += n
+			w.skip -= min(n, w.skip)
 			continue
 		}
 		w.at.index++

@@ -70,7 +70,7 @@ func (s *Server) makeRoom(n int) bool {
 			j.idle.Store(true)
 			j.reader.Close()
 		} else {
-			s.remove(i.c)
+			s.remove(i.c, viewerLeft)
 		}
 	}
 	return left <= s.room.most

@@ -15,6 +15,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -25,6 +26,7 @@ import (
 	"time"
 
 	"weir/internal/access"
+	"weir/internal/event"
 	"weir/internal/media/av"
 	"weir/internal/policy"
 	"weir/internal/stream"
@@ -47,6 +49,10 @@ type Options struct {
 
 	// MaxBytes is how much all segments may take in memory; 0 is no bound.
 	MaxBytes int64
+
+	// Emit takes the fact of a player whose stay is over; nil: nobody is told. It
+	// does not wait.
+	Emit func(event.Event)
 }
 
 // Server serves HLS. Its methods may be called from any goroutine.
@@ -59,6 +65,7 @@ type Server struct {
 	jobs    sync.WaitGroup
 	stats   stats
 	room    room
+	viewers viewers
 
 	mu       sync.RWMutex
 	closed   bool
@@ -94,6 +101,7 @@ func NewServer(hub *stream.Hub, gate *access.Gate, o Options) *Server {
 		channels: make(map[stream.Key]*channel), past: make(map[stream.Key]position),
 	}
 	s.room.most = o.MaxBytes
+	s.viewers = viewers{hash: maphash.MakeSeed(), emit: o.Emit, most: maxViewers, of: make(map[*channel]map[uint64]*viewer)}
 	s.stats.refused = make(map[access.Reason]int64)
 	hub.OnPublish(s.follow)
 	return s
@@ -111,10 +119,11 @@ func (s *Server) Close() {
 	}
 	s.mu.Unlock()
 	s.jobs.Wait()
+	s.viewers.close()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, c := range s.channels {
-		s.remove(c)
+		s.remove(c, viewerClosed)
 	}
 }
 
@@ -195,12 +204,19 @@ func (s *Server) work(c *channel, j *job, p *Packager, log *slog.Logger) {
 	}
 	left := c.end(end)
 	if failed || j.idle.Load() || s.closed {
-		s.remove(c)
+		reason := viewerOver
+		switch {
+		case s.closed:
+			reason = viewerClosed
+		case j.idle.Load():
+			reason = viewerLeft
+		}
+		s.remove(c, reason)
 		log.Info("HLS ends", "idle", j.idle.Load())
 		return
 	}
 	log.Info("HLS ends with the stream")
-	s.after(c, left, func() { s.after(c, c.hide(), func() { s.remove(c) }) })
+	s.after(c, left, func() { s.after(c, c.hide(), func() { s.remove(c, viewerOver) }) })
 }
 
 // pump moves packets from the job's reader to the Packager. It reports whether
@@ -245,8 +261,10 @@ func (s *Server) after(c *channel, d time.Duration, f func()) {
 	c.timer = t
 }
 
-// remove forgets a channel but for its numbers. s.mu is held.
-func (s *Server) remove(c *channel) {
+// remove forgets a channel but for its numbers. Its viewers' stay is over for
+// that reason. s.mu is held.
+func (s *Server) remove(c *channel, reason string) {
+	s.viewers.over(c, reason)
 	if c.timer != nil {
 		c.timer.Stop()
 		c.timer = nil
@@ -314,6 +332,9 @@ type Stats struct {
 	BytesOut  int64                   // of playlists and segments
 	Refused   map[access.Reason]int64 // requests that were refused
 	Panics    int64                   // streams whose packaging was ended by a panic
+
+	Viewers int   // of whose stay there is an account
+	Untold  int64 // requests of those for whom there was no room
 }
 
 // Stats returns the Server's account.
@@ -325,6 +346,7 @@ func (s *Server) Stats() Stats {
 	s.stats.mu.Lock()
 	st.Refused = maps.Clone(s.stats.refused)
 	s.stats.mu.Unlock()
+	st.Viewers, st.Untold = s.viewers.count()
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	st.Channels, st.Held, st.Most = len(s.channels), s.room.held.Load(), s.room.most
@@ -461,6 +483,7 @@ func (s *Server) serveSegment(w http.ResponseWriter, r *http.Request, g *access.
 		n, _ := w.Write(seg.data)
 		s.stats.bytes.Add(int64(n))
 		c.served(n)
+		s.viewers.served(c, g, r, n)
 	}
 	return nil
 }
@@ -524,6 +547,7 @@ func (s *Server) servePlaylist(w http.ResponseWriter, r *http.Request, g *access
 	} else {
 		h["Etag"] = b.etag
 		if known := r.Header.Get("If-None-Match"); known != "" && (known == "*" || strings.Contains(known, b.etag[0])) {
+			s.viewers.served(c, g, r, 0)
 			w.WriteHeader(http.StatusNotModified)
 			return nil
 		}
@@ -539,6 +563,7 @@ func (s *Server) servePlaylist(w http.ResponseWriter, r *http.Request, g *access
 		n, _ := w.Write(b.data)
 		s.stats.bytes.Add(int64(n))
 		c.served(n)
+		s.viewers.served(c, g, r, n)
 	}
 	return nil
 }

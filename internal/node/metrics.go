@@ -99,6 +99,8 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	gauge("hls_segment_limit_bytes", "Bytes that HLS segments may take.", float64(hls.Most))
 	counter("hls_playlists_total", "HLS playlists served.", hls.Playlists)
 	counter("hls_segments_total", "HLS segments served.", hls.Segments)
+	gauge("hls_viewers", "HLS players that can be told apart by address and User-Agent.", float64(hls.Viewers))
+	counter("hls_viewers_untold_total", "Requests served to HLS players beyond those of whose stay there is an account.", hls.Untold)
 	counter("hls_sent_bytes_total", "Bytes of HLS playlists and segments served.", hls.BytesOut)
 	rec := c.n.recorder.Stats()
 	gauge("recordings", "Streams that are being recorded.", float64(rec.Recording))

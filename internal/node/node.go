@@ -148,7 +148,7 @@ func New(cfg *Config, log *slog.Logger) (_ *Node, err error) {
 		Log: log, RTMP: rtmp.Config{Limits: l.rtmp(), Log: log},
 		Facts: session.Facts{Emit: n.events.Emit, Flush: n.events.Flush, Callback: n.refusedCallback},
 	})
-	n.hls = hls.NewServer(n.hub, n.gate, hls.Options{Log: log, MaxBytes: cfg.hlsMemory()})
+	n.hls = hls.NewServer(n.hub, n.gate, hls.Options{Log: log, MaxBytes: cfg.hlsMemory(), Emit: n.events.Emit})
 	if err := n.openTracer(); err != nil {
 		return nil, err
 	}
@@ -335,6 +335,7 @@ func (n *Node) Run(ctx context.Context) error {
 		n.log.Warn("the last traces were not sent", "err", err)
 	}
 	n.closeEvents(grace)
+	n.buckets.Close()
 	n.log.Info("weir has ended")
 	return err
 }

@@ -17,7 +17,7 @@ const protocols = len(stream.Protocols)
 type Tally struct {
 	In      int64            // bytes of media published
 	Out     [protocols]int64 // bytes written to players
-	Plays   [protocols]int64 // players that came; those of HLS are not counted
+	Plays   [protocols]int64 // players that came; those of HLS who can be told apart
 	Watched [protocols]int64 // seconds, of all players together
 	Live    int64            // seconds published, of all streams together
 	Peak    int64            // most players at a time

@@ -122,6 +122,18 @@ func (b *Buckets) Name(name string) string {
 	return b.first
 }
 
+// Close gives the folders of buckets up. Nobody uses a bucket any more.
+func (b *Buckets) Close() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, o := range b.named {
+		if d, ok := o.single.(*Directory); ok {
+			d.Close()
+		}
+	}
+	b.named = map[string]*opened{}
+}
+
 // Run sweeps the buckets every hour, until ctx is done.
 func (b *Buckets) Run(ctx context.Context) error {
 	tick := time.NewTicker(sweepEvery)

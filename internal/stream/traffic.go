@@ -34,7 +34,7 @@ type Traffic struct {
 type TrafficCount struct {
 	In      int64                 // bytes of media published
 	Out     [len(Protocols)]int64 // bytes written to players
-	Plays   [len(Protocols)]int64 // players that came; those of HLS are not counted
+	Plays   [len(Protocols)]int64 // players that came; those of HLS who can be told apart
 	Players [len(Protocols)]int64 // players now; those of HLS are estimated
 }
 
@@ -56,6 +56,9 @@ func (t *Traffic) Peak() int64 { return max(t.top.Swap(t.playing.Load()), t.play
 
 // Served counts n bytes written to players of a protocol.
 func (t *Traffic) Served(protocol int, n int64) { t.out[protocol].Add(n) }
+
+// Came counts a player of a protocol whose players are no Player of ours.
+func (t *Traffic) Came(protocol int) { t.plays[protocol].Add(1) }
 
 // Watching sets the number of players of a protocol whose players are no
 // Player of ours.
