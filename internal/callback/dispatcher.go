@@ -107,6 +107,7 @@ func (d *Dispatcher) run(ctx, held context.Context) {
 		})
 	}
 	wg.Wait()
+	d.keeper.flush()
 }
 
 // askSubject is that of questions for receivers, which the node that tells

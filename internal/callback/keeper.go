@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -27,7 +28,7 @@ const (
 
 	recordSubject  = "callbacks.record." // + key
 	ownerSubject   = "callbacks.record.owner-"
-	attemptSubject = "callbacks.attempt." // + space.app.shelf
+	attemptSubject = "callbacks.attempt." // + space.app.shelf; a message is an attempt, or a list of them
 	deadSubject    = "callbacks.dead."    // + space.receiver
 
 	schema = 1
@@ -69,6 +70,9 @@ type keeper struct {
 	opening                 sync.Mutex
 	opened                  atomic.Bool // and so these are there
 	records, attempts, dead jetstream.Stream
+
+	gathering sync.Mutex
+	gathered  []gathered // the subject that began first is first
 
 	writing sync.Mutex    // held by who writes a record: a replicated stream takes one after the other
 	owner   atomic.Uint64 // of the records, in ownerSubject
@@ -206,21 +210,76 @@ func (k *keeper) publish(ctx context.Context, subject string, value []byte) erro
 	return err
 }
 
-// attempted writes an attempt without waiting for an answer.
+// Attempts wait a moment for others of their subject, so that thousands a second
+// are some hundred messages.
+const (
+	gatherTime  = 200 * time.Millisecond
+	maxGathered = 1 << attemptBits // in a message
+	gatherBytes = 128 << 10        // the same
+	attemptBits = 8                // of an attempt's number, which say the which of its message it is
+)
+
+// attempted notes an attempt. It does not wait.
 func (k *keeper) attempted(e event.Event) {
-	text, err := json.Marshal(e)
-	if err == nil {
-		err = k.conn.Publish(subjectOf(e.Space, e.App, e.Stream), text)
-	}
+	text, err := e.MarshalJSON()
 	if err != nil {
 		k.log.Debug("an attempt is not in the delivery log", "err", err)
+		return
+	}
+	subject := subjectOf(e.Space, e.App, e.Stream)
+	k.gathering.Lock()
+	defer k.gathering.Unlock()
+	i := slices.IndexFunc(k.gathered, func(g gathered) bool { return g.subject == subject })
+	if i < 0 {
+		if i = len(k.gathered); i == 0 {
+			time.AfterFunc(gatherTime, k.flush)
+		}
+		k.gathered = append(k.gathered, gathered{subject: subject})
+	}
+	g := &k.gathered[i]
+	if g.n == maxGathered || g.n > 0 && len(g.text)+len(text) > gatherBytes {
+		k.send(g)
+		g.text, g.n = nil, 0
+	}
+	sep := byte(',')
+	if g.n == 0 {
+		sep = '['
+	}
+	g.text, g.n = append(append(g.text, sep), text...), g.n+1
+}
+
+// gathered is attempts of one subject, as a list that is not closed.
+type gathered struct {
+	subject string
+	text    []byte
+	n       int
+}
+
+// flush writes what was gathered.
+func (k *keeper) flush() {
+	k.gathering.Lock()
+	defer k.gathering.Unlock()
+	for i := range k.gathered {
+		k.send(&k.gathered[i])
+	}
+	k.gathered = nil
+}
+
+// send writes attempts without waiting for an answer.
+func (k *keeper) send(g *gathered) {
+	text := append(g.text, ']')
+	if g.n == 1 {
+		text = text[1 : len(text)-1]
+	}
+	if err := k.conn.Publish(g.subject, text); err != nil {
+		k.log.Debug("attempts are not in the delivery log", "attempts", g.n, "err", err)
 	}
 }
 
 // shelves is how many subjects the streams of an app have in the delivery log:
 // JetStream keeps an account of every subject, so there is not one for every
 // stream that ever was.
-const shelves = 256
+const shelves = 64
 
 func subjectOf(space, app, stream string) string {
 	token := func(s string) string { // a refused push may have a name of any length
@@ -338,6 +397,22 @@ type Attempt struct {
 	event.Event
 }
 
+// attemptsIn returns the attempts of a message.
+func attemptsIn(data []byte) []event.Event {
+	var list []event.Event
+	if len(data) > 0 && data[0] == '[' {
+		if json.Unmarshal(data, &list) == nil {
+			return list
+		}
+		return nil
+	}
+	list = make([]event.Event, 1)
+	if json.Unmarshal(data, &list[0]) != nil {
+		return nil
+	}
+	return list
+}
+
 // attemptsOf returns entries of the delivery log, the oldest first.
 func (k *keeper) attemptsOf(ctx context.Context, q Attempts) ([]Attempt, error) {
 	if !k.opened.Load() {
@@ -349,7 +424,7 @@ func (k *keeper) attemptsOf(ctx context.Context, q Attempts) ([]Attempt, error) 
 			part[i] = "*"
 		}
 	}
-	from := q.After + 1
+	from := max((q.After+1)>>attemptBits, 1)
 	subject := attemptSubject + strings.Join(part, ".")
 	if q.After == 0 && !q.Since.IsZero() {
 		ask, cancel := context.WithTimeout(ctx, busTime)
@@ -369,12 +444,13 @@ func (k *keeper) attemptsOf(ctx context.Context, q Attempts) ([]Attempt, error) 
 		if !q.Until.IsZero() && msg.Time.After(q.Until) {
 			return false
 		}
-		a := Attempt{Number: msg.Sequence}
-		if err := json.Unmarshal(msg.Data, &a.Event); err == nil && (q.Stream == "" || q.Stream == a.Stream) &&
-			(q.App == "" || q.App == a.App) && (q.Space == "" || q.Space == a.Space) {
-			list = append(list, a)
+		for i, e := range attemptsIn(msg.Data) {
+			a := Attempt{msg.Sequence<<attemptBits | uint64(i), e}
+			if a.Number > q.After && (q.Stream == "" || q.Stream == a.Stream) && (q.App == "" || q.App == a.App) && (q.Space == "" || q.Space == a.Space) {
+				list = append(list, a)
+			}
 		}
 		return len(list) < q.Most
 	})
-	return list, err
+	return list[:min(len(list), q.Most)], err
 }

@@ -128,8 +128,11 @@ func TestKeeper(t *testing.T) {
 		e.Space, e.App, e.Stream = "a", "live", fmt.Sprintf("s.%d", i%2)
 		k.attempted(e)
 	}
+	k.flush()
+	var list []Attempt
 	for { // they are written without an answer
-		if list, err := k.attemptsOf(ctx, Attempts{Most: 20}); err != nil {
+		var err error
+		if list, err = k.attemptsOf(ctx, Attempts{Most: 20}); err != nil {
 			t.Fatal(err)
 		} else if len(list) == 10 {
 			break
@@ -149,9 +152,9 @@ func TestKeeper(t *testing.T) {
 		q    Attempts
 		want string
 	}{
-		{Attempts{Space: "a", Most: 20}, "0123456789"}, {Attempts{Space: "a", App: "live", Stream: "s.1", Most: 3}, "135"},
-		{Attempts{Stream: "s.0", After: 5, Most: 20}, "68"}, {Attempts{Space: "b", Most: 20}, ""},
-		{Attempts{Since: begin, Most: 20}, "0123456789"}, {Attempts{Since: time.Now().Add(time.Hour), Most: 20}, ""}, {Attempts{Until: begin.Add(-time.Hour), Most: 20}, ""},
+		{Attempts{Space: "a", Most: 20}, "0246813579"}, {Attempts{Space: "a", App: "live", Stream: "s.1", Most: 3}, "135"},
+		{Attempts{Stream: "s.0", After: list[1].Number, Most: 20}, "468"}, {Attempts{After: list[4].Number, Most: 2}, "13"}, {Attempts{Space: "b", Most: 20}, ""},
+		{Attempts{Since: begin, Most: 20}, "0246813579"}, {Attempts{Since: time.Now().Add(time.Hour), Most: 20}, ""}, {Attempts{Until: begin.Add(-time.Hour), Most: 20}, ""},
 	} {
 		if got := attempts(tt.q); got != tt.want {
 			t.Errorf("%d: attempts %q, want %q", i, got, tt.want)

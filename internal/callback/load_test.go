@@ -31,8 +31,12 @@ func receiverProcess() {
 }
 
 func otherReceiver(t testing.TB) string {
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), "WEIR_TEST_RECEIVER=1")
+	argv := []string{os.Args[0]}
+	if cpu := os.Getenv("WEIR_RECEIVER_CPU"); cpu != "" { // so that it is on another one than we
+		argv = []string{"taskset", "-c", cpu, os.Args[0]}
+	}
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Env = append(os.Environ(), "WEIR_TEST_RECEIVER=1", "GOMAXPROCS=1")
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -79,7 +83,11 @@ func BenchmarkDeliver(b *testing.B) {
 			b.ResetTimer()
 			used := cpu()
 			w.d.facts.mu.Unlock()
-			until(b, "all is told", 3*time.Minute, func() bool { return w.d.Stats().Delivered >= int64(b.N) })
+			until(b, "all is told", 3*time.Minute, func() bool {
+				w.d.facts.mu.Lock()
+				defer w.d.facts.mu.Unlock()
+				return w.d.facts.stats.Delivered >= int64(b.N)
+			})
 			b.StopTimer()
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "deliveries/s")
 			b.ReportMetric(float64(b.N)/(cpu()-used).Seconds(), "deliveries/cpu-s")

@@ -24,6 +24,7 @@ const (
 	ownWindow   = 512     // facts of a detached receiver
 	maxParked   = 4096    // lanes of a receiver; with more it is not read on
 	batch       = 64      // facts read at a time from the log, of a detached receiver
+	far         = 1024    // messages that such a one is behind for them to be read in a row
 	laneBatch   = 8       // the same of a parked lane, which then lets others go first
 	saveEvery   = 256     // facts of a parked lane told between two writes of its record
 	keepEvery   = time.Second
@@ -265,7 +266,7 @@ func (d *queue) route(ctx context.Context) {
 		d.mu.Lock()
 		from := d.router.next
 		d.mu.Unlock()
-		rd := d.source.read(ctx, from)
+		rd := d.source.read(ctx, "", from)
 		for {
 			e, err := rd.next(ctx)
 			if err != nil {
@@ -380,7 +381,7 @@ func (d *queue) settle(items ...*item) {
 		s.r.held--
 		if s.r.own == nil {
 			d.waiting--
-		} else if s.r.held == ownWindow-1 {
+		} else if s.r.held == ownWindow/2 { // not for every one
 			s.r.nudge()
 		}
 	}
@@ -958,6 +959,14 @@ func (d *queue) detach(r *receiver) {
 // follow reads the log for a detached receiver, until it has caught up with the
 // router or Run ends.
 func (d *queue) follow(r *receiver) {
+	var rd reader // while there is much to be read; or nil
+	drop := func() {
+		if rd != nil {
+			rd.close()
+			rd = nil
+		}
+	}
+	defer drop()
 	for {
 		d.look(r)
 		d.mu.Lock()
@@ -968,6 +977,9 @@ func (d *queue) follow(r *receiver) {
 		r.own.cursor()
 		from := r.own.next
 		blocked := r.open || r.held >= ownWindow || r.parked >= maxParked
+		if r.open {
+			drop()
+		}
 		due := max(r.probe-time.Since(r.tried), time.Until(r.notNow))
 		probing := r.open && due <= 0 && r.calls == 0 && r.parked < maxParked
 		wait := time.Second
@@ -990,8 +1002,21 @@ func (d *queue) follow(r *receiver) {
 		if probing {
 			most = laneBatch
 		}
-		list, next, err := d.source.scan(d.ctx, query{space: r.space}, from, most)
+		var list []entry
+		var next uint64
+		var err error
+		if !probing && d.farBehind(r) {
+			if rd == nil {
+				rd = d.source.read(d.ctx, r.space, from)
+			}
+			list, err = readSome(d.ctx, rd)
+		}
+		if len(list) == 0 && err == nil {
+			drop()
+			list, next, err = d.source.scan(d.ctx, query{space: r.space}, from, most)
+		}
 		if err != nil {
+			drop()
 			if d.ctx.Err() == nil {
 				d.log.Error("callbacks: reading the event log", "err", err)
 				pause(d.ctx, time.Second)
@@ -1000,6 +1025,9 @@ func (d *queue) follow(r *receiver) {
 		}
 		d.mu.Lock()
 		for _, e := range list {
+			if e.missed > 0 && r.own.next < e.seq {
+				d.lost(r, e.missed)
+			}
 			r.own.next = e.seq + 1
 			if cb := callbackOf(&e.event); cb != nil && groupOf(cb) == r.group && e.event.Space == r.space {
 				if _, known := r.skip[e.seq]; known {
@@ -1032,6 +1060,32 @@ func (d *queue) follow(r *receiver) {
 			pause(d.ctx, time.Second)
 		}
 	}
+}
+
+// farBehind reports whether a detached receiver has so much to read that one
+// message after the other would take too long.
+func (d *queue) farBehind(r *receiver) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return r.own.next+far*max(d.kept.step, 1) < d.router.next
+}
+
+// readSome reads a few facts that are there already: none, if the next one of
+// the space does not come soon.
+func readSome(ctx context.Context, rd reader) (list []entry, err error) {
+	soon, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+	defer cancel()
+	for len(list) < batch {
+		e, err := rd.next(soon)
+		if err != nil {
+			if ctx.Err() == nil && soon.Err() != nil {
+				err = nil
+			}
+			return list, err
+		}
+		list = append(list, e)
+	}
+	return list, nil
 }
 
 // tryAgain makes an attempt of a receiver that fails before its time, if that

@@ -22,9 +22,9 @@ type query struct{ space, app, stream string }
 // source is the event log, as a Dispatcher needs it. Tests have one that lives
 // in virtual time.
 type source interface {
-	// read returns the facts at from and after, as they come. Next returns an
-	// error when ctx ends or the reader is closed.
-	read(ctx context.Context, from uint64) reader
+	// read returns the facts at from and after, of one space or all, as they
+	// come. Next returns an error when ctx ends or the reader is closed.
+	read(ctx context.Context, space string, from uint64) reader
 
 	// scan returns at most so many facts at from and after that match q and are
 	// there already, and where to go on: behind the last of them or, if there are
@@ -96,8 +96,8 @@ func newLogSource(l *eventlog.Log, crowd bool) *logSource {
 
 type logReader struct{ *eventlog.Reader }
 
-func (s *logSource) read(ctx context.Context, from uint64) reader {
-	f := eventlog.Filter{Crowd: s.crowd}
+func (s *logSource) read(ctx context.Context, space string, from uint64) reader {
+	f := eventlog.Filter{Space: space, Crowd: s.crowd}
 	if len(s.types) == 1 {
 		f.Types = s.types
 	} // otherwise JetStream would take longer to choose than we to skip

@@ -54,12 +54,16 @@ func (m *memory) add(e event.Event) uint64 {
 }
 
 type memoryReader struct {
-	m    *memory
-	from uint64
+	m     *memory
+	space string
+	from  uint64
 }
 
-func (m *memory) read(_ context.Context, from uint64) reader { return &memoryReader{m, from} }
-func (r *memoryReader) close()                               {}
+func (m *memory) read(_ context.Context, space string, from uint64) reader {
+	return &memoryReader{m, space, from}
+}
+
+func (r *memoryReader) close() {}
 func (r *memoryReader) next(ctx context.Context) (entry, error) {
 	for {
 		r.m.mu.Lock()
@@ -67,6 +71,10 @@ func (r *memoryReader) next(ctx context.Context) (entry, error) {
 		if r.from <= uint64(len(r.m.facts)) {
 			e := r.m.facts[r.from-1]
 			r.from++
+			if r.space != "" && r.space != e.event.Space {
+				r.m.mu.Unlock()
+				continue
+			}
 			r.m.mu.Unlock()
 			return e, nil
 		}

@@ -22,7 +22,6 @@ package eventlog
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -311,7 +310,7 @@ func (l *Log) emit(e event.Event) bool {
 		e.Node = l.opt.Node
 	}
 	c := l.counter(e.Type)
-	data, err := json.Marshal(e)
+	data, err := e.MarshalJSON()
 	if err != nil || len(data) > maxFact {
 		l.log.Error("a fact cannot be kept", "type", e.Type, "bytes", len(data), "err", err)
 		c.omitted.Add(1)

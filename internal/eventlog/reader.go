@@ -314,7 +314,7 @@ func (r *Reader) look(ctx context.Context) error {
 func decode(data []byte) ([]event.Event, error) {
 	if len(data) == 0 || data[0] != '[' {
 		var e event.Event
-		if err := json.Unmarshal(data, &e); err != nil {
+		if err := e.UnmarshalJSON(data); err != nil { // by itself it need not be looked through before
 			return nil, err
 		}
 		return []event.Event{e}, nil
