@@ -116,7 +116,7 @@ type Alert struct {
 	Space  string    `json:"space"`
 	App    string    `json:"app"`
 	Stream string    `json:"stream"`
-	Alert  string    `json:"alert" doc:"no_data, no_key_frame, low_bit_rate, drift or timestamp_jumps."`
+	Alert  string    `json:"alert" doc:"no_data, no_key_frame, low_bit_rate, drift, timestamp_jumps, transcode_slow, transcode_failing or transcode_refused."`
 	Text   string    `json:"text"`
 	Value  float64   `json:"value" doc:"When it was raised: seconds, bit/s or times a minute."`
 	Limit  float64   `json:"limit" doc:"Of the same."`

@@ -13,15 +13,15 @@ type Transcode struct {
 	Space     string      `json:"space"`
 	App       string      `json:"app"`
 	Stream    string      `json:"stream"`
-	State     string      `json:"state" enum:"idle,starting,running,waiting,refused"`
-	Reason    string      `json:"reason,omitempty" doc:"Why it waits or is refused."`
+	State     string      `json:"state" enum:"idle,starting,running,waiting,failing,refused"`
+	Reason    string      `json:"reason,omitempty" doc:"Why it waits, fails or is refused."`
 	Templates []string    `json:"templates" nullable:"false" doc:"That are in use."`
 	Started   *time.Time  `json:"started,omitempty" doc:"Of the ffmpeg that runs."`
 	Restarts  int64       `json:"restarts" doc:"After failures."`
-	Speed     float64     `json:"speed" doc:"As ffmpeg says; 1 is real time."`
-	Lag       float64     `json:"lag" doc:"Of the renditions behind the stream, seconds."`
-	Frames    int64       `json:"frames"`
-	Dropped   int64       `json:"dropped"`
+	Speed     float64     `json:"speed" doc:"Of the slowest rendition, in the last seconds; 1 is real time, 0 is not known."`
+	Lag       float64     `json:"lag" doc:"Of the slowest rendition behind the stream, seconds."`
+	Frames    int64       `json:"frames" doc:"Pictures and sounds of all renditions, by the ffmpeg that runs."`
+	Dropped   int64       `json:"dropped" doc:"Pictures that it left out to keep the frame rate."`
 	Outputs   []Rendition `json:"outputs" nullable:"false"`
 }
 

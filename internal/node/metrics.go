@@ -126,10 +126,14 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	counter("ffmpeg_started_total", "Jobs that ffmpeg was given.", tool.Started)
 	counter("ffmpeg_failed_total", "Jobs of ffmpeg that failed.", tool.Failed)
 	metric(prometheus.CounterValue, "ffmpeg_cpu_seconds_total", "CPU time of ffmpeg.", tool.CPU.Seconds())
-	for state, count := range c.n.transcoder.States() {
+	renditions := c.n.transcoder.Stats()
+	for state, count := range renditions.States {
 		gauge("transcodes", "Streams with templates, by how their renditions fare.", float64(count), "state", state)
 	}
-	counter("transcode_restarts_total", "Times that ffmpeg was started again because it had failed.", c.n.transcoder.Restarts())
+	counter("transcode_restarts_total", "Times that ffmpeg was started again because it had failed.", renditions.Restarts)
+	counter("transcode_frames_total", "Pictures and sounds of renditions.", renditions.Frames)
+	counter("transcode_dropped_frames_total", "Pictures that were left out of renditions to keep their frame rate.", renditions.Dropped)
+	counter("transcode_shed_total", "Renditions that were given up because the machine could not keep up.", renditions.Shed)
 	counter("connections_refused_total", "Connections of addresses that had too many.", c.n.conns.refused.Load())
 	c.events(ch, gauge, counter)
 	c.callbacks(ch, gauge, counter)

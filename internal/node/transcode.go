@@ -14,7 +14,8 @@ import (
 // them to HLS players.
 func (n *Node) openTranscoder() {
 	n.transcoder = transcode.New(n.hub, n.ffmpeg, transcode.Options{
-		Log: n.log, Max: n.cfg.Transcode.Max, Font: n.cfg.Transcode.Font, Picture: n.picture, Emit: n.events.Emit,
+		Log: n.log, Max: n.cfg.Transcode.Max, Font: n.cfg.Transcode.Font, Picture: n.picture,
+		Raise: n.quality.Raise, Clear: n.quality.Clear,
 	})
 	n.hls.Offer(func(s *stream.Stream) *hls.Ladder {
 		variants, all := n.transcoder.Ladder(s)

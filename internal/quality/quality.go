@@ -13,6 +13,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -28,7 +29,15 @@ const (
 	LowBitRate     = "low_bit_rate"
 	Drift          = "drift"
 	TimestampJumps = "timestamp_jumps"
+
+	// Those that the transcoder raises.
+	TranscodeSlow    = "transcode_slow"
+	TranscodeFailing = "transcode_failing"
+	TranscodeRefused = "transcode_refused"
 )
+
+// raisers are the alerts that others raise.
+var raisers = [...]string{TranscodeSlow, TranscodeFailing, TranscodeRefused}
 
 // Options are a Monitor's settings; a zero field does nothing.
 type Options struct {
@@ -48,6 +57,7 @@ type Monitor struct {
 	mu      sync.Mutex
 	watched map[stream.Key]*watch
 	raised  [len(rules)]int64 // ever
+	others  map[string]int64  // ever, of those that others raise
 }
 
 // watch is what is known of a publication. Monitor.mu guards its states.
@@ -55,6 +65,7 @@ type watch struct {
 	p        *stream.Publication
 	callback *event.Callback
 	states   [len(rules)]state
+	others   []Alert // that others have raised
 
 	// What players had been sent at the last looks, a ring that ends before next.
 	sent [sentLooks]sent
@@ -97,7 +108,7 @@ func NewMonitor(o Options) *Monitor {
 	if o.Callback == nil {
 		o.Callback = func(*stream.Publication) *event.Callback { return nil }
 	}
-	return &Monitor{opt: o, watched: make(map[stream.Key]*watch)}
+	return &Monitor{opt: o, watched: make(map[stream.Key]*watch), others: make(map[string]int64)}
 }
 
 // Began makes the Monitor watch over p. It is what stream.Options.Began calls.
@@ -120,7 +131,50 @@ func (m *Monitor) Ended(p *stream.Publication) {
 	for i := range w.states {
 		m.clear(w, i, now)
 	}
+	for len(w.others) > 0 {
+		m.drop(w, 0, now)
+	}
 	delete(m.watched, p.Stream().Key())
+}
+
+// Raise raises an alert about p that somebody else has found, one of those that
+// have a name here, unless it is raised. It is cleared by Clear, or at the end of p.
+func (m *Monitor) Raise(p *stream.Publication, name, text string, value, limit float64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	w := m.watched[p.Stream().Key()]
+	if w == nil || w.p != p || w.other(name) >= 0 {
+		return
+	}
+	now := time.Now()
+	w.others = append(w.others, Alert{name, text, value, limit, now})
+	m.others[name]++
+	m.emit(w, now, event.AlertRaised{Alert: name, Text: text, Value: value, Limit: limit, Callback: w.callback})
+	m.opt.Log.Warn("alert", "alert", name, "stream", p.Stream().Key().String(), "text", text)
+}
+
+// Clear clears an alert that was raised by Raise.
+func (m *Monitor) Clear(p *stream.Publication, name string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if w := m.watched[p.Stream().Key()]; w != nil && w.p == p {
+		if i := w.other(name); i >= 0 {
+			m.drop(w, i, time.Now())
+		}
+	}
+}
+
+// other returns where in w.others the alert of that name is, or -1.
+func (w *watch) other(name string) int {
+	return slices.IndexFunc(w.others, func(a Alert) bool { return a.Name == name })
+}
+
+// drop clears one of w.others. m.mu is held.
+func (m *Monitor) drop(w *watch, i int, now time.Time) {
+	a := w.others[i]
+	w.others = slices.Delete(w.others, i, i+1)
+	m.emit(w, now, event.AlertCleared{Alert: a.Name, Since: a.Since, Callback: w.callback})
+	m.opt.Log.Info("alert is over", "alert", a.Name, "stream", w.p.Stream().Key().String())
 }
 
 // Alerts returns the alerts of a stream that are raised, nil if it does well.
@@ -175,7 +229,7 @@ func (w *watch) alerts() (list []Alert) {
 			list = append(list, w.states[i].alert)
 		}
 	}
-	return list
+	return append(list, w.others...)
 }
 
 // Stats is a Monitor's account, by the name of the alert.
@@ -192,11 +246,17 @@ func (m *Monitor) Stats() Stats {
 	for i, r := range rules {
 		st.Raised[r.alert], st.Ever[r.alert] = 0, m.raised[i]
 	}
+	for _, name := range raisers {
+		st.Raised[name], st.Ever[name] = 0, m.others[name]
+	}
 	for _, w := range m.watched {
 		for i, r := range rules {
 			if !w.states[i].since.IsZero() {
 				st.Raised[r.alert]++
 			}
+		}
+		for _, a := range w.others {
+			st.Raised[a.Name]++
 		}
 	}
 	return st

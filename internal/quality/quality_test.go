@@ -317,3 +317,30 @@ func BenchmarkLook(b *testing.B) {
 		list = m.look(list[:0], time.Now())
 	}
 }
+
+// What others find out is raised once, cleared by them or at the end of the push, and told
+// like any alert.
+func TestOthers(t *testing.T) {
+	play(t, nil, func(s *scene) {
+		s.run(2 * time.Second)
+		for range 2 {
+			s.m.Raise(s.pub, TranscodeSlow, "slow", 7, 5)
+		}
+		s.m.Raise(s.pub, TranscodeFailing, "failing", 3, 3)
+		s.want("+transcode_slow@2", "+transcode_failing@2")
+		if a := s.m.Alerts(key); len(a) != 2 || a[0].Name != TranscodeSlow || a[0].Value != 7 {
+			t.Errorf("alerts %+v", a)
+		}
+		if st := s.m.Stats(); st.Raised[TranscodeSlow] != 1 || st.Ever[TranscodeSlow] != 1 || st.Raised[TranscodeRefused] != 0 {
+			t.Errorf("%+v", st)
+		}
+		s.run(time.Second)
+		s.m.Clear(s.pub, TranscodeSlow)
+		s.m.Clear(s.pub, TranscodeSlow)
+		s.want("-transcode_slow@3")
+		s.pub.End(stream.EndClosed)
+		s.want("-transcode_failing@3")
+		s.m.Raise(s.pub, TranscodeSlow, "slow", 7, 5)
+		s.want()
+	})
+}

@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"math"
 	"time"
 
 	"weir/internal/event"
@@ -40,6 +41,7 @@ type VideoInfo struct {
 	Width, Height  int
 	Declared       float64 // frames per second, as the codec's configuration or the metadata say
 	Measured       float64 // as they arrive
+	BitRate        int64   // bit/s, as the metadata say
 	Frames         int64   // since Start
 	GOP            int     // frames of the newest whole group of pictures
 	KeyInterval    time.Duration
@@ -58,7 +60,7 @@ type AudioInfo struct {
 type account struct {
 	video         av.VideoInfo
 	audio         av.AudioInfo
-	fps           float64 // as the metadata say
+	fps, rate     float64 // as the metadata say: frames a second, kbit/s of video
 	bytes, jumps  int64
 	frames, notes int64 // of video, of audio
 }
@@ -90,8 +92,13 @@ func (a *account) forget(k av.Kind) {
 // describe notes what the publisher says in metadata.
 func (a *account) describe(p *av.Packet) {
 	for _, v := range flv.Metadata(*p) {
-		if f, ok := v.Value.(float64); ok && (v.Name == "framerate" || v.Name == "fps") {
+		f, ok := v.Value.(float64)
+		switch {
+		case !ok || math.IsNaN(f):
+		case v.Name == "framerate" || v.Name == "fps":
 			a.fps = f
+		case v.Name == "videodatarate":
+			a.rate = min(max(f, 0), 1e6)
 		}
 	}
 }
@@ -176,7 +183,7 @@ func (s *Stream) Info() Info {
 		i.Video = VideoInfo{
 			Codec: s.video.codec, Profile: a.video.Profile, Level: a.video.Level, Width: a.video.Width, Height: a.video.Height,
 			Declared: a.video.FPS, Measured: measured, Frames: a.frames,
-			GOP: m.gop, KeyInterval: time.Duration(m.interval) * time.Millisecond,
+			BitRate: int64(a.rate * 1000), GOP: m.gop, KeyInterval: time.Duration(m.interval) * time.Millisecond,
 		}
 		if i.Video.Declared == 0 {
 			i.Video.Declared = a.fps

@@ -168,6 +168,13 @@ func (s *Stream) Clock() (zero time.Time, origin int64, ok bool) {
 	return s.clock.zero, s.clock.origin, s.clock.known
 }
 
+// Time returns the stream's newest time, in milliseconds.
+func (s *Stream) Time() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.time.last
+}
+
 // Configs returns the codec configurations of video and audio, nil where there
 // is none. They are not to be changed.
 func (s *Stream) Configs() (video, audio *av.Packet) {
@@ -193,7 +200,7 @@ func (s *Stream) attach(p *Publication, now time.Time) {
 		s.time.resume(now)
 		s.breakf = true
 	}
-	s.meta, s.info.fps = nil, 0
+	s.meta, s.info.fps, s.info.rate = nil, 0, 0
 	s.meter.begin(now)
 }
 

@@ -3,7 +3,6 @@ package transcode
 import (
 	"fmt"
 	"strconv"
-	"time"
 
 	"weir/internal/ffmpeg"
 	"weir/internal/media/av"
@@ -14,8 +13,9 @@ import (
 // the first frames is never negative. It is whole frames of all usual rates.
 const lead = 10_000
 
-// limits are those of the ffmpeg of a transcode.
-var limits = ffmpeg.Limits{Stall: 10 * time.Second, Memory: 3 << 30, Nice: 5}
+// memory is what the ffmpeg of a transcode may take, in bytes, and nice by how much
+// others come before it.
+const memory, nice = 3 << 30, 5
 
 // container is what carries a stream into ffmpeg, or a rendition out of it:
 // FLV where it can carry the codecs, for the versions of ffmpeg that know only
@@ -37,7 +37,18 @@ func container(video av.Codec, enhanced bool) string {
 	return ""
 }
 
-// codecOf is what a rendition's video is coded with.
+// hears reports whether ffmpeg takes sound of that codec.
+func hears(c av.Codec, enhanced bool) bool {
+	switch c {
+	case av.AAC, av.MP3:
+		return true
+	case av.Opus, av.FLAC, av.AC3, av.EAC3:
+		return enhanced
+	}
+	return false
+}
+
+// codec is what a rendition's video is coded with.
 func (o *output) codec(m *media) av.Codec {
 	switch {
 	case !o.video:
@@ -65,12 +76,12 @@ type command struct {
 func (t *Transcoder) command(name string, m *media, outs []*output, logos map[logo][]byte, from int64) *command {
 	enhanced := t.enhanced()
 	c := &command{media: m, from: from, job: &ffmpeg.Job{
-		Name: "transcode " + name, Progress: true, Limits: limits,
+		Name: "transcode " + name, Progress: true, Limits: ffmpeg.Limits{Stall: t.pace.stall, Memory: memory, Nice: nice},
 		Options: []ffmpeg.Option{ffmpeg.Flag("copyts")},
 		Inputs: []ffmpeg.Input{{
 			Format: container(m.video, enhanced),
-			// All that there is to find out is in the first frames.
-			Options: []ffmpeg.Option{ffmpeg.Int("probesize", 4<<20), ffmpeg.Int("analyzeduration", 500_000)},
+			// It is not to wait for more than is there.
+			Options: []ffmpeg.Option{ffmpeg.Int("probesize", max(m.head, 32)), ffmpeg.Int("analyzeduration", 500_000)},
 		}},
 	}}
 	var pictures []*output
@@ -198,7 +209,8 @@ func (c *command) output(o *output, end string, format string) {
 		}
 		add(ffmpeg.Map("0:a:0"), ffmpeg.Word("c:a", "aac"), ffmpeg.Int("b:a", int64(o.AudioBitRate)), ffmpeg.Int("ac", 2), ffmpeg.FilterAudio(sync...))
 	}
-	add(ffmpeg.Word("avoid_negative_ts", "disabled"), ffmpeg.Int("flush_packets", 1), ffmpeg.Int("max_muxing_queue_size", 1024))
+	add(ffmpeg.Word("avoid_negative_ts", "disabled"), ffmpeg.Int("flush_packets", 1), ffmpeg.Int("max_muxing_queue_size", 1024),
+		ffmpeg.Int("max_interleave_delta", 500_000)) // where sound stops, the picture doesn't wait for it
 	if format == "mpegts" {
 		add(ffmpeg.Int("mpegts_copyts", 1), ffmpeg.Int("muxdelay", 0), ffmpeg.Int("muxpreload", 0))
 	} else {

@@ -28,7 +28,7 @@ func (t *Transcoder) Ladder(s *stream.Stream) (variants []m3u8.Variant, all bool
 	info := s.Info()
 	m := media{
 		video: info.Video.Codec, audio: info.Audio.Codec, width: info.Video.Width, height: info.Video.Height, bitRate: info.BitRate,
-		rate: frameRate(info.Video.Declared, info.Video.Measured),
+		rate: frameRate(info.Video.Declared, measuredRate(&info.Video)),
 	}
 	t.mu.Lock()
 	src := t.sources[s.Key()]
@@ -36,7 +36,7 @@ func (t *Transcoder) Ladder(s *stream.Stream) (variants []m3u8.Variant, all bool
 	outs := plan(s.Key().Name, &m, used)
 	if src != nil {
 		src.mu.Lock()
-		outs = slices.DeleteFunc(outs, func(o *output) bool { return src.shed[o.Suffix] || src.errs[o.Suffix] != "" || src.errs[""] != "" })
+		outs = slices.DeleteFunc(outs, func(o *output) bool { return src.shed.has(o.Suffix) || src.errs[o.Suffix] != "" || src.errs[""] != "" })
 		src.mu.Unlock()
 	}
 	type rung struct {

@@ -5,9 +5,11 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"time"
 
 	"weir/internal/media/av"
 	"weir/internal/policy"
+	"weir/internal/stream"
 )
 
 // media is what is known of a stream when its renditions are planned.
@@ -17,6 +19,7 @@ type media struct {
 	width, height int
 	rate          rate  // frames per second
 	bitRate       int64 // of all of it, bit/s; 0: not known yet
+	head          int64 // bytes of the frames that ffmpeg is to find out from what it gets
 }
 
 // rate is frames per second as a fraction.
@@ -47,6 +50,18 @@ func frameRate(declared, measured float64) rate {
 		return near
 	}
 	return rate{max(1, int(math.Round(v))), 1}
+}
+
+// measuredRate returns how many frames a second a stream has by its own time, which a
+// network that stalls does not change, if it is known, and otherwise what has come.
+func measuredRate(v *stream.VideoInfo) float64 {
+	switch {
+	case v.GOP > 0 && v.KeyInterval >= 200*time.Millisecond:
+		return float64(v.GOP) / v.KeyInterval.Seconds()
+	case v.Declared > 0:
+		return 0
+	}
+	return v.Measured
 }
 
 // output is one rendition, planned for one source.

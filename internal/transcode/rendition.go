@@ -24,7 +24,6 @@ type feed struct {
 	ts     *mpegts.Muxer
 	offset int64
 	config [2][]byte // of video and audio
-	heard  bool
 }
 
 func newFeed(w io.Writer, format string, offset int64) *feed {
@@ -74,15 +73,6 @@ func (f *feed) differs(p av.Packet) bool {
 	return old != nil && !bytes.Equal(old, p.Frame)
 }
 
-// hears reports whether a packet is the first sound of a stream that had none.
-func (f *feed) hears(p av.Packet) bool {
-	if f.heard || p.Codec != av.AAC && p.Codec != av.MP3 {
-		return false
-	}
-	f.heard = true
-	return !p.Config
-}
-
 // rendition is an output that is being made.
 type rendition struct {
 	*output
@@ -91,6 +81,7 @@ type rendition struct {
 	log *slog.Logger
 
 	newest atomic.Int64 // time of the newest frame, ms of the source; 0: none yet
+	frames atomic.Int64
 
 	mu  sync.Mutex
 	pub *stream.Publication
@@ -124,6 +115,8 @@ func (r *rendition) read(out io.Reader, offset, from int64) {
 		}
 		if !p.Config {
 			r.newest.Store(max(1, p.DTS))
+			r.frames.Add(1)
+			r.src.t.frames.Add(1)
 		}
 	}
 }
@@ -143,6 +136,9 @@ func (r *rendition) publish(p av.Packet) error {
 		pub, err := r.src.t.hub.Publish(key, r.app(), stream.Push{Sequence: event.NewSequence(), Client: client, Of: r.src.s, Continues: r.src.made[r.Suffix] == r.of})
 		if err != nil {
 			r.log.Warn("rendition cannot be published", "err", err)
+			r.src.mu.Lock()
+			defer r.src.mu.Unlock()
+			r.src.errs[r.Suffix] = err.Error()
 			return err
 		}
 		r.pub, r.src.made[r.Suffix] = pub, r.of

@@ -11,7 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"weir/internal/event"
 	"weir/internal/ffmpeg"
 	"weir/internal/media/av"
 	"weir/internal/policy"
@@ -19,19 +18,21 @@ import (
 )
 
 const (
-	// maxLag is how far behind its source a rendition may be, in ms, before the
-	// machine is said not to keep up.
-	maxLag = 5_000
 	// lateAudio is for how long after the first key frame, in ms, sound is waited
 	// for that may come.
 	lateAudio = 400
+	// headFrames is how many pictures tell ffmpeg in which order they come. Where they
+	// are farther apart, those within lateAudio have to do.
+	headFrames = 8
 	// longest is after how much media an ffmpeg gives way to another, long before
 	// the times of a transport stream wrap.
 	longest = 20 * 3600 * 1000
 	// firstPause and lastPause are between a failure and the next attempt.
 	firstPause, lastPause = 500 * time.Millisecond, 30 * time.Second
-	// soundFor is how long an ffmpeg has to last for its failure to be the first.
-	soundFor = time.Minute
+	// tooOften is after how many failures in a row the owner is told.
+	tooOften = 3
+	// refusedPause is after what time somebody who was refused asks again.
+	refusedPause = 5 * time.Second
 	// flushTime is how long an ffmpeg has to finish what it was given.
 	flushTime = 3 * time.Second
 	// maxPicture is the size of a logo, in bytes.
@@ -50,21 +51,25 @@ type source struct {
 	log  *slog.Logger
 	wake chan struct{} // somebody plays; buffered
 
+	heard av.Codec // sound that has made itself heard, for the ffmpeg that comes next; of run
+
 	madeMu sync.Mutex
 	made   map[string]*stream.Publication // of the source, of which each suffix was made last
 
 	mu       sync.Mutex
 	played   map[string]time.Time // templates of players, and when they were last wanted
-	shed     map[string]bool      // suffixes that were given up
+	shed     shed
+	rate     int64 // the source's bit rate, bit/s; 0: not known yet
 	state    string
 	reason   string
 	started  time.Time
 	restarts int64
+	slow     bool // the renditions do not keep up
 	outs     []*rendition
 	errs     map[string]string // why a rendition is not made, by suffix
 	in       []*policy.Transcode
 	proc     *ffmpeg.Process
-	newest   int64 // of the source's times, ms
+	speed    float64
 }
 
 // play wants the rendition of that suffix, and reports whether there will be one.
@@ -112,46 +117,78 @@ func (src *source) active(app *policy.App, push *stream.Push) []*policy.Transcod
 
 // run makes renditions until the stream is over.
 func (src *source) run(ctx context.Context) {
-	pause := time.Duration(0)
-	var from int64 // the newest time that the renditions have had
+	defer src.keepsUp(src.s.Newest(), true)
+	var pub *stream.Publication
+	var from int64    // the newest time that the renditions have had
+	var failures uint // in a row
 	for ctx.Err() == nil {
-		pub := src.s.Newest()
+		if p := src.s.Newest(); p != pub {
+			pub, failures = p, 0
+			src.renew(pub)
+		}
 		in := src.active(pub.App(), pub.Push())
 		if len(in) == 0 || ended(pub) {
 			src.set("idle", "")
+			src.keepsUp(pub, true)
 			if !src.rest(ctx, pub) {
 				return
 			}
 			continue
 		}
-		if !src.t.enter() {
-			src.set("refused", fmt.Sprintf("this node transcodes %d streams already", src.t.opt.Max))
-			src.log.Warn("stream is not transcoded: the node is full", "most", src.t.opt.Max)
-			sleep(ctx, lastPause/3)
+		if refusal := src.t.enter(); refusal != "" {
+			src.set("refused", refusal)
+			src.t.opt.Raise(pub, alertRefused, "the stream is not transcoded: "+refusal, 0, 0)
+			src.pause(ctx, pub, refusedPause)
 			continue
 		}
+		src.t.opt.Clear(pub, alertRefused)
 		began := time.Now()
 		newest, err := src.make(ctx, pub, in, from)
 		src.t.leave()
 		from = max(from, newest)
 		switch {
+		case ctx.Err() != nil:
 		case err == nil:
-			pause = 0
-		case time.Since(began) > soundFor:
-			pause = firstPause
+			failures = 0
+		case errors.Is(err, errNothing):
+			src.set("failing", err.Error())
+			src.t.opt.Raise(pub, alertFailing, err.Error(), 0, 0)
+			src.pause(ctx, pub, lastPause)
 		default:
-			pause = min(max(2*pause, firstPause), lastPause)
-		}
-		if err != nil && ctx.Err() == nil {
-			src.mu.Lock()
-			src.restarts++
-			src.mu.Unlock()
-			src.t.restarts.Add(1)
-			src.log.Warn("transcoding failed", "err", err, "again in", pause)
-			src.set("waiting", err.Error())
-			sleep(ctx, pause)
+			src.failed(ctx, pub, err, &failures, time.Since(began))
 		}
 	}
+}
+
+// failed is what is done about an ffmpeg that failed: another one is started, later
+// and later.
+func (src *source) failed(ctx context.Context, pub *stream.Publication, err error, failures *uint, lasted time.Duration) {
+	if lasted > src.t.pace.sound {
+		*failures = 0
+	}
+	*failures++
+	src.mu.Lock()
+	src.restarts++
+	src.mu.Unlock()
+	src.t.restarts.Add(1)
+	pause := min(firstPause<<min(*failures-1, 10), lastPause)
+	src.log.Warn("transcoding failed", "err", err, "again in", pause)
+	if *failures < tooOften {
+		src.set("waiting", err.Error())
+	} else {
+		src.set("failing", err.Error())
+		src.t.opt.Raise(pub, alertFailing, fmt.Sprintf("transcoding has failed %d times in a row: %v", *failures, err), float64(*failures), tooOften)
+	}
+	src.keepsUp(pub, true)
+	src.pause(ctx, pub, pause)
+}
+
+// renew forgets what was found out about the push before pub.
+func (src *source) renew(pub *stream.Publication) {
+	info := src.s.Info()
+	src.mu.Lock()
+	defer src.mu.Unlock()
+	src.shed, src.rate = shed{}, info.Video.BitRate
 }
 
 // rest waits until there may be something to do. It reports whether the stream
@@ -178,11 +215,13 @@ func ended(p *stream.Publication) bool {
 	}
 }
 
-func sleep(ctx context.Context, d time.Duration) {
+// pause waits, but not longer than the publication lasts.
+func (src *source) pause(ctx context.Context, pub *stream.Publication, d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
+	case <-pub.Done():
 	case <-ctx.Done():
 	}
 }
@@ -192,12 +231,15 @@ func (src *source) set(state, reason string) {
 	defer src.mu.Unlock()
 	src.state, src.reason = state, reason
 	if state != "running" && state != "starting" {
-		src.outs, src.in, src.proc = nil, nil, nil
+		src.outs, src.in, src.proc, src.speed = nil, nil, nil, 0
 	}
 }
 
 // errEnded is the error of an ffmpeg that ended though its source did not.
 var errEnded = errors.New("ffmpeg has ended by itself")
+
+// errNothing is wrapped by the error of a stream of which this machine can make nothing.
+var errNothing = errors.New("there is nothing to make")
 
 // errChanged ends an ffmpeg whose source is not what it was started for.
 var errChanged = errors.New("the source has changed")
@@ -223,7 +265,7 @@ func (src *source) make(ctx context.Context, pub *stream.Publication, in []*poli
 			why = e
 		}
 		src.mu.Unlock()
-		return 0, fmt.Errorf("there is nothing to make: %s", why)
+		return 0, fmt.Errorf("%w: %s", errNothing, why)
 	}
 	offset := lead - head[firstFrame(head)].DTS // from the source's time to ffmpeg's
 	cmd := src.t.command(src.key.String(), &m, planned(outs), logos, max(from+1+offset, lead))
@@ -232,7 +274,7 @@ func (src *source) make(ctx context.Context, pub *stream.Publication, in []*poli
 		return 0, err
 	}
 	src.mu.Lock()
-	src.outs, src.in, src.proc, src.started = outs, in, p, time.Now()
+	src.outs, src.in, src.proc, src.started, src.speed = outs, in, p, time.Now(), 0
 	src.state, src.reason = "running", ""
 	src.mu.Unlock()
 	src.log.Info("transcoding begins", "outputs", len(outs), "from", fmt.Sprintf("%s %dx%d", m.video, m.width, m.height))
@@ -273,6 +315,7 @@ func (src *source) make(ctx context.Context, pub *stream.Publication, in []*poli
 	for _, o := range outs {
 		newest = max(newest, o.end(reason))
 	}
+	src.t.dropped.Add(p.Progress().Dropped)
 	src.log.Info("transcoding ends", "cpu", p.Usage().CPU, "err", err)
 	return newest, err
 }
@@ -281,6 +324,7 @@ func (src *source) make(ctx context.Context, pub *stream.Publication, in []*poli
 // from the first key frame on until it is clear which tracks there are.
 func (src *source) gather(r *stream.Reader) (head []av.Packet, m media, err error) {
 	var video, audio av.Packet // configurations
+	var sound av.Codec         // that is announced
 	first, framed := int64(0), false
 	for {
 		p, err := r.ReadPacket()
@@ -293,7 +337,7 @@ func (src *source) gather(r *stream.Reader) (head []av.Packet, m media, err erro
 		case p.Config && p.Kind == av.Video:
 			video, m.video, m.config = p, p.Codec, p.Frame
 		case p.Config:
-			audio, m.audio = p, p.Codec
+			audio, sound = p, p.Codec
 		case p.Kind == av.Video:
 			m.video = p.Codec
 			if p.Key && (!framed || first > p.DTS) || p.Key && !hasVideo(head) {
@@ -312,21 +356,36 @@ func (src *source) gather(r *stream.Reader) (head []av.Packet, m media, err erro
 		if !framed || p.Config {
 			continue
 		}
-		if both := m.video != av.Unknown && m.audio != av.Unknown && hasVideo(head); !both && p.DTS-first < lateAudio ||
-			m.video != av.Unknown && !hasVideo(head) {
+		pictures := 0
+		for i := range head {
+			if head[i].Kind == av.Video {
+				pictures++
+			}
+		}
+		if p.DTS-first < lateAudio && (len(head) == pictures || pictures < headFrames) || m.video != av.Unknown && pictures == 0 {
 			continue
 		}
+		if m.audio == av.Unknown {
+			m.audio = src.heard // it has come later than that, and is there
+		}
+		src.heard = av.Unknown
+		for i := range head {
+			m.head += int64(len(head[i].Frame))
+		}
 		info := src.s.Info()
-		m.width, m.height, m.bitRate = info.Video.Width, info.Video.Height, info.BitRate
+		m.width, m.height = info.Video.Width, info.Video.Height
+		src.mu.Lock()
+		m.bitRate = src.rate
+		src.mu.Unlock()
 		if v, err := av.ParseVideoInfo(m.video, m.config); err == nil {
 			m.width, m.height = v.Width, v.Height
 		}
-		m.rate = frameRate(info.Video.Declared, info.Video.Measured)
+		m.rate = frameRate(info.Video.Declared, measuredRate(&info.Video))
 		var configs []av.Packet
 		if m.video != av.Unknown && video.Frame != nil {
 			configs = append(configs, video)
 		}
-		if m.audio != av.Unknown && audio.Frame != nil {
+		if m.audio == sound && audio.Frame != nil {
 			configs = append(configs, audio)
 		}
 		return append(configs, head...), m, nil
@@ -356,18 +415,15 @@ func (src *source) plan(ctx context.Context, pub *stream.Publication, m *media, 
 	} else if container(m.video, t.enhanced()) == "" {
 		errs[""] = fmt.Sprintf("ffmpeg %s cannot take %s from a pipe; 6.1 or later can", t.tool.Health().Version, m.video)
 	}
-	if m.audio != av.Unknown && m.audio != av.AAC && m.audio != av.MP3 && !t.enhanced() {
+	if m.audio != av.Unknown && !hears(m.audio, t.enhanced()) {
 		src.log.Warn("renditions without sound: this ffmpeg cannot take its codec from a pipe", "codec", m.audio.String())
 		m.audio = av.Unknown
 	}
 	var list []*rendition
-	src.mu.Lock()
-	shed := src.shed
-	src.mu.Unlock()
 	for _, o := range plan(src.key.Name, m, in) {
 		var err error
 		switch {
-		case errs[""] != "" || shed[o.Suffix]:
+		case errs[""] != "" || src.isShed(o.Suffix):
 			continue
 		case o.video && o.Encodes():
 			if m.width == 0 || m.height == 0 {
@@ -433,7 +489,7 @@ func (src *source) feed(ctx context.Context, r *stream.Reader, pub *stream.Publi
 			return err
 		}
 	}
-	start, checked, slow := head[firstFrame(head)].DTS, time.Now(), 0
+	start, w := head[firstFrame(head)].DTS, &watch{at: time.Now()}
 	for {
 		pkt, err := r.ReadPacket()
 		if err != nil { // the publication is over, or ffmpeg
@@ -447,7 +503,10 @@ func (src *source) feed(ctx context.Context, r *stream.Reader, pub *stream.Publi
 		switch {
 		case pkt.Kind == av.Data:
 			continue
-		case pkt.Break, pkt.Config && f.differs(pkt), pkt.Kind == av.Audio && m.audio == av.Unknown && f.hears(pkt), pkt.Kind == av.Video && m.video == av.Unknown:
+		case m.audio == av.Unknown && pkt.Kind == av.Audio && !pkt.Config && hears(pkt.Codec, src.t.enhanced()):
+			src.heard = pkt.Codec
+			return errChanged
+		case pkt.Break, pkt.Config && f.differs(pkt), pkt.Kind == av.Video && m.video == av.Unknown:
 			return errChanged
 		case pkt.Key && pkt.DTS-start > longest:
 			return errChanged
@@ -459,17 +518,9 @@ func (src *source) feed(ctx context.Context, r *stream.Reader, pub *stream.Publi
 			<-p.Done()
 			return cmp.Or(p.Err(), err)
 		}
-		src.mu.Lock()
-		src.newest = pkt.DTS
-		src.mu.Unlock()
-		if now := time.Now(); now.Sub(checked) >= time.Second {
-			checked = now
-			if src.idle(now, pub, in) || !sameTemplates(in, src.active(pub.App(), pub.Push())) {
-				return errChanged
-			}
-			if src.lag() < maxLag || time.Since(src.startTime()) < 15*time.Second {
-				slow = 0
-			} else if slow++; slow == 5 && src.tooSlow(pub) {
+		if now := time.Now(); now.Sub(w.at) >= time.Second {
+			w.at = now
+			if src.look(now, pub, in, w) {
 				return errChanged
 			}
 		}
@@ -511,48 +562,6 @@ func (src *source) idle(now time.Time, pub *stream.Publication, in []*policy.Tra
 	return gone
 }
 
-// lag returns how far behind the source the slowest rendition is, in ms.
-func (src *source) lag() int64 {
-	src.mu.Lock()
-	defer src.mu.Unlock()
-	lag := int64(0)
-	for _, o := range src.outs {
-		if at := o.newest.Load(); at > 0 {
-			lag = max(lag, src.newest-at)
-		}
-	}
-	return lag
-}
-
-// tooSlow is what becomes of a stream that this machine can't transcode in real
-// time. It reports whether less is made from now on.
-func (src *source) tooSlow(pub *stream.Publication) bool {
-	lag := src.lag()
-	e := event.New(time.Now(), event.AlertRaised{
-		Alert: "transcode_slow", Text: "transcoding does not keep up with the stream", Value: float64(lag) / 1000, Limit: float64(maxLag) / 1000,
-	})
-	e.Space, e.App, e.Stream, e.Sequence = src.key.Space, src.key.App, src.key.Name, pub.Push().Sequence
-	src.t.opt.Emit(e)
-	src.mu.Lock()
-	defer src.mu.Unlock()
-	var largest *rendition
-	for _, o := range src.outs {
-		if o.template.Shed && o.video && o.Encodes() && (largest == nil || o.width*o.height > largest.width*largest.height) {
-			largest = o
-		}
-	}
-	if largest == nil || len(src.outs) < 2 {
-		src.log.Warn("transcoding does not keep up", "lag", time.Duration(lag)*time.Millisecond)
-		return false
-	}
-	if src.shed == nil {
-		src.shed = make(map[string]bool)
-	}
-	src.shed[largest.Suffix] = true
-	src.log.Warn("transcoding does not keep up: a rendition is given up", "lag", time.Duration(lag)*time.Millisecond, "rendition", largest.name)
-	return true
-}
-
 // status describes the source, if it has templates.
 func (src *source) status() (Status, bool) {
 	app, push := src.s.App(), src.s.Push()
@@ -560,16 +569,20 @@ func (src *source) status() (Status, bool) {
 	if len(always)+len(played) == 0 {
 		return Status{}, false
 	}
-	lag := src.lag()
+	newest := src.s.Time()
 	src.mu.Lock()
 	defer src.mu.Unlock()
 	st := Status{
 		Source: src.key, State: cmp.Or(src.state, "idle"), Reason: src.reason, Started: src.started, Restarts: src.restarts,
 	}
 	if src.proc != nil {
-		pr := src.proc.Progress()
-		st.Speed, st.Frames, st.Dropped = pr.Speed, pr.Frames, pr.Dropped
-		st.Lag = time.Duration(lag) * time.Millisecond
+		st.Speed, st.Dropped = src.speed, src.proc.Progress().Dropped
+		if slowest := src.slowest(); slowest > 0 {
+			st.Lag = time.Duration(max(0, newest-slowest)) * time.Millisecond
+		}
+		for _, o := range src.outs {
+			st.Frames += o.frames.Load()
+		}
 	}
 	for _, t := range src.in {
 		st.Templates = append(st.Templates, t.Name)
@@ -582,7 +595,7 @@ func (src *source) status() (Status, bool) {
 		for i := range t.Outputs {
 			suffix := t.Outputs[i].Suffix
 			o := OutputStatus{
-				Key: stream.Key{Space: src.key.Space, App: src.key.App, Name: src.key.Name + suffix}, Shed: src.shed[suffix], Error: cmp.Or(src.errs[""], src.errs[suffix]),
+				Key: stream.Key{Space: src.key.Space, App: src.key.App, Name: src.key.Name + suffix}, Shed: src.shed.has(suffix), Error: cmp.Or(src.errs[""], src.errs[suffix]),
 			}
 			if r := made[suffix]; r != nil {
 				o.Encoder, o.Width, o.Height, o.FrameRate, o.BitRate = r.enc.name, r.width, r.height, r.rate.float(), r.bitRate

@@ -17,6 +17,7 @@ package transcode
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"runtime"
 	"slices"
@@ -25,7 +26,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"weir/internal/event"
 	"weir/internal/ffmpeg"
 	"weir/internal/policy"
 	"weir/internal/stream"
@@ -46,8 +46,31 @@ type Options struct {
 	// Picture returns an object of a bucket, of at most so many bytes.
 	Picture func(ctx context.Context, bucket, key string, most int64) ([]byte, error)
 
-	// Emit takes note of a fact.
-	Emit func(event.Event)
+	// Raise raises an alert about a push, if it is not raised already, and Clear
+	// clears it.
+	Raise func(p *stream.Publication, alert, text string, value, limit float64)
+	Clear func(p *stream.Publication, alert string)
+}
+
+// The alerts that a Transcoder raises.
+const (
+	alertSlow    = "transcode_slow"    // renditions are far behind their source
+	alertFailing = "transcode_failing" // ffmpeg fails again and again
+	alertRefused = "transcode_refused" // there is no room for more
+)
+
+// pace is how patient a Transcoder is; tests are less so.
+type pace struct {
+	stall   time.Duration // for how long ffmpeg may owe output
+	sound   time.Duration // how long one has to last for its failure to be the first
+	settle  time.Duration // how long one may take to catch up with the source
+	slow    int           // for how many seconds it may be far behind then
+	measure time.Duration // after which the source's bit rate is known
+	restore time.Duration // after which a rendition that was given up is tried again
+}
+
+var patient = pace{
+	stall: 10 * time.Second, sound: time.Minute, settle: 15 * time.Second, slow: 5, measure: 10 * time.Second, restore: 30 * time.Second,
 }
 
 // Transcoder makes the renditions of a hub's streams. Its methods may be called
@@ -57,6 +80,7 @@ type Transcoder struct {
 	tool *ffmpeg.Tool
 	opt  Options
 	log  *slog.Logger
+	pace pace
 
 	trialMu sync.Mutex
 	trials  map[string]error // of encoders, by name
@@ -64,8 +88,9 @@ type Transcoder struct {
 	mu      sync.Mutex
 	sources map[stream.Key]*source
 	running int
+	slow    int // of them, that do not keep up
 
-	restarts atomic.Int64
+	restarts, frames, dropped, shed atomic.Int64
 }
 
 // New returns a Transcoder of the hub's streams, to which it attaches itself: it
@@ -80,11 +105,14 @@ func New(hub *stream.Hub, tool *ffmpeg.Tool, o Options) *Transcoder {
 	if o.Font == "" {
 		o.Font = defaultFont()
 	}
-	if o.Emit == nil {
-		o.Emit = func(event.Event) {}
+	if o.Raise == nil {
+		o.Raise = func(*stream.Publication, string, string, float64, float64) {}
+	}
+	if o.Clear == nil {
+		o.Clear = func(*stream.Publication, string) {}
 	}
 	t := &Transcoder{
-		hub: hub, tool: tool, opt: o, log: o.Log,
+		hub: hub, tool: tool, opt: o, log: o.Log, pace: patient,
 		trials: make(map[string]error), sources: make(map[stream.Key]*source),
 	}
 	hub.OnPublish(t.follow)
@@ -143,15 +171,19 @@ func (t *Transcoder) wanted(key stream.Key) bool {
 	return false
 }
 
-// enter takes one of the places for sources that are transcoded.
-func (t *Transcoder) enter() bool {
+// enter takes one of the places for sources that are transcoded, or returns why
+// there is none: before those that are there suffer, others wait.
+func (t *Transcoder) enter() (refusal string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.running >= t.opt.Max {
-		return false
+	switch {
+	case t.running >= t.opt.Max:
+		return fmt.Sprintf("this node transcodes %d streams already", t.running)
+	case t.slow > 0:
+		return "this node does not keep up with what it transcodes already"
 	}
 	t.running++
-	return true
+	return ""
 }
 
 func (t *Transcoder) leave() {
@@ -163,15 +195,15 @@ func (t *Transcoder) leave() {
 // Status is how the renditions of a stream fare.
 type Status struct {
 	Source    stream.Key
-	State     string   // idle, starting, running, waiting, refused
-	Reason    string   // why it waits or is refused
+	State     string   // idle, starting, running, waiting, failing, refused
+	Reason    string   // why it waits, fails or is refused
 	Templates []string // that are in use
 	Started   time.Time
 	Restarts  int64         // after failures
-	Speed     float64       // as ffmpeg says; 1 is real time
-	Lag       time.Duration // of the renditions behind the source
-	Frames    int64
-	Dropped   int64
+	Speed     float64       // of the slowest rendition, in the last seconds; 1 is real time, 0 is not known
+	Lag       time.Duration // of the slowest rendition behind the source
+	Frames    int64         // pictures and sounds of all renditions, by the ffmpeg that runs
+	Dropped   int64         // pictures that it left out to keep the frame rate
 	Outputs   []OutputStatus
 }
 
@@ -206,22 +238,29 @@ func (t *Transcoder) Status() []Status {
 }
 
 // states are all that a Status.State can be.
-var states = []string{"idle", "starting", "running", "waiting", "refused"}
+var states = []string{"idle", "starting", "running", "waiting", "failing", "refused"}
 
-// States returns how many sources are in which state.
-func (t *Transcoder) States() map[string]int {
-	count := make(map[string]int, len(states))
-	for _, s := range states {
-		count[s] = 0
-	}
-	for _, st := range t.Status() {
-		count[st.State]++
-	}
-	return count
+// Stats is a Transcoder's account since it began.
+type Stats struct {
+	States   map[string]int // of sources, now
+	Restarts int64          // of an ffmpeg that had failed
+	Frames   int64          // pictures and sounds of renditions
+	Dropped  int64          // pictures that ffmpeg left out to keep the frame rate
+	Shed     int64          // renditions given up because the machine could not keep up
 }
 
-// Restarts returns how often an ffmpeg was started again because it had failed.
-func (t *Transcoder) Restarts() int64 { return t.restarts.Load() }
+// Stats returns the Transcoder's account.
+func (t *Transcoder) Stats() Stats {
+	s := Stats{make(map[string]int, len(states)), t.restarts.Load(), t.frames.Load(), t.dropped.Load(), t.shed.Load()}
+	for _, name := range states {
+		s.States[name] = 0
+	}
+	for _, st := range t.Status() {
+		s.States[st.State]++
+		s.Dropped += st.Dropped
+	}
+	return s
+}
 
 // templates returns those of a push that are always in use, and those that are
 // used while somebody plays.

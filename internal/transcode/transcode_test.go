@@ -46,7 +46,7 @@ type world struct {
 
 	mu   sync.Mutex
 	more sync.Cond
-	seen map[string][]av.Packet // of each rendition
+	seen map[string][]av.Packet // of each stream
 }
 
 func newWorld(t *testing.T, o Options, templates ...policy.Transcode) *world {
@@ -117,9 +117,9 @@ func (w *world) publish(t *testing.T, list []av.Packet, push stream.Push) *strea
 	return pub
 }
 
-// watch notes all that comes of renditions.
+// watch notes all that comes of the source and of renditions.
 func (w *world) watch(_ context.Context, pub *stream.Publication, r *stream.Reader) {
-	for pub.Push().Of != nil {
+	for {
 		p, err := r.ReadPacket()
 		if err != nil {
 			return
@@ -139,9 +139,19 @@ func (w *world) collect(t *testing.T, name string, ms int64) []av.Packet {
 	if w.hub.Await(t.Context(), stream.Key{Space: key.Space, App: key.App, Name: name}) == nil {
 		t.Fatalf("%s: there is no such stream; %+v", name, w.Status())
 	}
+	late := false
+	defer time.AfterFunc(time.Minute, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		late = true
+		w.more.Broadcast()
+	}).Stop()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for {
+		if late {
+			t.Fatalf("%s: no picture at %d ms; %+v", name, ms, w.Status())
+		}
 		for i, p := range w.seen[name] {
 			if p.Kind == av.Video && !p.Config && p.DTS >= ms {
 				return w.seen[name][:i+1]
