@@ -114,6 +114,9 @@ func summary(f *event.Event) string {
 	case event.CallbackAttempted:
 		return fmt.Sprintf("%s of %s, attempt %d: %s %d %s", d.URL, d.OfType, d.Attempt, d.Outcome, d.Status, d.Error)
 	case event.PolicyChanged:
+		if d.Version == 0 { // it is no document: what is forbidden
+			return fmt.Sprintf("%s by %s: %s", d.Document, d.By, d.Note)
+		}
 		return fmt.Sprintf("%s is version %d by %s %s", d.Document, d.Version, d.By, d.Note)
 	case event.APIWritten:
 		return fmt.Sprintf("%s %s by %s from %s: %d", d.Method, d.Path, d.Token, d.Addr, d.Status)

@@ -81,7 +81,11 @@ func printURLs(stdout io.Writer, addr func(listener string) net.Addr, set *polic
 // example returns a domain at which use is allowed, empty where any will do,
 // and an app of its space.
 func example(set *policy.Set, use policy.DomainType) (domain, app string) {
-	for _, s := range set.Spaces {
+	spaces := set.Spaces
+	if sp := set.Space(set.DefaultSpace); sp != nil { // of clients who name no host
+		spaces = append([]policy.Space{*sp}, spaces...)
+	}
+	for _, s := range spaces {
 		for _, d := range s.Domains {
 			for _, a := range s.Apps {
 				if d.Type.Allows(use) && !a.Disabled {

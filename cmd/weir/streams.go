@@ -91,11 +91,28 @@ func (s *showStream) Run(ctx context.Context, stdout io.Writer) error {
 		}
 		row("Bitrate", amount(d.BitRate, "bit/s"))
 		row("In", amount(d.Bytes, "B"))
-		row("Out", amount(d.BytesOut, "B"))
+		row("Out", amount(d.BytesOut, "B")+", now "+rates(&d.RateOut))
 		row("Clock", fmt.Sprintf("%d jumps, %.3g s ahead; sound %.3g s ahead of picture", d.Jumps, d.Lead, d.Drift))
 		p := d.Players
 		row("Players", fmt.Sprintf("%d: rtmp %d, rtmps %d, flv %d, ws-flv %d, hls %d", p.Total, p.RTMP, p.RTMPS, p.FLV, p.WSFLV, p.HLS))
+		for _, a := range d.Alerts {
+			row("Alert", a.Alert+" since "+local(a.Since)+": "+a.Text)
+		}
 	})
+}
+
+// rates is a bit rate, and what it is made of.
+func rates(r *api.Rates) string {
+	text := amount(r.Total, "bit/s")
+	for _, part := range []struct {
+		name string
+		rate int64
+	}{{"rtmp", r.RTMP}, {"rtmps", r.RTMPS}, {"flv", r.FLV}, {"ws-flv", r.WSFLV}, {"hls", r.HLS}} {
+		if part.rate > 0 {
+			text += ", " + part.name + " " + amount(part.rate, "bit/s")
+		}
+	}
+	return text
 }
 
 type kick struct {

@@ -52,6 +52,7 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -117,6 +118,8 @@ type Server struct {
 	failing failures
 	replays replays
 	feeds   feeds
+
+	changing sync.Mutex // held by who changes a part of a space, so that he is not too slow for others of this node
 
 	scanTime time.Duration // see scanTime
 }

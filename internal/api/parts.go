@@ -105,10 +105,12 @@ func getPart[T any](s *Server, p *part[T], space, key string) (*PartOutput, erro
 }
 
 // change writes what f makes of a space, and returns the document as it is
-// then. It does so again when others have written meanwhile, unless m says
-// which version was seen. Paths of what f made wrong are told as rename says.
+// then. Writers of this node wait for each other; when those of other nodes were
+// faster it does so again, unless m says which version was seen. Paths of what f made wrong are told as rename says.
 func (s *Server) change(ctx context.Context, space string, m Match, note string, f func(*policy.Space) error, rename func(path string) string) (cluster.Document, error) {
 	name := "space/" + space
+	s.changing.Lock()
+	defer s.changing.Unlock()
 	for try := 1; ; try++ {
 		d, sp, err := s.document(space)
 		if err != nil {

@@ -19,6 +19,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/time/rate"
 
 	"weir/internal/access"
 	"weir/internal/callback"
@@ -255,6 +256,17 @@ func (w *world) token(t testing.TB, tok Token) string {
 		t.Fatal(err)
 	}
 	return text
+}
+
+// unlimited lets tokens ask and addresses fail as often as they like, which has
+// tests of its own.
+func (w *world) unlimited() {
+	w.failing = failures{}
+	w.Tokens.mu.RLock()
+	defer w.Tokens.mu.RUnlock()
+	for _, x := range w.Tokens.byID {
+		x.limit.SetLimit(rate.Inf)
+	}
 }
 
 // request is one to be made.

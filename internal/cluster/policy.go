@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -630,6 +631,10 @@ func (p *Policy) assemble(docs []Document) (*policy.Set, error) {
 	return set, nil
 }
 
+// places finds where a problem speaks of another place in a Set, whose numbers
+// are of nobody's document.
+var places = regexp.MustCompile(`\b(spaces|buckets)\[[0-9]+\][\w.\[\]]*`)
+
 // invalidSet returns the problems of a Set as an *Invalid, or nil.
 func invalidSet(set *policy.Set, problems []policy.Problem) error {
 	if len(problems) == 0 {
@@ -638,7 +643,11 @@ func invalidSet(set *policy.Set, problems []policy.Problem) error {
 	e := new(Invalid)
 	for _, pr := range problems {
 		doc, path := set.Locate(pr.Path)
-		e.Problems = append(e.Problems, Problem{doc, path, pr.Message})
+		message := places.ReplaceAllStringFunc(pr.Message, func(place string) string {
+			other, rest := set.Locate(place)
+			return strings.TrimSpace(other + " " + rest)
+		})
+		e.Problems = append(e.Problems, Problem{doc, path, message})
 	}
 	return e
 }

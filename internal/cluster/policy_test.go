@@ -197,12 +197,12 @@ func TestPolicyWrite(t *testing.T) {
 	}
 	before := p.version()
 	for want, c := range map[string]Change{
-		`space/two: domains[0].name: "demo.example.com" is already the name of spaces[1].domains[0]`: {Name: "space/two", Value: two},
-		`space/demo: name: the document is space/demo, and calls itself "space/other"`:               {Name: "space/demo", Value: space("other"), Expect: Any},
-		`space/masked: access_keys[0].secret: is ***`:                                                {Name: "space/masked", Value: &unknown},
-		`general: default_space: there is no space "none"`:                                           {Name: policy.General, Value: general, Expect: Any},
-		`general: default_space: there is no space "default"`:                                        {Name: "space/default", Expect: Any},
-		`there are no documents such as "nothing/x"`:                                                 {Name: "nothing/x", Value: space("x")},
+		`space/two: domains[0].name: "demo.example.com" is already the name of space/demo domains[0]`: {Name: "space/two", Value: two},
+		`space/demo: name: the document is space/demo, and calls itself "space/other"`:                {Name: "space/demo", Value: space("other"), Expect: Any},
+		`space/masked: access_keys[0].secret: is ***`:                                                 {Name: "space/masked", Value: &unknown},
+		`general: default_space: there is no space "none"`:                                            {Name: policy.General, Value: general, Expect: Any},
+		`general: default_space: there is no space "default"`:                                         {Name: "space/default", Expect: Any},
+		`there are no documents such as "nothing/x"`:                                                  {Name: "nothing/x", Value: space("x")},
 		`"../x" is not a name`:     {Name: "space/../x", Value: space("x")},
 		`space/huge: is too large`: {Name: "space/huge", Value: huge},
 	} {

@@ -74,7 +74,7 @@ func (c *Config) AdminURL() string {
 // machine.
 func (n *Node) newAPI() error {
 	n.tokens = api.NewTokens(n.bus.JetStream(), n.bus.Replicas(), n.log)
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), n.storeTime())
 	defer cancel()
 	err := n.tokens.Load(ctx)
 	if err == nil {

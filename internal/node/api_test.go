@@ -311,3 +311,57 @@ func TestExposedAdmin(t *testing.T) {
 		}
 	}
 }
+
+// TestStoreAwayAtStart starts a node while its NATS is away: at once it says to
+// those whose tokens it cannot know that they shall come again, what needs no
+// store works, and all does when NATS is there.
+func TestStoreAwayAtStart(t *testing.T) {
+	nats := newNATS(t)
+	c := testConfig(t)
+	c.NATS.URL = nats.ClientURL()
+	n, _, stop := start(t, c)
+	remote := n.caller(t, "admin", nil).with("remote", "admin")
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	nats.stop()
+
+	n, _, _ = start(t, c)
+	listening := time.Now()
+	local := n.caller(t, "admin", nil)
+	remote.url = local.url
+	resp, text := remote.do("GET", "/api/v1/streams", "")
+	if after, err := strconv.Atoi(resp.Header.Get("Retry-After")); resp.StatusCode != http.StatusServiceUnavailable || err != nil || after < 1 ||
+		resp.Header.Get("Content-Type") != "application/problem+json" || !strings.Contains(text, "urn:weir:problem:unavailable") {
+		t.Errorf("a token of the store: %s %v %s", resp.Status, resp.Header, text)
+	}
+	if took := time.Since(listening); took > patience {
+		t.Errorf("the answer took %v", took)
+	}
+	pub := publish(t, n, "cam")
+	defer pub.Close()
+	if resp, text := local.do("GET", "/api/v1/streams", ""); resp.StatusCode != http.StatusOK || !strings.Contains(text, `"stream":"cam"`) {
+		t.Errorf("the token of this machine: %s %s", resp.Status, text)
+	}
+	if resp, text := local.do("GET", "/api/v1/spaces/default/apps/live", ""); resp.StatusCode != http.StatusOK {
+		t.Errorf("the policy that this node saw last: %s %s", resp.Status, text)
+	}
+	for _, write := range [][3]string{
+		{"PUT", "/api/v1/spaces/default/apps/more", "{}"}, {"PUT", "/api/v1/policy/documents/space/more", "{}"},
+		{"POST", "/api/v1/tokens", `{"name":"x","role":"viewer"}`}, {"GET", "/api/v1/tokens", ""}, {"GET", "/api/v1/events", ""}, {"GET", "/api/v1/statistics", ""},
+	} {
+		if resp, text := local.do(write[0], write[1], write[2]); resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" {
+			t.Errorf("%s %s: %s %v %s", write[0], write[1], resp.Status, resp.Header, text)
+		}
+	}
+
+	nats.start()
+	eventually(t, "the tokens to be known", func() bool {
+		resp, _ := remote.do("GET", "/api/v1/streams", "")
+		return resp.StatusCode == http.StatusOK
+	})
+	eventually(t, "the policy to be writable", func() bool {
+		resp, _ := remote.do("PUT", "/api/v1/spaces/default/apps/more", "{}")
+		return resp.StatusCode == http.StatusOK
+	})
+}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"weir/internal/cluster"
 	"weir/internal/policy"
@@ -75,9 +76,19 @@ func (n *Node) openPolicy() error {
 	return err
 }
 
+// storeTime is how long the start waits for what is in the store. One that has
+// not been there for the policy is not waited for again: the listeners are open,
+// and clients wait, too.
+func (n *Node) storeTime() time.Duration {
+	if n.policy.Health().Away != "" {
+		return 100 * time.Millisecond
+	}
+	return 5 * time.Second
+}
+
 // useTokenKey gives the gate the key of segments' tokens that all nodes share.
 func (n *Node) useTokenKey() {
-	ctx, cancel := context.WithTimeout(context.Background(), startTime)
+	ctx, cancel := context.WithTimeout(context.Background(), n.storeTime())
 	defer cancel()
 	key, err := n.policy.Key(ctx, "segments")
 	if err != nil {
