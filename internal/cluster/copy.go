@@ -52,7 +52,14 @@ func (p *Policy) saveCopy() {
 	if err == nil {
 		err = replaceFile(p.o.Copy, data)
 	}
-	if err != nil {
+	p.mu.Lock()
+	first := err != nil && p.uncopied == nil
+	if p.uncopied = err; err != nil {
+		p.dirty = true // and so it is tried again
+	}
+	p.advance()
+	p.mu.Unlock()
+	if first {
 		p.log.Warn("the copy of the policy cannot be written; without it this node cannot start while the policy store is away", "file", p.o.Copy, "err", err)
 	}
 }

@@ -76,6 +76,16 @@ func (s *spaceBans) set() *policy.Bans {
 	return s.made
 }
 
+// ban returns what is forbidden at a key of a space.
+func (v *view) ban(space, key string) (Ban, bool) {
+	s := v.bans[space]
+	if s == nil {
+		return Ban{}, false
+	}
+	b, ok := s.list[key]
+	return b, ok
+}
+
 func (v *view) put(b Ban) {
 	s := v.bans[b.Space]
 	if s == nil {
@@ -150,8 +160,8 @@ func (p *Policy) Forbid(ctx context.Context, b Ban) error {
 		return fmt.Errorf("%w: %w", ErrAway, err)
 	}
 	p.await(ctx, func() bool { // if not now, then soon
-		s := p.bans[b.Space]
-		return s != nil && s.list[b.key()] == b && p.inForce(b.Space)
+		known, _ := p.ban(b.Space, b.key())
+		return known == b && p.inForce(b.Space)
 	})
 	p.told(b, false, "forbidden")
 	return nil
@@ -194,13 +204,9 @@ func (p *Policy) sendWaiting(ctx context.Context) {
 // Resume ends what Forbid has begun and returns it. The error is ErrNotFound if
 // nothing was forbidden so, ErrConfigured if it is in the document of the space.
 func (p *Policy) Resume(ctx context.Context, space, app, stream, by string) (Ban, error) {
-	b := Ban{Space: space, App: app, Stream: stream}
-	key := b.key()
+	key := (&Ban{Space: space, App: app, Stream: stream}).key()
 	p.mu.Lock()
-	var found bool
-	if s := p.bans[space]; s != nil {
-		b, found = s.list[key]
-	}
+	b, found := p.ban(space, key)
 	p.mu.Unlock()
 	if !found {
 		for _, c := range p.Forbidden(space) {
@@ -220,8 +226,7 @@ func (p *Policy) Resume(ctx context.Context, space, app, stream, by string) (Ban
 		return Ban{}, fmt.Errorf("%w: %w", ErrAway, err)
 	}
 	p.await(ctx, func() bool {
-		s := p.bans[space]
-		_, still := s.list[key]
+		_, still := p.ban(space, key)
 		return !still && p.inForce(space)
 	})
 	b.By = by

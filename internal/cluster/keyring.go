@@ -116,7 +116,24 @@ func makeKeyFile(path string) ([]byte, error) {
 		return nil, err
 	}
 	_, err = f.Write(text)
-	return text, errors.Join(err, f.Sync(), f.Close())
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = syncDir(filepath.Dir(path)) // before anything is encrypted with it
+	}
+	if err != nil {
+		os.Remove(path) // a file without a key would keep the next start from making one
+	}
+	return text, err
+}
+
+// syncDir makes names in dir durable.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
 }
 
 // Seal encrypts text for the document of that name.

@@ -4,11 +4,13 @@ package cluster
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"weir/internal/bus"
@@ -113,7 +115,21 @@ func (n *Nodes) put(ctx context.Context, me *Node) error {
 		return err
 	}
 	_, err = kv.Put(ctx, bus.Token(me.Name), b)
+	n.lost(kv, err)
 	return err
+}
+
+// lost has the bucket opened anew the next time if err says that it is not there
+// any more: it is in memory, and a NATS that was restarted alone has forgotten it.
+func (n *Nodes) lost(kv jetstream.KeyValue, err error) {
+	if !errors.Is(err, jetstream.ErrNoStreamResponse) && !errors.Is(err, jetstream.ErrStreamNotFound) && !errors.Is(err, nats.ErrStreamNotFound) {
+		return
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.kv == kv {
+		n.kv = nil
+	}
 }
 
 func (n *Nodes) drop(ctx context.Context, name string) {
@@ -132,13 +148,17 @@ func (n *Nodes) List(ctx context.Context) ([]Node, error) {
 	}
 	w, err := kv.WatchAll(ctx, jetstream.IgnoreDeletes())
 	if err != nil {
+		n.lost(kv, err)
 		return nil, fmt.Errorf("list nodes: %w", err)
 	}
 	defer w.Stop()
 	list := []Node{}
 	for {
 		select {
-		case e := <-w.Updates():
+		case e, ok := <-w.Updates():
+			if !ok {
+				return nil, errors.New("list nodes: the watch has ended")
+			}
 			if e == nil {
 				return list, nil
 			}

@@ -66,6 +66,30 @@ func TestNodes(t *testing.T) {
 	<-done[0]
 }
 
+// A NATS that was restarted alone has forgotten the list, which is made again.
+func TestNodesForgotten(t *testing.T) {
+	js := nodesJetStream(t)
+	n := NewNodes(js, 1, slog.New(slog.DiscardHandler))
+	me := Node{Name: "a.example"}
+	if err := n.put(t.Context(), &me); err != nil {
+		t.Fatal(err)
+	}
+	for what, f := range map[string]func() error{
+		"put":  func() error { return n.put(t.Context(), &me) },
+		"List": func() error { _, err := n.List(t.Context()); return err },
+	} {
+		if err := js.DeleteKeyValue(t.Context(), nodeBucket); err != nil {
+			t.Fatal(err)
+		}
+		if f() == nil {
+			t.Errorf("%s succeeds without the bucket", what)
+		}
+		if err := f(); err != nil {
+			t.Errorf("%s, the next time: %v", what, err)
+		}
+	}
+}
+
 func nodesJetStream(t *testing.T) jetstream.JetStream {
 	t.Helper()
 	srv, err := server.NewServer(&server.Options{ServerName: "test", DontListen: true, JetStream: true, StoreDir: t.TempDir(), NoLog: true, NoSigs: true})

@@ -58,6 +58,8 @@ type Policy struct {
 	away     error             // why the buckets are not watched
 	advanced chan struct{}     // closed when any of these changes
 	dirty    bool              // there is something that is not in the copy yet
+	uncopied error             // why the copy could not be written the last time
+	built    uint64            // what seen was when the documents were put together last
 	keys     map[string]string // sealed, by name; see Key
 	waiting  []Ban             // in force here, and not written yet
 	hooks    []func(*policy.Set)
@@ -583,6 +585,7 @@ func (p *Policy) rebuild() {
 	defer p.building.Unlock()
 	p.mu.Lock()
 	set, err := p.assemble(p.current())
+	p.built = p.seen
 	if len(p.bad) > 0 && p.set.Load() == nil {
 		err = p.trouble() // a part of the policy is no policy
 	}
@@ -851,7 +854,7 @@ func checkName(name string, v any) string {
 // and tells of it.
 func (p *Policy) settle(ctx context.Context, results []Result, puts []put, versions []uint64, by string) {
 	last := versions[len(versions)-1]
-	p.await(ctx, func() bool { return p.seen >= last }) // if not now, then soon
+	p.await(ctx, func() bool { return p.built >= last }) // if not now, then soon
 	p.mu.Lock()
 	for i, w := range puts {
 		r := &results[w.index]

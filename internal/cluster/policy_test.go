@@ -633,6 +633,55 @@ func TestForbid(t *testing.T) {
 	}
 }
 
+// What is known of the bans may be replaced at any time, also while Resume waits
+// for the end of one.
+func TestResumeWhileTheViewIsReplaced(t *testing.T) {
+	p := openPolicy(t, openBus(t).JetStream(), Options{Node: "a"})
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() { // ends with stop; as a new watch does that sees no ban any more
+		defer close(done)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			p.mu.Lock()
+			if s := p.bans["default"]; s != nil && len(s.list) == 0 {
+				delete(p.bans, "default")
+			}
+			p.mu.Unlock()
+		}
+	}()
+	for range 50 {
+		if err := p.Forbid(t.Context(), Ban{Space: "default", App: "live", Stream: "s", Type: policy.Both, By: "me"}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := p.Resume(t.Context(), "default", "live", "s", "you"); err != nil {
+			t.Fatalf("Resume = %v", err)
+		}
+	}
+	close(stop)
+	<-done
+}
+
+// A copy that cannot be written is written when it can.
+func TestCopyIsTriedAgain(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(dir+"/policy", nil, 0o600); err != nil { // where a folder should be
+		t.Fatal(err)
+	}
+	p := openPolicy(t, openBus(t).JetStream(), Options{Node: "a", Copy: dir + "/policy/copy"})
+	eventually(t, p, "it fails", func(*policy.Set) bool { return p.uncopied != nil })
+	if err := os.Remove(dir + "/policy"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, p, "it is written", func(*policy.Set) bool { return p.uncopied == nil && !p.dirty })
+	if _, err := os.Stat(dir + "/policy/copy"); err != nil {
+		t.Error(err)
+	}
+}
+
 // Where the file rules, the store is not asked, but for what is forbidden.
 func TestFileRules(t *testing.T) {
 	b := openBus(t)
