@@ -319,6 +319,76 @@ func TestGiveUp(t *testing.T) {
 	})
 }
 
+// A node that was down for longer than uploads are tried tries them for a while
+// all the same.
+func TestDownForLong(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, w *world) {
+		b := &faulty{Bucket: w.b, err: errors.New("no route to host")}
+		w.b = b
+		w.both(w.push()).run(15_000).end()
+		time.Sleep(time.Hour)
+		w.stop()
+		time.Sleep(100 * time.Hour)
+		w.start()
+		time.Sleep(30 * time.Second)
+		b.fail(nil)
+		w.all(w.read(w.finished(1)[0]))
+		w.empty()
+	})
+}
+
+// A folder in the spool that is none of a recording is none of our business:
+// somebody may have given weir a folder with something in it.
+func TestForeignFolder(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, w *world) {
+		w.stop()
+		name := filepath.Join(w.dir, "photos", "a")
+		if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(name, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		w.start()
+		if _, err := os.Stat(name); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// The encoder changes while there is no room: recording goes on when there is.
+func TestSpoolFullAtAChange(t *testing.T) {
+	bubble(t, func(_ *policy.Record, o *Options) { o.Size = 1 << 20 }, func(t *testing.T, w *world) {
+		b := &faulty{Bucket: w.b, err: errors.New("connection refused")}
+		w.b = b
+		e := w.both(w.push())
+		e.sound = false
+		e.run(1000)
+		// In-band parameter sets, each time others, with no time for the piece to
+		// be written before.
+		var sets []byte
+		for i := range 200 {
+			sps := append(unhex("67640028acd940780227e5c05a808080a0000003002000000781e30632c0"), byte(i))
+			sets = slices.Concat([]byte{0, 0, 0, byte(len(sps))}, sps, []byte{0, 0, 0, 5}, unhex("68ebe3cb22"))
+			frame := slices.Concat(sets, e.frame(av.Video, true))
+			e.size = 20_000
+			e.write(av.Packet{Kind: av.Video, Codec: av.H264, Key: true, DTS: e.at, Frame: frame})
+			e.at += 40
+			time.Sleep(40 * time.Millisecond)
+		}
+		if n := w.r.Stats().Stops; n == 0 {
+			t.Error("there was room")
+		}
+		b.fail(nil)
+		e.size = 0
+		e.run(90_000).end()
+		got := w.read(w.finished(1)[0]).frames[av.Video]
+		if last := w.sent[av.Video][len(w.sent[av.Video])-1]; !strings.HasPrefix(last, got[len(got)-1]) {
+			t.Errorf("the last frame that is there is %s, want %s", got[len(got)-1], last)
+		}
+	})
+}
+
 // The spool is bounded: what is uploaded makes room, and when nothing is,
 // recording stops, and goes on at a key frame when there is room. Nobody else
 // notices.
@@ -366,7 +436,7 @@ func TestSpoolFull(t *testing.T) {
 			got := w.read(f)
 			n := len(got.frames[av.Video])
 			lost := time.Duration(len(w.sent[av.Video])-n) * 40 * time.Millisecond
-			if f.Lost < lost-2*time.Second || f.Lost > lost+2*time.Second || lost < 10*time.Second || lost > 60*time.Second {
+			if f.Lost < lost-2*time.Second || f.Lost > lost+2*time.Second || lost < 10*time.Second || lost > 110*time.Second {
 				t.Errorf("lost %v, and the fact says %v", lost, f.Lost)
 			}
 			if total := f.Duration + f.Lost - 150*time.Second; total < -2*time.Second || total > 2*time.Second {

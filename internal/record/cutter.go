@@ -251,6 +251,7 @@ func (c *cutter) release(next *av.Packet) bool {
 // adopt makes t the take into which media go, from the stream time first on.
 func (c *cutter) adopt(t *take, first int64) {
 	c.t, c.placed = t, true
+	c.target, c.cut = t.head.Record.Segment.Milliseconds(), t.head.Record.Cut.Milliseconds() // of its first push (contract B.103)
 	c.end = t.end()
 	c.start, c.kept = c.end, c.end
 	c.origin = first - c.end
@@ -279,6 +280,9 @@ func (c *cutter) frame(src *source, p av.Packet) {
 	picture := src == &c.video
 	if picture && p.Key {
 		c.compareSets(&p)
+		if c.stopped {
+			return
+		}
 	}
 	at := p.DTS - c.origin
 	if c.open && c.cutBefore(picture, &p, at) {

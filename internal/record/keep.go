@@ -265,8 +265,12 @@ func (t *take) production(format string) *production {
 func (t *take) late() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.closed != nil && time.Since(t.closed.End) > t.r.giveUp
+	return t.closed != nil && time.Since(t.closed.End) > t.r.giveUp && time.Since(t.r.opened) > min(t.r.giveUp, tryTime)
 }
+
+// tryTime is for how long a process tries to upload, however old a recording is:
+// the node may have been down.
+const tryTime = time.Hour
 
 // conclude fixes the fact about a file.
 func (t *take) conclude(p *production, cfg *policy.RecordFormat, m *made, fail *failure) {

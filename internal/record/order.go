@@ -64,7 +64,7 @@ func (r *Recorder) loadOrders() error {
 	for _, o := range list {
 		r.orders[o.ID] = o
 	}
-	r.schedule()
+	r.due() // those that ended meanwhile go
 	return nil
 }
 

@@ -78,6 +78,7 @@ type Recorder struct {
 	dir    string
 	sync   time.Duration
 	giveUp time.Duration
+	opened time.Time
 	bucket func(string) (storage.Bucket, error)
 	signer *storage.Signer
 	emit   func(event.Event)
@@ -132,6 +133,7 @@ func Open(hub *stream.Hub, o Options) (*Recorder, error) {
 		spool: spool{limit: o.Size}, uploads: make(chan struct{}, o.Uploads), making: make(chan struct{}, o.Files),
 		places: make(map[stream.Key]*place), takes: make(map[string]*take), orders: make(map[string]*Order),
 	}
+	r.opened = time.Now()
 	r.ctx, r.cancel = context.WithCancel(tracing.With(context.Background(), o.Tracer))
 	if err := r.recover(); err != nil {
 		return nil, fmt.Errorf("recording spool: %w", err)
@@ -157,7 +159,7 @@ func (r *Recorder) recover() error {
 	}
 	var takes []*take
 	for _, e := range entries {
-		if !e.IsDir() {
+		if !e.IsDir() || !isTask(e.Name()) {
 			continue
 		}
 		t, err := r.load(e.Name())
@@ -192,6 +194,12 @@ func (r *Recorder) recover() error {
 		r.await(key, p)
 	}
 	return nil
+}
+
+// isTask reports whether a folder's name is that of a take. What else there is in
+// the folder that somebody gave us for a spool is not ours to remove.
+func isTask(name string) bool {
+	return len(name) == len(event.NewSequence()) && strings.Trim(name, "0123456789abcdef") == ""
 }
 
 // Close ends what the hub's end has left: uploads are interrupted. What is not

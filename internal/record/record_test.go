@@ -117,6 +117,27 @@ func TestSplice(t *testing.T) {
 	}
 }
 
+// A file keeps the settings of its first push; the one after it has those of the
+// push that it is made of.
+func TestSpliceOfOtherSettings(t *testing.T) {
+	bubble(t, func(r *policy.Record, _ *Options) { r.Cut = 2 * time.Minute }, func(t *testing.T, w *world) {
+		w.both(w.push()).run(15_000).end()
+		time.Sleep(10 * time.Second)
+		w.app.Record.Cut, w.app.Record.Segment = time.Minute, 5*time.Second
+		w.both(w.push()).run(165_000).end()
+		list := w.finished(2)
+		for i, want := range []struct {
+			duration time.Duration
+			segments int
+		}{{2 * time.Minute, 12}, {time.Minute, 12}} {
+			f := list[i]
+			if d := (f.Duration - want.duration).Abs(); d > time.Second || f.Segments < want.segments || f.Segments > want.segments+2 {
+				t.Errorf("file %d has %v in %d segments, want %v in %d", i, f.Duration, f.Segments, want.duration, want.segments)
+			}
+		}
+	})
+}
+
 func TestThreeSplices(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, w *world) {
 		for range 4 {

@@ -147,7 +147,7 @@ func (s *session) next(t *take) (*take, error) {
 	s.r.mu.Lock()
 	s.place.take = nil
 	s.r.mu.Unlock()
-	return s.begin(t.head.Record, time.Now())
+	return s.begin(s.cfg, time.Now())
 }
 
 // begin makes a new take with those settings, whose first frame came at start.

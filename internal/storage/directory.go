@@ -753,7 +753,12 @@ func (u *directoryUpload) write(n int, data []byte) error {
 		return missing(err)
 	}
 	defer l.Close()
+	info, err := l.Stat()
+	if err != nil {
+		return err
+	}
 	if _, err := fmt.Fprintf(l, "%d %d\n", n, len(data)); err != nil {
+		l.Truncate(info.Size()) // or the next line would have its beginning before it
 		return err
 	}
 	if err := l.Sync(); err != nil {
