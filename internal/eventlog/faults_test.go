@@ -234,6 +234,33 @@ func TestManyNodes(t *testing.T) {
 	}
 }
 
+// A node that joins others does not read all that they have written before it
+// sends its own.
+func TestJoins(t *testing.T) {
+	w := newWorld(t)
+	l := w.open()
+	for i := range 100 {
+		l.Emit(started("a", fmt.Sprint(i)))
+	}
+	settle(t, l)
+	asked, err := w.bus.Conn().SubscribeSync("$JS.API.CONSUMER.CREATE." + factsStream + ".>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := w.open(func(o *Options) { o.Node, o.Dir = "n2", w.dir+"/other" })
+	other.Emit(started("b", "x"))
+	settle(t, other)
+	if n, _, err := asked.Pending(); err != nil || n != 0 {
+		t.Errorf("it asked for %d consumers, %v", n, err)
+	}
+	if list := all(t, other, Filter{}); len(list) != 101 {
+		t.Errorf("%d events, want 101", len(list))
+	}
+	if n, _, err := asked.Pending(); err != nil || n == 0 {
+		t.Errorf("nobody was seen asking for a consumer: %d, %v", n, err)
+	}
+}
+
 // F35: of three NATS the one that leads is killed.
 func TestLeaderKilled(t *testing.T) {
 	var routes []string

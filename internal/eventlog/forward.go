@@ -96,7 +96,7 @@ func (l *lane) forward(ctx context.Context) {
 	w := &walk{j: l.journal}
 	defer w.close()
 	at := l.start()
-	unsure := true
+	unsure := !l.fresh
 	for pause := time.Duration(0); ctx.Err() == nil; {
 		err := l.open(ctx)
 		if err == nil && unsure {

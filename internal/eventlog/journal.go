@@ -35,6 +35,7 @@ type journal struct {
 	limit       int64         // bytes on disk; more are refused
 	queueLimit  int           // bytes in memory; more are refused
 	beat        time.Duration // between two marks
+	fresh       bool          // no process before has left anything of which JetStream may have a part
 
 	wake    chan struct{} // has room for one
 	sent    chan struct{} // has room for one: JetStream has got something from memory
@@ -139,6 +140,7 @@ func openJournal(j *journal) (*found, error) {
 	list = slices.DeleteFunc(list, func(s *segment) bool {
 		return s.facts == 0 || s.id == j.acked.Segment && j.acked.Index >= s.facts
 	})
+	j.fresh = len(list) == 0
 	active, file, err := create(j.dir, number, j.head(j.acked))
 	if err != nil {
 		return nil, fmt.Errorf("make a journal: %w", err)
