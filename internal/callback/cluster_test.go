@@ -3,6 +3,8 @@ package callback
 import (
 	"encoding/json"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"syscall"
 	"testing"
 	"time"
@@ -15,6 +17,57 @@ import (
 // clusterLease is the lease of nodes in tests.
 const clusterLease = 2 * time.Second
 
+// external starts a NATS that nodes share.
+func external(t *testing.T) *server.Server {
+	t.Helper()
+	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
+	if !s.ReadyForConnections(10 * time.Second) {
+		t.Fatal("NATS did not start")
+	}
+	return s
+}
+
+// Each node can say how receivers are, which only the one knows that tells; and
+// when that one stops the other goes on.
+func TestReceiversInCluster(t *testing.T) {
+	s := external(t)
+	receiver := httptest.NewServer(status(http.StatusTeapot))
+	t.Cleanup(receiver.Close)
+	var nodes []*real
+	for _, name := range []string{"n1", "n2"} {
+		w := prepare(t, t.TempDir(), "")
+		w.node, w.url, w.lease = name, s.ClientURL(), clusterLease
+		w.start()
+		until(t, "a node tells", 10*time.Second, func() bool { return w.d.tells.Load() || len(nodes) > 0 && nodes[0].d.tells.Load() })
+		nodes = append(nodes, w)
+	}
+	if !nodes[0].d.tells.Load() || nodes[1].d.tells.Load() {
+		t.Fatalf("the first tells: %t, the second: %t", nodes[0].d.tells.Load(), nodes[1].d.tells.Load())
+	}
+	start, _ := pushOf("a", "s", receiver.URL+"/live")
+	nodes[1].log.Emit(start)
+	seen := func(w *real) func() bool {
+		return func() bool {
+			list, err := w.d.Receivers(t.Context(), "a")
+			if err != nil {
+				t.Fatal(err)
+			}
+			return len(list) == 1 && list[0].State == "partly failing" && list[0].Reason == "status 418" && list[0].Failed > 0
+		}
+	}
+	for _, w := range nodes {
+		until(t, "how the receiver is, on "+w.node, 10*time.Second, seen(w))
+	}
+	nodes[0].stop()
+	until(t, "the other node tells", 10*time.Second, nodes[1].d.tells.Load)
+	until(t, "the next attempt", 10*time.Second, seen(nodes[1]))
+}
+
 // Of two nodes of a cluster one tells, of what happened on either. When it is
 // killed, or halted, the other goes on: nothing is lost, each stream is in order,
 // and what is told again is the same.
@@ -22,15 +75,7 @@ func TestCluster(t *testing.T) {
 	for _, halted := range []bool{false, true} {
 		t.Run(fmt.Sprintf("halted=%t", halted), func(t *testing.T) {
 			t.Parallel()
-			s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true})
-			if err != nil {
-				t.Fatal(err)
-			}
-			s.Start()
-			t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
-			if !s.ReadyForConnections(10 * time.Second) {
-				t.Fatal("NATS did not start")
-			}
+			s := external(t)
 			conn, err := nats.Connect(s.ClientURL())
 			if err != nil {
 				t.Fatal(err)

@@ -185,7 +185,7 @@ func (d *queue) load(ctx context.Context) error {
 	if text, ok := records[cursorKey]; ok {
 		seq, err = strconv.ParseUint(string(text), 10, 64)
 	} else {
-		seq, err = d.source.at(ctx, time.Now().Add(-lifetime))
+		seq, err = d.source.at(ctx, time.Now().Add(-Lifetime))
 	}
 	if err != nil {
 		return fmt.Errorf("the cursor: %w", err)

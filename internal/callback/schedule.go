@@ -12,21 +12,21 @@ var schedule = func() []time.Duration {
 		0, 5 * time.Second, 30 * time.Second, 2 * time.Minute, 5 * time.Minute, 15 * time.Minute,
 		time.Hour, 3 * time.Hour, 6 * time.Hour, 12 * time.Hour,
 	}
-	for at := 24 * time.Hour; at <= lifetime; at += 12 * time.Hour {
+	for at := 24 * time.Hour; at <= Lifetime; at += 12 * time.Hour {
 		list = append(list, at)
 	}
 	return list
 }()
 
-// lifetime is how long after it happened a fact is told at all.
-const lifetime = 72 * time.Hour
+// Lifetime is how long after it happened a fact is told at all.
+const Lifetime = 72 * time.Hour
 
 // jitter is how much the time between two attempts varies.
 const jitter = 0.2
 
 // expired reports whether a fact that happened at that time is not told any
 // more when an attempt fails now.
-func expired(happened, now time.Time) bool { return now.Sub(happened) >= lifetime }
+func expired(happened, now time.Time) bool { return now.Sub(happened) >= Lifetime }
 
 // after returns when the attempt at that step of the schedule is due, of a fact
 // whose first attempt was at first. It reports false after the last step.

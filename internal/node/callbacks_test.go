@@ -1,9 +1,16 @@
 package node
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
+	"io"
+	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
+	"regexp"
+	"strings"
 	"testing"
 	"time"
 
@@ -69,5 +76,75 @@ func TestCallbacks(t *testing.T) {
 	}
 	if a, _ := before.Account(); a.Calls != 3 {
 		t.Errorf("the first receiver had %d calls, want 3", a.Calls)
+	}
+}
+
+// The first proof of the issue: the guide's example of v2 (l.493-571), from a
+// session that has its values, byte for byte apart from white space between JSON
+// tokens. What cannot be the example's is put into it: this machine's address,
+// the Sequence and the time.
+func TestCallbackExample(t *testing.T) {
+	bodies := make(chan string, 2)
+	receiver := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		bodies <- string(b)
+	}))
+	t.Cleanup(receiver.Close)
+	c := testConfig(t)
+	c.TrustedProxies = networks("127.0.0.0/8")
+	c.Policy.DefaultSpace = "yourUniqueName"
+	sp := &c.Policy.Spaces[0]
+	sp.Name = "yourUniqueName"
+	sp.Callback = &policy.Callback{URL: policy.Endpoint(receiver.URL + "/live")}
+	sp.Delivery = new(policy.Delivery)
+	sp.Delivery.SetDefaults()
+	sp.Delivery.AllowNetworks = networks("127.0.0.0/8")
+	n, _, _ := start(t, c)
+	addr := proxyTo(t, n.Addr("rtmp").String(), "PROXY TCP4 110.120.130.140 127.0.0.1 17102 1935\r\n")
+	pub, err := rtmp.Dial(t.Context(), "rtmp://"+addr+"/live", rtmp.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := pub.Publish("stream_123?k=1&t=2"); err != nil {
+		t.Fatal(err)
+	}
+	var sequence string
+	for _, golden := range []string{"v2_start.json", "v2_end.json"} {
+		var got string
+		select {
+		case got = <-bodies:
+		case <-time.After(20 * time.Second):
+			t.Fatalf("no callback as in %s", golden)
+		}
+		if golden == "v2_start.json" {
+			pub.Close()
+		}
+		var v struct {
+			Sequence                         string
+			PubStartUnixTime, PubEndUnixTime int64
+		}
+		if err := json.Unmarshal([]byte(got), &v); err != nil {
+			t.Fatal(err)
+		}
+		if at := time.UnixMilli(max(v.PubStartUnixTime, v.PubEndUnixTime)); time.Since(at).Abs() > time.Minute {
+			t.Errorf("its time is %v", at)
+		}
+		if sequence != "" && v.Sequence != sequence {
+			t.Errorf("Sequence %s, and then %s", sequence, v.Sequence)
+		}
+		sequence = v.Sequence
+		text, err := os.ReadFile("../callback/testdata/" + golden)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var b bytes.Buffer
+		if err := json.Compact(&b, text); err != nil {
+			t.Fatal(err)
+		}
+		want := strings.NewReplacer("xxx.xxx.com", "127.0.0.1", "120.120.120.120", "127.0.0.1", `"Sequence":"xxxx"`, `"Sequence":"`+v.Sequence+`"`).Replace(b.String())
+		want = regexp.MustCompile(`1670575\d{6}`).ReplaceAllString(want, fmt.Sprint(max(v.PubStartUnixTime, v.PubEndUnixTime)))
+		if got != want {
+			t.Errorf("%s:\n%s\nwant\n%s", golden, got, want)
+		}
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"weir/internal/access"
+	"weir/internal/callback"
 	"weir/internal/policy"
 )
 
@@ -360,6 +361,9 @@ func (c *Config) Warnings() []string {
 		}
 	}
 	slices.Sort(list)
+	if c.Events.MaxAge < callback.Lifetime && c.Policy.HasCallbacks() {
+		list = append(list, fmt.Sprintf("events.max_age is less than the %v for which callbacks are repeated: those of a receiver that is down for longer are lost", callback.Lifetime))
+	}
 	if c.File == "" || !c.Policy.HasSecrets() && c.Tracing.Authorization.IsZero() && c.NATS.Cluster.Password.IsZero() {
 		return list
 	}

@@ -258,10 +258,20 @@ func TestWarnings(t *testing.T) {
 	if w := warnings(0o644); !strings.Contains(w, "can be read by every user") {
 		t.Errorf("of a file that all can read: %q", w)
 	}
+	// Facts must be kept for as long as callbacks are repeated.
+	good := text
+	text += "events: {max_age: 71h}\n"
+	if w := warnings(0o640); w != "" {
+		t.Errorf("warned of facts that nobody is told of: %s", w)
+	}
+	text = strings.Replace(text, `{name: live`, `{callback: {url: "https://example.com/"}, name: live`, 1)
+	if w := warnings(0o640); !strings.Contains(w, "events.max_age is less than the 72h0m0s") {
+		t.Errorf("of facts that are kept too shortly: %q in\n%s", w, text)
+	}
+	text = good
 	// Files with keys are for their owner alone.
 	key := filepath.Join(filepath.Dir(path), "keys")
 	writeFile(t, key, "")
-	good := text
 	text += "secrets: {key_file: keys}\n"
 	for mode, warned := range map[os.FileMode]bool{0o600: false, 0o400: false, 0o640: true, 0o604: true, 0o620: true, 0o666: true} {
 		if err := os.Chmod(key, mode); err != nil {

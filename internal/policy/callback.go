@@ -110,6 +110,23 @@ func (s *Space) CallbackOf(a *App) *Callback {
 	return s.Callback
 }
 
+// HasCallbacks reports whether anybody is told of what happens.
+func (s *Set) HasCallbacks() bool {
+	for i := range s.Spaces {
+		sp := &s.Spaces[i]
+		if sp.Callback != nil {
+			return true
+		}
+		for j := range sp.Apps {
+			a := &sp.Apps[j]
+			if a.Callback != nil || a.Record.HLS.Callback != "" || a.Record.MP4.Callback != "" || a.Record.FLV.Callback != "" || a.Snapshot.Callback != "" {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 func (c *checker) delivery(path string, d *Delivery) {
 	if d == nil {
 		return
