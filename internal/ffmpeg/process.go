@@ -81,6 +81,7 @@ type Process struct {
 	stderr  ring
 
 	owed   atomic.Int64 // since when output is owed for input, ns after start; 0: none is
+	read   atomic.Int64 // when some was last read
 	start  time.Time
 	stall  time.Duration
 	reason atomic.Uint32 // Reason for which it was killed
@@ -99,12 +100,16 @@ type Process struct {
 // InputPipe is the writing end of an input. Closing it tells ffmpeg that the
 // input is over.
 type InputPipe struct {
-	p    *Process
-	file *os.File
+	p     *Process
+	file  *os.File
+	since atomic.Int64 // when the write began that is under way, ns after the start; 0: none is
 }
 
 func (i *InputPipe) Write(b []byte) (int, error) {
-	i.p.owed.CompareAndSwap(0, int64(time.Since(i.p.start))+1)
+	now := int64(time.Since(i.p.start)) + 1
+	i.p.owed.CompareAndSwap(0, now)
+	i.since.Store(now)
+	defer i.since.Store(0)
 	return i.file.Write(b)
 }
 
@@ -123,6 +128,7 @@ type OutputPipe struct {
 func (o *OutputPipe) Read(b []byte) (int, error) {
 	n, err := o.file.Read(b)
 	if n > 0 {
+		o.p.read.Store(int64(time.Since(o.p.start)))
 		o.p.owed.Store(0)
 		o.total += int64(n)
 		if o.max > 0 && o.total > o.max {
@@ -198,7 +204,7 @@ func (t *Tool) start(ctx context.Context, f *found, m mode, j *Job) (p *Process,
 			return nil, err
 		}
 		in = append(in, give(r, &stdin))
-		p.inputs = append(p.inputs, &InputPipe{p, w})
+		p.inputs = append(p.inputs, &InputPipe{p: p, file: w})
 	}
 	for _, o := range j.Outputs {
 		r, w := pipe()
@@ -387,11 +393,26 @@ func (p *Process) watch() {
 		case <-p.done:
 			return
 		case <-t.C:
-			if since := p.owed.Load(); since != 0 && time.Since(p.start)-time.Duration(since) > p.stall {
+			if since := p.idle(); since != 0 && time.Since(p.start)-time.Duration(since) > p.stall {
 				p.kill(Stalled)
 			}
 		}
 	}
+}
+
+// idle returns since when the process has owed output and given none; 0: it owes none.
+func (p *Process) idle() int64 {
+	if since := p.owed.Load(); since != 0 {
+		return since
+	}
+	// What was read last may have been owed for what came before: a write that
+	// has no end since then gets nothing.
+	for _, i := range p.inputs {
+		if since := i.since.Load(); since != 0 {
+			return max(since, p.read.Load())
+		}
+	}
+	return 0
 }
 
 // Kill ends the process and all of its group at once.

@@ -3,8 +3,10 @@ package transcode
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -88,9 +90,8 @@ type rendition struct {
 }
 
 // read publishes what comes out of ffmpeg, until that ends. Frames that are not
-// newer than from are left out.
-func (r *rendition) read(out io.Reader, offset, from int64) {
-	defer io.Copy(io.Discard, out) // whatever happens, ffmpeg doesn't wait for us
+// newer than from are left out. The error is that of something that is no rendition.
+func (r *rendition) read(out io.Reader, offset, from int64) error {
 	var in av.Reader = flv.NewReader(out)
 	if container(r.codec(&media{video: r.sourceCodec()}), r.src.t.enhanced()) == "mpegts" {
 		in = tagged{mpegts.NewDemuxer(out)}
@@ -98,10 +99,10 @@ func (r *rendition) read(out io.Reader, offset, from int64) {
 	for {
 		p, err := in.ReadPacket()
 		if err != nil {
-			if err != io.EOF && !errors.Is(err, io.ErrUnexpectedEOF) {
-				r.log.Debug("read rendition", "err", err)
+			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, os.ErrClosed) {
+				return nil
 			}
-			return
+			return fmt.Errorf("read %s: %w", r.name, err)
 		}
 		if p.Kind == av.Data {
 			continue // ffmpeg's own metadata say nothing that is true of a live stream
@@ -110,8 +111,8 @@ func (r *rendition) read(out io.Reader, offset, from int64) {
 		if !p.Config && p.DTS <= from {
 			continue
 		}
-		if err := r.publish(p); err != nil {
-			return
+		if r.publish(p) != nil {
+			return nil // the others go on
 		}
 		if !p.Config {
 			r.newest.Store(max(1, p.DTS))

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"slices"
@@ -135,7 +136,7 @@ func (src *source) run(ctx context.Context) {
 			}
 			continue
 		}
-		if refusal := src.t.enter(); refusal != "" {
+		if refusal := src.t.enter(src); refusal != "" {
 			src.set("refused", refusal)
 			src.t.opt.Raise(pub, alertRefused, "the stream is not transcoded: "+refusal, 0, 0)
 			src.pause(ctx, pub, refusedPause)
@@ -230,7 +231,7 @@ func (src *source) set(state, reason string) {
 	src.mu.Lock()
 	defer src.mu.Unlock()
 	src.state, src.reason = state, reason
-	if state != "running" && state != "starting" {
+	if state != "running" {
 		src.outs, src.in, src.proc, src.speed = nil, nil, nil, 0
 	}
 }
@@ -280,8 +281,15 @@ func (src *source) make(ctx context.Context, pub *stream.Publication, in []*poli
 	src.log.Info("transcoding begins", "outputs", len(outs), "from", fmt.Sprintf("%s %dx%d", m.video, m.width, m.height))
 
 	var readers sync.WaitGroup
+	faults := make(chan error, len(outs))
 	for i, o := range outs {
-		readers.Go(func() { o.read(p.Output(i), offset, from) }) // ends with the process
+		readers.Go(func() { // ends with the process
+			if err := o.read(p.Output(i), offset, from); err != nil {
+				faults <- err
+				p.Kill()
+			}
+			io.Copy(io.Discard, p.Output(i)) // whatever happens, ffmpeg doesn't wait for us
+		})
 	}
 	for i, picture := range cmd.inputs {
 		readers.Go(func() { // ends when it is written, or with the process
@@ -307,6 +315,10 @@ func (src *source) make(ctx context.Context, pub *stream.Publication, in []*poli
 	readers.Wait()
 	if e := p.Close(); err != nil && e != nil {
 		err = e // the cause of what feed has seen
+	}
+	select {
+	case err = <-faults:
+	default:
 	}
 	reason := stream.EndClosed
 	if err != nil {

@@ -173,13 +173,19 @@ func (t *Transcoder) wanted(key stream.Key) bool {
 
 // enter takes one of the places for sources that are transcoded, or returns why
 // there is none: before those that are there suffer, others wait.
-func (t *Transcoder) enter() (refusal string) {
+func (t *Transcoder) enter(src *source) (refusal string) {
+	src.mu.Lock()
+	slow := 0
+	if src.slow {
+		slow = 1
+	}
+	src.mu.Unlock()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch {
 	case t.running >= t.opt.Max:
 		return fmt.Sprintf("this node transcodes %d streams already", t.running)
-	case t.slow > 0:
+	case t.slow > slow:
 		return "this node does not keep up with what it transcodes already"
 	}
 	t.running++

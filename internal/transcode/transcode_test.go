@@ -25,13 +25,17 @@ import (
 	"weir/internal/stream"
 )
 
-// TestMain is also the program that locks ffmpeg in.
+// TestMain is also the program that locks ffmpeg in, and an ffmpeg that is broken.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == ffmpeg.SandboxArg {
 		if err := ffmpeg.Sandbox(os.Args[2:]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(125)
 		}
+		os.Exit(0)
+	}
+	if len(os.Args) > 1 && (os.Args[1] == "-hide_banner" || os.Args[1] == "-nostdin") {
+		fake(os.Args[1:])
 		os.Exit(0)
 	}
 	goleak.VerifyTestMain(m)
@@ -42,7 +46,8 @@ var key = stream.Key{Space: "default", App: "live", Name: "s1"}
 // world is a hub with a Transcoder and the real ffmpeg.
 type world struct {
 	*Transcoder
-	app policy.App
+	app   policy.App
+	quiet bool // it notes the times of the source, and nothing else
 
 	mu   sync.Mutex
 	more sync.Cond
@@ -59,7 +64,11 @@ func newWorld(t *testing.T, o Options, templates ...policy.Transcode) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tool := ffmpeg.New(ffmpeg.Options{Path: path, Self: self})
+	return newWorldOf(t, ffmpeg.New(ffmpeg.Options{Path: path, Self: self}), o, templates...)
+}
+
+func newWorldOf(t *testing.T, tool *ffmpeg.Tool, o Options, templates ...policy.Transcode) *world {
+	t.Helper()
 	hub := stream.NewHub(stream.Options{MaxPacketRate: 1 << 20, MaxByteRate: 1 << 30, ReaderBytes: 1 << 30})
 	o.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
 	w := &world{Transcoder: New(hub, tool, o), app: policy.DefaultApp("live"), seen: make(map[string][]av.Packet)}
@@ -126,7 +135,13 @@ func (w *world) watch(_ context.Context, pub *stream.Publication, r *stream.Read
 		}
 		w.mu.Lock()
 		name := pub.Stream().Key().Name
-		w.seen[name] = append(w.seen[name], p)
+		switch {
+		case !w.quiet:
+			w.seen[name] = append(w.seen[name], p)
+		case pub.Stream().Key() == key:
+			p.Tag, p.Frame = nil, nil
+			w.seen[name] = append(w.seen[name], p)
+		}
 		w.more.Broadcast()
 		w.mu.Unlock()
 	}
