@@ -126,6 +126,11 @@ func (s *Server) change(ctx context.Context, space string, m Match, note string,
 		if err := f(next); err != nil {
 			return d, err
 		}
+		if c := caller(ctx); c.Space != "" {
+			if err := opens(sp, next); err != nil {
+				return d, err
+			}
+		}
 		results, err := s.Policy.Write(ctx, []cluster.Change{{Name: name, Value: next, Expect: d.Version}},
 			cluster.Author{By: caller(ctx).Name, Note: note}, false)
 		if changed := (*cluster.Changed)(nil); errors.As(err, &changed) && m.IfMatch == "" && try < 10 {
@@ -147,6 +152,45 @@ func (s *Server) change(ctx context.Context, space string, m Match, note string,
 		}
 		return results[0].Document, nil
 	}
+}
+
+// opens is the problem of a change that lets calls of a space go where none of
+// its calls could go before: into the networks of whoever runs the server. That
+// is for a token of all spaces.
+func opens(old, next *policy.Space) error {
+	allowed := networks(old)
+	for n := range networks(next) {
+		if !allowed[n] {
+			return problem(http.StatusForbidden, kindScope, "allow_networks names %v, which the space could not reach so far: only a token that is not for one space may allow that", n)
+		}
+	}
+	return nil
+}
+
+// networks returns all networks that a space allows.
+func networks(sp *policy.Space) map[policy.Network]bool {
+	m := make(map[policy.Network]bool)
+	add := func(list []policy.Network) {
+		for _, n := range list {
+			m[n] = true
+		}
+	}
+	if sp.Delivery != nil {
+		add(sp.Delivery.AllowNetworks)
+	}
+	for i := range sp.Domains {
+		for _, use := range []policy.DomainType{policy.Publish, policy.Play} {
+			if e := sp.Domains[i].Access(use).External; e != nil {
+				add(e.AllowNetworks)
+			}
+		}
+	}
+	for i := range sp.Apps {
+		if c := sp.Apps[i].Snapshot.Check; c != nil {
+			add(c.AllowNetworks)
+		}
+	}
+	return m
 }
 
 // below returns a function for change that says where in a body the settings

@@ -101,6 +101,30 @@ func TestParts(t *testing.T) {
 	}
 }
 
+// Who administers one space cannot have the server call into the networks of
+// those who run it, unless these have allowed it.
+func TestNetworksOfOneSpace(t *testing.T) {
+	w := newWorld(t)
+	all, one := w.token(t, Token{Role: Admin}), w.token(t, Token{Role: Admin, Space: "default"})
+	domain := `{"type":"publish","publish":{"external":{"url":"http://10.20.0.1:9/","allow_networks":["10.20.0.0/16"]}}}`
+	app := `{"snapshot":{"enabled":true,"check":{"url":"http://172.16.0.1/","allow_networks":["172.16.0.0/12"]}}}`
+	if code, _, text := w.send(t, one, "PUT", "/spaces/default/domains/a.example.com", domain); code != 403 || !strings.Contains(text, "10.20.0.0/16") {
+		t.Errorf("PUT domain: %d %s", code, text)
+	}
+	if code, _, text := w.send(t, one, "PUT", "/spaces/default/apps/show", app); code != 403 {
+		t.Errorf("PUT app: %d %s", code, text)
+	}
+	if code, _, text := w.send(t, all, "PUT", "/spaces/default/domains/a.example.com", domain); code != 200 {
+		t.Errorf("PUT domain by the admin of all: %d %s", code, text)
+	}
+	if code, _, text := w.send(t, one, "PUT", "/spaces/default/domains/a.example.com", strings.Replace(domain, ":9/", ":10/", 1)); code != 200 {
+		t.Errorf("PUT domain with what was allowed: %d %s", code, text)
+	}
+	if code, _, text := w.send(t, one, "PUT", "/spaces/default/apps/show", app); code != 403 {
+		t.Errorf("PUT app: %d %s", code, text)
+	}
+}
+
 func TestAccessKeys(t *testing.T) {
 	w := newWorld(t)
 	admin, viewer := w.token(t, Token{Role: Admin}), w.token(t, Token{Role: Viewer})

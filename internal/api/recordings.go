@@ -37,11 +37,9 @@ type recordingPage struct{ Body Page[RecordingInfo] }
 
 // recordOf returns how the app of a stream records.
 func (s *Server) recordOf(key stream.Key) (*policy.App, error) {
-	for i := range s.Policy.Set().Spaces {
-		if sp := &s.Policy.Set().Spaces[i]; sp.Name == key.Space {
-			if a := sp.App(key.App); a != nil {
-				return a, nil
-			}
+	if sp := s.Policy.Set().Space(key.Space); sp != nil {
+		if a := sp.App(key.App); a != nil {
+			return a, nil
 		}
 	}
 	return nil, notFound("app", key.App)

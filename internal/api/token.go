@@ -142,15 +142,25 @@ func (t *Tokens) Load(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read the tokens: %w", err)
 	}
+	there := map[string]bool{}
 	for {
 		select {
-		case e := <-watch.Updates():
+		case e, ok := <-watch.Updates():
+			if !ok {
+				return errWatchEnded
+			}
 			if e != nil {
 				t.apply(e)
+				there[strings.TrimPrefix(e.Key(), tokenKey)] = true
 				continue
 			}
 			t.mu.Lock() // that was all there is
 			defer t.mu.Unlock()
+			for id, h := range t.byID { // revoked while nobody watched
+				if !h.local && !there[id] {
+					delete(t.byID, id)
+				}
+			}
 			t.kv, t.watch = kv, watch
 			return nil
 		case <-ctx.Done():
@@ -160,9 +170,19 @@ func (t *Tokens) Load(ctx context.Context) error {
 	}
 }
 
+// errWatchEnded is that the store will say nothing any more.
+var errWatchEnded = errors.New("the watch of the tokens has ended")
+
 // Run reads all tokens, if that has not been done, and learns what other nodes
 // do to them, until ctx ends.
 func (t *Tokens) Run(ctx context.Context) {
+	for ctx.Err() == nil {
+		t.follow(ctx)
+	}
+}
+
+// follow is Run until the watch ends.
+func (t *Tokens) follow(ctx context.Context) {
 	for said := false; t.store() == nil; said = true {
 		try, cancel := context.WithTimeout(ctx, 5*time.Second)
 		err := t.Load(try)
@@ -182,7 +202,14 @@ func (t *Tokens) Run(ctx context.Context) {
 	defer t.watch.Stop()
 	for {
 		select {
-		case e := <-t.watch.Updates():
+		case e, ok := <-t.watch.Updates():
+			if !ok {
+				t.log.Warn("tokens are read again", "err", errWatchEnded)
+				t.mu.Lock()
+				t.kv = nil
+				t.mu.Unlock()
+				return
+			}
 			if e != nil {
 				t.apply(e)
 			}

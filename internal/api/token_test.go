@@ -158,6 +158,44 @@ func TestTokensOfTwoNodes(t *testing.T) {
 	}
 }
 
+// A watch that ends, as it does when its bucket or the connection goes, is begun
+// again, and what was done meanwhile is not missed.
+func TestTokensWatchEnds(t *testing.T) {
+	js, log := newJetStream(t), slog.New(slog.DiscardHandler)
+	other, tokens := NewTokens(js, 1, log), NewTokens(js, 1, log)
+	for _, x := range []*Tokens{other, tokens} {
+		if err := x.Load(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	gone, revoked, err := other.Create(t.Context(), Token{Name: "a", Role: Viewer})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tokens.apply(<-tokens.watch.Updates())
+	tokens.watch.Stop()
+	if err := other.Revoke(t.Context(), gone.ID); err != nil {
+		t.Fatal(err)
+	}
+	_, made, err := other.Create(t.Context(), Token{Name: "b", Role: Viewer})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); tokens.Run(ctx) }() // ends with ctx
+	late := time.After(20 * time.Second)
+	for tokens.find(made) == nil || tokens.find(revoked) != nil {
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-late:
+			t.Fatalf("new token known: %t; revoked one known: %t", tokens.find(made) != nil, tokens.find(revoked) != nil)
+		}
+	}
+	cancel()
+	<-done
+}
+
 func TestLocalToken(t *testing.T) {
 	w := newWorld(t)
 	file := filepath.Join(t.TempDir(), "token")

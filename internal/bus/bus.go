@@ -87,6 +87,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Bus, error) {
 	opts := []nats.Option{
 		nats.Name("weir " + cfg.Node),
 		nats.MaxReconnects(-1),
+		nats.IgnoreAuthErrorAbort(), // credentials are read again, and may be good by then
 		nats.ReconnectWait(500 * time.Millisecond),
 		nats.ReconnectBufSize(-1), // what cannot be sent now fails now: its sender decides
 		nats.RetryOnFailedConnect(true),

@@ -28,7 +28,7 @@ const (
 
 	recordSubject  = "callbacks.record." // + key
 	ownerSubject   = "callbacks.record.owner-"
-	attemptSubject = "callbacks.attempt." // + space.app.shelf; a message is an attempt, or a list of them
+	attemptSubject = "callbacks.attempt." // + space.shelf.shelf; a message is an attempt, or a list of them
 	deadSubject    = "callbacks.dead."    // + space.receiver
 
 	schema = 1
@@ -276,18 +276,18 @@ func (k *keeper) send(g *gathered) {
 	}
 }
 
-// shelves is how many subjects the streams of an app have in the delivery log:
-// JetStream keeps an account of every subject, so there is not one for every
-// stream that ever was.
+// shelves is how many subjects the apps of a space, and the streams of an app,
+// have in the delivery log: JetStream keeps an account of every subject, so
+// there is not one for every name that ever was, or that a refused push had.
 const shelves = 64
 
 func subjectOf(space, app, stream string) string {
-	token := func(s string) string { // a refused push may have a name of any length
-		return bus.Token(s[:min(len(s), 128)])
+	shelf := func(s string) uint32 {
+		h := fnv.New32a()
+		h.Write([]byte(s))
+		return h.Sum32() % shelves
 	}
-	h := fnv.New32a()
-	h.Write([]byte(stream))
-	return fmt.Sprintf("%s%s.%s.%02x", attemptSubject, token(space), token(app), h.Sum32()%shelves)
+	return fmt.Sprintf("%s%s.%02x.%02x", attemptSubject, bus.Token(space), shelf(app), shelf(stream))
 }
 
 func (k *keeper) bury(ctx context.Context, l *Letter) error {

@@ -275,6 +275,27 @@ func TestCrowd(t *testing.T) {
 	}
 }
 
+// Names that clients make up cost no subjects, of which JetStream keeps an
+// account each.
+func TestMadeUpNames(t *testing.T) {
+	l := newWorld(t).open(func(o *Options) { o.CrowdRate = 1e6 })
+	const n = 3000
+	for i := range n {
+		e := event.New(time.Now(), event.PublishRefused{Reason: "no_app"})
+		e.Space, e.App, e.Stream = "default", fmt.Sprintf("app%d", i), "s"
+		l.Emit(e)
+	}
+	settle(t, l)
+	info, err := (*l.crowd.ready.Load()).Info(t.Context())
+	if err != nil || info.State.NumSubjects > shelves {
+		t.Errorf("%d subjects, %v; want %d at most", info.State.NumSubjects, err, shelves)
+	}
+	list := all(t, l, Filter{Space: "default", App: "app77", Types: []event.Type{event.TypePublishRefused}})
+	if len(list) != 1 || list[0].Event.App != "app77" {
+		t.Errorf("of one app there are %d", len(list))
+	}
+}
+
 func TestRate(t *testing.T) {
 	l := newWorld(t).open(func(o *Options) { o.CrowdRate = 1 })
 	for range 100 {

@@ -16,7 +16,8 @@ import (
 //
 // and of one of a crowd weir.crowd and the same, with names as bus.Token has them; the dot of a type stays. JetStream keeps
 // an account of every subject, so there must not be one for every stream that
-// ever was: a stream has one of 1024 shelves, by its name.
+// ever was: a stream has one of 1024 shelves, by its name. In facts of crowds an
+// app has one, too: it may be any name that a client has asked for.
 const (
 	factsPrefix = "weir.facts."
 	crowdPrefix = "weir.crowd."
@@ -24,13 +25,21 @@ const (
 
 const shelves = 1024
 
-func shelf(stream string) string {
-	if stream == "" {
+func shelf(name string) string {
+	if name == "" {
 		return "="
 	}
 	h := fnv.New32a()
-	h.Write([]byte(stream))
+	h.Write([]byte(name))
 	return fmt.Sprintf("%03x", h.Sum32()%shelves)
+}
+
+// appToken stands for an app in a subject that begins with prefix.
+func appToken(prefix, app string) string {
+	if prefix == crowdPrefix {
+		return shelf(app)
+	}
+	return bus.Token(app)
 }
 
 // subjectOf returns the subject of a fact. What clients ask for may not exist,
@@ -47,7 +56,7 @@ func subjectOf(e *event.Event) string {
 	if app == "" {
 		stream = ""
 	}
-	return prefix + bus.Token(space) + "." + bus.Token(app) + "." + shelf(stream) + "." + string(e.Type)
+	return prefix + bus.Token(space) + "." + appToken(prefix, app) + "." + shelf(stream) + "." + string(e.Type)
 }
 
 // tellsOfPush reports whether facts of that subject begin or end pushes.
@@ -95,7 +104,7 @@ func (f *Filter) subjects(prefix string) []string {
 		}
 		return t
 	}
-	base := prefix + token(f.Space, bus.Token(f.Space)) + "." + token(f.App, bus.Token(f.App)) + "." + token(f.Stream, shelf(f.Stream)) + "."
+	base := prefix + token(f.Space, bus.Token(f.Space)) + "." + token(f.App, appToken(prefix, f.App)) + "." + token(f.Stream, shelf(f.Stream)) + "."
 	if len(f.Types) == 0 {
 		if f.Space == "" && f.App == "" && f.Stream == "" {
 			return nil // all there is

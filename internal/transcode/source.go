@@ -360,6 +360,9 @@ func (src *source) gather(r *stream.Reader) (head []av.Packet, m media, err erro
 			}
 		default:
 			m.audio = p.Codec
+			if m.video != av.Unknown && !hasVideo(head) {
+				continue // the first key frame begins anew, however long that takes
+			}
 			if !framed {
 				first, framed = p.DTS, true
 			}
