@@ -141,6 +141,7 @@ func (s *Snapshotter) Follow(_ context.Context, pub *stream.Publication, r *stre
 	if !pub.App().Snapshot.Enabled {
 		return
 	}
+	r.AwaitKeyFrames()
 	w := &worker{s: s}
 	defer w.tasks.Wait()
 	f := following{push: s.pushes.of(pub)}

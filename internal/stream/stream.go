@@ -28,6 +28,7 @@ type Stream struct {
 
 	mu    sync.Mutex
 	grown sync.Cond // on mu: the log grew, or the stream or a reader ended
+	keyed sync.Cond // on mu: the same, for readers that wait for key frames
 
 	pub    *Publication // the newest
 	live   bool         // pub goes on; else the stream is held
@@ -50,6 +51,8 @@ type Stream struct {
 	gop     uint64
 	cached  bool
 	readers map[*Reader]struct{}
+	calm    int   // readers that wait for key frames
+	woken   int64 // size of the log when they were woken last
 
 	meta         *av.Packet
 	video, audio track
@@ -99,7 +102,7 @@ func newStream(h *Hub, key Key, app *policy.App, now time.Time) *Stream {
 		meter:   newMeter(now),
 		traffic: new(Traffic),
 	}
-	s.grown.L = &s.mu
+	s.grown.L, s.keyed.L = &s.mu, &s.mu
 	s.eras.begin(firstEra(now))
 	return s
 }
@@ -309,8 +312,12 @@ func (s *Stream) append(p av.Packet, now time.Time) {
 	for _, f := range s.feeds {
 		f.append(&p, s.next()-1, now)
 	}
-	if len(s.readers) > 0 {
+	if len(s.readers) > s.calm {
 		s.grown.Broadcast()
+	}
+	if s.calm > 0 && (p.Key && p.Kind == av.Video && !p.Config || s.size-s.woken > calmBytes) {
+		s.woken = s.size
+		s.keyed.Broadcast()
 	}
 	s.trim()
 }
@@ -371,7 +378,7 @@ func (s *Stream) detach(pub *Publication, reason EndReason) {
 			r.over, r.until = true, s.next()
 		}
 	}
-	s.grown.Broadcast()
+	s.wake()
 	hold := s.app.Hold
 	if reason == EndKicked || reason == EndShutdown {
 		hold = 0
@@ -394,7 +401,7 @@ func (s *Stream) finish(pub *Publication) bool {
 		f.end()
 	}
 	clear(s.feeds)
-	s.grown.Broadcast()
+	s.wake()
 	s.cancel()
 	return true
 }
@@ -436,6 +443,7 @@ type Reader struct {
 	next   uint64
 	closed bool
 	jumps  uint64
+	calm   bool   // it waits for key frames
 	jumped bool   // the next packet is the first after a jump
 	era    uint64 // of the newest packet read
 
@@ -503,8 +511,29 @@ func (r *Reader) ReadPacket() (av.Packet, error) {
 		case s.ended:
 			return av.Packet{}, io.EOF
 		default:
-			s.grown.Wait()
+			if r.calm {
+				s.keyed.Wait()
+			} else {
+				s.grown.Wait()
+			}
 		}
+	}
+}
+
+// calmBytes is how much of the log may wait for a reader that waits for a key
+// frame.
+const calmBytes = 1 << 20
+
+// AwaitKeyFrames makes ReadPacket, once it has returned all there is, wait for
+// the next key frame of video, or for a megabyte, and not be woken for each
+// packet in between, of which it misses none. It is for those who want few of
+// them, and is called before the first ReadPacket.
+func (r *Reader) AwaitKeyFrames() {
+	r.s.mu.Lock()
+	defer r.s.mu.Unlock()
+	if !r.closed && !r.calm {
+		r.calm = true
+		r.s.calm++
 	}
 }
 
@@ -530,7 +559,16 @@ func (r *Reader) Jumps() uint64 {
 func (r *Reader) Close() {
 	r.s.mu.Lock()
 	defer r.s.mu.Unlock()
+	if r.calm && !r.closed {
+		r.s.calm--
+	}
 	r.closed = true
 	delete(r.s.readers, r)
-	r.s.grown.Broadcast()
+	r.s.wake()
+}
+
+// wake wakes all readers. s.mu is held.
+func (s *Stream) wake() {
+	s.grown.Broadcast()
+	s.keyed.Broadcast()
 }

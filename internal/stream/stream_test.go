@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -140,6 +141,71 @@ func TestReaderStartsAtTheKeyFrameWithItsConfiguration(t *testing.T) {
 	write(t, p, config(av.Video, "VD"), video(160, true, "K160"))
 	equal(t, "changed configuration", read(t, r, 2), []string{"|VD@120", "K160@160"})
 	p.End(EndClosed)
+}
+
+// A reader that waits for key frames misses nothing, and sleeps in between; the
+// log does not grow without bound meanwhile, and the others are woken as ever.
+func TestReaderAwaitsKeyFrames(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t, Options{})
+		p := publish(t, h, app())
+		begin := func(calm bool) (got *[]string, over chan error) {
+			r := p.NewReader()
+			if calm {
+				r.AwaitKeyFrames()
+			}
+			got, over = new([]string), make(chan error, 1)
+			go func() { // ends with the publication
+				defer r.Close()
+				for {
+					x, err := r.ReadPacket()
+					if err != nil {
+						over <- err
+						return
+					}
+					*got = append(*got, fmt.Sprintf("%.8s", name(x)))
+				}
+			}()
+			synctest.Wait()
+			return got, over
+		}
+		calm, over := begin(true)
+		other, otherOver := begin(false)
+		var all []string
+		step := func(wakes bool, pkts ...av.Packet) {
+			t.Helper()
+			before := len(*calm)
+			write(t, p, pkts...)
+			for _, x := range pkts {
+				all = append(all, fmt.Sprintf("%.8s", name(x)))
+			}
+			synctest.Wait()
+			equal(t, "the other reader", *other, all)
+			if wakes {
+				equal(t, "the one that waits for key frames", *calm, all)
+			} else if len(*calm) != before {
+				t.Errorf("it was woken for %q", (*calm)[before:])
+			}
+		}
+		step(true, video(0, true, "K0"))
+		step(false, audio(5, "a5"), video(40, false, "v40"))
+		step(true, video(80, true, "K80"))
+		step(false, video(120, false, "v120"))
+		step(true, audio(125, strings.Repeat("x", calmBytes)))
+		step(false, video(160, false, "v160"))
+		p.End(EndClosed)
+		if err := <-over; err != io.EOF {
+			t.Errorf("it ended with %v", err)
+		}
+		equal(t, "at last", *calm, all)
+		<-otherOver
+		synctest.Wait()
+		p.s.mu.Lock()
+		defer p.s.mu.Unlock()
+		if n := p.s.calm; n != 0 {
+			t.Errorf("%d are said to wait for key frames", n)
+		}
+	})
 }
 
 func TestReaderEndsWithTheStream(t *testing.T) {
