@@ -76,10 +76,12 @@ func (d *Dispatcher) Run(ctx context.Context) { d.lease.Run(ctx, d.run) }
 // run tells until ctx ends; calls under way go on until held does. It is called
 // on one node at a time.
 func (d *Dispatcher) run(ctx, held context.Context) {
+	ctx, end := context.WithCancel(ctx)
+	defer end()
 	for ctx.Err() == nil {
 		err := d.keeper.open(ctx)
 		if err == nil {
-			err = d.keeper.own(ctx)
+			err = d.keeper.own(ctx, end)
 		}
 		if err == nil {
 			break

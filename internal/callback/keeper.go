@@ -74,8 +74,9 @@ type keeper struct {
 	gathering sync.Mutex
 	gathered  []gathered // the subject that began first is first
 
-	writing sync.Mutex    // held by who writes a record: a replicated stream takes one after the other
-	owner   atomic.Uint64 // of the records, in ownerSubject
+	writing sync.Mutex // held by who writes a record: a replicated stream takes one after the other
+	owner   uint64     // of the records, in ownerSubject
+	wiped   func()
 }
 
 // newKeeper returns a keeper that can do nothing before open has succeeded.
@@ -85,7 +86,7 @@ func newKeeper(js jetstream.JetStream, replicas int, limits Keep, log *slog.Logg
 }
 
 // open makes what the keeper keeps in JetStream, or finds it.
-func (k *keeper) open(ctx context.Context) (err error) {
+func (k *keeper) open(ctx context.Context) error {
 	// A server that is asked for a stream while it shuts down leaks it: this waits
 	// for the answers, which come in seconds.
 	ctx = context.WithoutCancel(ctx)
@@ -95,7 +96,7 @@ func (k *keeper) open(ctx context.Context) (err error) {
 		return nil
 	}
 	migrate := func(context.Context, int) error { return nil } // there is but one version
-	k.records, err = bus.Stream(ctx, k.js, jetstream.StreamConfig{
+	records, err := bus.Stream(ctx, k.js, jetstream.StreamConfig{
 		Name: recordStream, Description: "callbacks that wait", Subjects: []string{recordSubject + ">"},
 		MaxMsgsPerSubject: 1, Replicas: k.replicas,
 	}, schema, migrate)
@@ -109,17 +110,22 @@ func (k *keeper) open(ctx context.Context) (err error) {
 	if attempts.Replicas == 1 {
 		attempts.PersistMode = jetstream.AsyncPersistMode // which there is for a single copy
 	}
-	if k.attempts, err = bus.Stream(ctx, k.js, attempts, schema, migrate); err != nil {
+	log, err := bus.Stream(ctx, k.js, attempts, schema, migrate)
+	if err != nil {
 		return err
 	}
-	k.dead, err = bus.Stream(ctx, k.js, jetstream.StreamConfig{
+	dead, err := bus.Stream(ctx, k.js, jetstream.StreamConfig{
 		Name: deadStream, Description: "facts that could not be told", Subjects: []string{deadSubject + ">"},
 		MaxAge: k.limits.DeadAge, MaxBytes: k.limits.DeadBytes, Replicas: k.replicas,
 	}, schema, migrate)
-	if err == nil {
-		k.opened.Store(true)
+	if err != nil {
+		return err
 	}
-	return err
+	if k.records == nil { // these know them by their names, also when they are made again
+		k.records, k.attempts, k.dead = records, log, dead
+	}
+	k.opened.Store(true)
+	return nil
 }
 
 // ErrAway is the error of asking for something while JetStream is away.
@@ -177,14 +183,30 @@ func (p *part) delete(ctx context.Context, key string) error {
 // own makes the records those of this process: another one that believes to
 // tell owners, because it was halted and has not noticed, can write none any
 // more. It could otherwise undo what this one records.
-func (k *keeper) own(ctx context.Context) error {
+//
+// Wiped is called when they are found to be gone: then they are to be opened and
+// owned again.
+func (k *keeper) own(ctx context.Context, wiped func()) error {
+	k.writing.Lock()
+	defer k.writing.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, busTime)
 	defer cancel()
 	ack, err := k.js.Publish(ctx, ownerSubject, nil)
-	if err == nil {
-		k.owner.Store(ack.Sequence)
+	if err != nil {
+		k.missing(err)
+		return err
 	}
-	return err
+	k.owner, k.wiped = ack.Sequence, wiped
+	return nil
+}
+
+// missing looks whether there is an error because somebody has wiped the records.
+func (k *keeper) missing(err error) (wiped bool) {
+	wiped = errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, jetstream.ErrStreamNotFound)
+	if wiped {
+		k.opened.Store(false)
+	}
+	return wiped
 }
 
 // record writes a record, if the records are this process's.
@@ -193,8 +215,11 @@ func (k *keeper) record(ctx context.Context, subject string, value []byte) (uint
 	defer k.writing.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, busTime)
 	defer cancel()
-	ack, err := k.js.Publish(ctx, subject, value, jetstream.WithExpectLastSequenceForSubject(k.owner.Load(), ownerSubject))
+	ack, err := k.js.Publish(ctx, subject, value, jetstream.WithExpectLastSequenceForSubject(k.owner, ownerSubject))
 	if err != nil {
+		if k.missing(err) && k.wiped != nil {
+			k.wiped()
+		}
 		return 0, err
 	}
 	return ack.Sequence, nil

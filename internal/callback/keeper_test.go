@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"weir/internal/bus"
 	"weir/internal/event"
 	"weir/internal/policy"
@@ -70,7 +72,7 @@ func TestKeeper(t *testing.T) {
 	if err := next.open(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if err := next.own(ctx); err != nil {
+	if err := next.own(ctx, nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := p.put(ctx, key("lane", "9"), []byte("stale")); err == nil {
@@ -177,5 +179,61 @@ func TestReplayAllFails(t *testing.T) {
 	sum, err := d.ReplayAll(t.Context(), "", "", 0, 0)
 	if err != nil || sum.Told != 0 || sum.Failed != streams || sum.Skipped != streams*(each-1) {
 		t.Errorf("ReplayAll = %+v, %v", sum, err)
+	}
+}
+
+// In a cluster, too, records are written and deleted by many at once, and by the
+// owner alone.
+func TestKeeperReplicated(t *testing.T) {
+	var routes []string
+	var held []net.Listener
+	for range 3 { // ports, as each must know the others' before they listen
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		held = append(held, ln)
+		routes = append(routes, ln.Addr().String())
+	}
+	var nodes []*bus.Bus
+	for i, addr := range routes {
+		held[i].Close()
+		b, err := bus.Open(t.Context(), bus.Config{Node: fmt.Sprintf("n%d", i), Dir: t.TempDir(), Cluster: &bus.Cluster{
+			Name: "c", Listen: addr, Routes: routes, User: "weir", Password: "canary",
+		}}, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(b.Close)
+		nodes = append(nodes, b)
+	}
+	var keepers []*keeper
+	for _, b := range nodes[:2] {
+		k := newKeeper(b.JetStream(), b.Replicas(), Keep{}, slog.New(slog.DiscardHandler))
+		until(t, "the cluster has a majority", time.Minute, func() bool { return k.open(t.Context()) == nil && k.own(t.Context(), nil) == nil })
+		keepers = append(keepers, k)
+	}
+	p := keepers[1].part("")
+	var g errgroup.Group
+	for i := range 64 {
+		g.Go(func() error {
+			k := key("lane", fmt.Sprint(i))
+			if err := p.put(t.Context(), k, []byte("x")); err != nil {
+				return err
+			}
+			if i%2 == 0 {
+				return p.delete(t.Context(), k)
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if err := keepers[0].part("").put(t.Context(), key("lane", "0"), []byte("stale")); err == nil {
+		t.Error("the owner before can write")
+	}
+	if m, err := p.all(t.Context()); err != nil || len(m) != 32 {
+		t.Errorf("%d records, %v, want 32", len(m), err)
 	}
 }

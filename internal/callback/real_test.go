@@ -209,3 +209,38 @@ func TestReal(t *testing.T) {
 	receiver.Close()
 	runtime.GC()
 }
+
+// F37: when what is kept in JetStream is wiped, it is made again, and what
+// happens from then on is told.
+func TestWiped(t *testing.T) {
+	var calls atomic.Int32
+	receiver := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { calls.Add(1) }))
+	t.Cleanup(receiver.Close)
+	w := prepare(t, t.TempDir(), "")
+	w.lease = clusterLease
+	w.start()
+	start, end := pushOf("a", "s", receiver.URL)
+	w.log.Emit(start)
+	until(t, "the start is told", 10*time.Second, func() bool { return calls.Load() == 1 })
+	js := w.bus.JetStream()
+	for i, streams := range [][]string{{recordStream}, {recordStream, attemptStream, deadStream, "KV_weir_lease_callbacks"}} {
+		for _, name := range streams {
+			if err := js.DeleteStream(t.Context(), name); err != nil {
+				t.Fatal(err)
+			}
+		}
+		before := calls.Load()
+		w.log.Emit([]event.Event{end, start}[i])
+		until(t, "what happened then is told", 20*time.Second, func() bool { return calls.Load() > before })
+		until(t, "the cursor is kept again", 20*time.Second, func() bool {
+			text, err := w.d.keeper.part("").get(t.Context(), cursorKey)
+			return err == nil && string(text) == fmt.Sprint(w.log.Last()+1)
+		})
+	}
+	until(t, "the delivery log is kept again", 20*time.Second, func() bool {
+		start, _ := pushOf("a", "s", receiver.URL)
+		w.log.Emit(start)
+		list, err := w.d.Attempts(t.Context(), Attempts{Most: 10})
+		return err == nil && len(list) > 0
+	})
+}
