@@ -148,3 +148,63 @@ func TestCallbackExample(t *testing.T) {
 		}
 	}
 }
+
+// Two nodes of a cluster: one tells of the pushes to both, each once; when it
+// stops, the other one goes on. Each says how the receiver is.
+func TestCallbacksInCluster(t *testing.T) {
+	nats := newNATS(t)
+	s := new(sink.Sink)
+	receiver := httptest.NewServer(s)
+	t.Cleanup(receiver.Close)
+	var nodes []*Node
+	var stops []func() error
+	for _, name := range []string{"n1", "n2"} {
+		c := testConfig(t)
+		c.Node, c.NATS.URL = name, nats.ClientURL()
+		sp := &c.Policy.Spaces[0]
+		sp.Callback = &policy.Callback{URL: policy.Endpoint(receiver.URL + "/live")}
+		sp.Delivery = new(policy.Delivery)
+		sp.Delivery.SetDefaults()
+		sp.Delivery.AllowNetworks = networks("127.0.0.0/8")
+		n, _, stop := start(t, c)
+		nodes, stops = append(nodes, n), append(stops, stop)
+	}
+	events := 0
+	seen := func(more int) {
+		t.Helper()
+		events += more
+		var a sink.Account
+		until(t, fmt.Sprintf("%d callbacks", events), 20*time.Second, func() bool { a, _ = s.Account(); return a.Events >= events })
+		if len(a.Problems) > 0 || a.Again > 0 {
+			t.Errorf("the receiver: %+v", a)
+		}
+	}
+	for i, n := range nodes {
+		publish(t, n, fmt.Sprintf("s%d", i)).Close()
+		seen(2)
+	}
+	told := []int64{nodes[0].callbacks.Stats().Delivered, nodes[1].callbacks.Stats().Delivered}
+	if told[0]+told[1] != 4 || told[0] != 0 && told[1] != 0 {
+		t.Errorf("the nodes have told %v, want one of them all", told)
+	}
+	first := 0
+	if told[1] > 0 {
+		first = 1
+	}
+	other := nodes[1-first]
+	for _, n := range nodes {
+		if list, err := n.callbacks.Receivers(t.Context(), ""); err != nil || len(list) != 1 || list[0].State != "ok" || list[0].Delivered != 4 {
+			t.Errorf("%s says of the receivers %+v, %v", n.name, list, err)
+		}
+	}
+	p := publish(t, other, "s3")
+	seen(1)
+	if err := stops[first](); err != nil {
+		t.Fatal(err)
+	}
+	p.Close()
+	seen(1)
+	if n := other.callbacks.Stats().Delivered; n != 1 {
+		t.Errorf("the other node has told %d times, want once", n)
+	}
+}
