@@ -25,7 +25,7 @@ func (n *Node) openSnapshots() {
 	n.ffmpeg = ffmpeg.New(t)
 	o := snapshot.Options{
 		Log: n.log, Tool: n.ffmpeg, Pictures: c.Pictures, Forbid: n.forbid,
-		Emit: n.events.Emit, Bucket: n.buckets.Named, BucketName: n.buckets.Name, AlertCallback: n.alertCallback,
+		Emit: n.events.Emit, Bucket: n.buckets.Named, Tracer: n.tracer, BucketName: n.buckets.Name, AlertCallback: n.alertCallback,
 	}
 	n.snapshots = snapshot.New(o)
 	n.hub.Follow(n.snapshots.Follow)

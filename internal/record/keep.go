@@ -130,15 +130,24 @@ func prefix(cfg *policy.Record, app, name, format string) string {
 	return path.Join(cfg.Prefix, "record", app, name, format) + "/"
 }
 
-// upload puts a segment into the bucket and sees that it is there.
-func (t *take) upload(ctx context.Context, n int) (err error) {
+// trace begins a span of the trace of the take's last push, about something on
+// its way to the bucket.
+func (t *take) trace(ctx context.Context) (context.Context, *tracing.Span) {
 	t.mu.Lock()
-	s, push := *t.segment(n), ""
+	push := ""
 	if len(t.pushes) > 0 {
 		push = t.pushes[len(t.pushes)-1].Sequence
 	}
 	t.mu.Unlock()
-	ctx, span := tracing.Start(tracing.Push(ctx, push), "upload", "bucket", t.head.Record.Bucket)
+	return tracing.Start(tracing.Push(ctx, push), "upload", "bucket", t.head.Record.Bucket)
+}
+
+// upload puts a segment into the bucket and sees that it is there.
+func (t *take) upload(ctx context.Context, n int) (err error) {
+	t.mu.Lock()
+	s := *t.segment(n)
+	t.mu.Unlock()
+	ctx, span := t.trace(ctx)
 	defer func() { span.Fail(err); span.End() }()
 	select {
 	case t.r.uploads <- struct{}{}:
@@ -218,7 +227,11 @@ func (t *take) produce(format string, cfg *policy.RecordFormat, do func(context.
 			d := hls.Fact.Data.(event.RecordFailed)
 			fail = &failure{d.Errnum, errors.New("there is no HLS recording to make it of: " + d.Errmsg)}
 		} else if !t.try("make "+format, func(ctx context.Context) (err error) {
+			ctx, span := t.trace(ctx)
 			m, err = do(ctx, p)
+			span.Set("format", format, "key", p.Key)
+			span.Fail(err)
+			span.End()
 			if errors.As(err, &fail) {
 				return nil
 			}

@@ -33,6 +33,7 @@ import (
 	"weir/internal/policy"
 	"weir/internal/storage"
 	"weir/internal/stream"
+	"weir/internal/tracing"
 )
 
 // Options are a Snapshotter's settings. Tool is needed; of the others a zero
@@ -53,6 +54,8 @@ type Options struct {
 
 	// AlertCallback says who is told of the alerts of a push. It must not wait.
 	AlertCallback func(*stream.Publication) *event.Callback
+
+	Tracer *tracing.Tracer // nil: nothing is traced
 
 	// Forbid keeps a stream off the air until then, for ever if it is zero. It
 	// is called when an owner's server that checks pictures says so.
@@ -104,7 +107,7 @@ func New(o Options) *Snapshotter {
 	o.Pictures = cmp.Or(o.Pictures, max(1, runtime.NumCPU()/2))
 	s := &Snapshotter{opt: o, log: o.Log, pool: ffmpeg.NewPool(o.Pictures, cmp.Or(o.Waiting, 16*o.Pictures))}
 	s.latest.limit = cmp.Or(o.Memory, 64<<20)
-	s.ctx, s.stop = context.WithCancel(context.Background())
+	s.ctx, s.stop = context.WithCancel(tracing.With(context.Background(), o.Tracer))
 	return s
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"weir/internal/storage"
+	"weir/internal/tracing"
 )
 
 // storeTime is how long a picture may take to be stored; then it has failed.
@@ -27,7 +28,9 @@ func (s *Snapshotter) store(c *capture, p *Picture, key string) (bucket string, 
 	if err != nil {
 		return "", &failure{errStorage, "the bucket cannot be used"}
 	}
-	ctx, cancel := context.WithTimeout(s.ctx, storeTime)
+	ctx, span := tracing.Start(tracing.Push(s.ctx, p.Sequence), "upload", "bucket", c.cfg.Bucket, "format", "jpeg", "key", key)
+	defer func() { span.Fail(err); span.End() }()
+	ctx, cancel := context.WithTimeout(ctx, storeTime)
 	defer cancel()
 	o := storage.PutOptions{
 		Size: int64(len(p.JPEG)), ContentType: "image/jpeg",
