@@ -201,8 +201,9 @@ type history struct {
 	of
 	Since  string `default:"24h" placeholder:"TIME" help:"From then on: how long ago, or a time (${default})."`
 	Until  string `placeholder:"TIME" help:"Before then; if not given, until now."`
-	Failed bool   `help:"Pushes that were refused."`
-	Sums   bool   `help:"For how long each stream was on the air."`
+	Failed bool   `help:"Pushes that were refused." xor:"of"`
+	Sums   bool   `help:"For how long each stream was on the air." xor:"of"`
+	Files  bool   `name:"recordings" help:"Recordings that were finished, or failed." xor:"of"`
 	Limit  int    `help:"How many at most; if not given, all."`
 }
 
@@ -222,6 +223,16 @@ func (h *history) Run(ctx context.Context, stdout io.Writer) error {
 		return h.show(stdout, list, "TIME STREAM CLIENT REASON TOLD", func(row func(...any)) {
 			for _, p := range list {
 				row(local(p.Time), p.Domain+"/"+p.App+"/"+p.Stream, address(p.Addr), p.Reason, p.Message)
+			}
+		})
+	case h.Files:
+		list, err := all[api.RecordedFile](ctx, c, "/history/recordings", q, h.Limit)
+		if err != nil {
+			return err
+		}
+		return h.show(stdout, list, "TIME STREAM FORMAT MEDIA SIZE BUCKET KEY NOTE", func(row func(...any)) {
+			for _, f := range list {
+				row(local(f.Time), f.Space+"/"+f.App+"/"+f.Stream, f.Format, age(seconds(f.Seconds)), amount(f.Size, "B"), f.Bucket, f.Key, f.Error)
 			}
 		})
 	case h.Sums:
@@ -248,6 +259,40 @@ func (h *history) Run(ctx context.Context, stdout io.Writer) error {
 				video += fmt.Sprintf(" %dx%d", p.Brought.Width, p.Brought.Height)
 			}
 			row(local(p.Started), age(time.Duration(p.Seconds*float64(time.Second))), p.Space+"/"+p.App+"/"+p.Stream, address(p.Addr), p.Reason, amount(p.Brought.Bytes, "B"), video)
+		}
+	})
+}
+
+type statistics struct {
+	remote
+	Name  string        `arg:"" optional:"" placeholder:"NAME" help:"Of a SPACE, SPACE/APP or SPACE/APP/STREAM; if not given, of everything."`
+	Since string        `default:"1h" placeholder:"TIME" help:"From then on: how long ago, or a time (${default})."`
+	Until string        `placeholder:"TIME" help:"Before then; if not given, until now."`
+	Step  time.Duration `default:"1m" help:"Of a line: whole minutes, from an hour on whole hours (${default})."`
+}
+
+// Run prints bytes and players over time.
+func (s *statistics) Run(ctx context.Context, stdout io.Writer) error {
+	parts := strings.Split(s.Name, "/")
+	if len(parts) > 3 {
+		return fmt.Errorf("%q is not SPACE, SPACE/APP or SPACE/APP/STREAM", s.Name)
+	}
+	parts = append(parts, "", "")
+	q := url.Values{}
+	if err := times(q, s.Since, s.Until); err != nil {
+		return err
+	}
+	ask := set("space", parts[0], "app", parts[1], "stream", parts[2], "from", q.Get("since"), "to", q.Get("until"), "step", fmt.Sprint(int(s.Step.Seconds())))
+	var out struct {
+		Points []api.StatisticsPoint `json:"points"`
+	}
+	if err := s.do(ctx, http.MethodGet, "/statistics", ask, nil, &out); err != nil {
+		return err
+	}
+	return s.show(stdout, out.Points, "FROM IN OUT PLAYERS PEAK PLAYS STREAMS PUBLISHED", func(row func(...any)) {
+		for _, p := range out.Points {
+			row(local(p.Start), amount(p.BytesIn, "B"), amount(p.BytesOut.Total, "B"), fmt.Sprintf("%.3g", p.Players.Total), p.PeakPlayers, p.Plays, p.PeakStreams,
+				age(time.Duration(p.Published)*time.Second))
 		}
 	})
 }

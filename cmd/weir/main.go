@@ -45,6 +45,7 @@ type cli struct {
 	Forbidden  listForbidden  `cmd:"" help:"List what is forbidden."`
 	Events     events         `cmd:"" help:"Print what happened at a running server, and with -f what happens."`
 	History    history        `cmd:"" help:"List pushes that are over, or were refused."`
+	Statistics statistics     `cmd:"" help:"Print bytes and players over time."`
 	Recordings recordings     `cmd:"" help:"List recordings, start and stop them, print their URLs, delete them."`
 	Snapshots  snapshots      `cmd:"" help:"List, take and save pictures of streams."`
 	Renditions listTranscodes `cmd:"" help:"List renditions, and how they fare."`

@@ -173,10 +173,20 @@ func (r *remote) orders(stdout io.Writer, list []api.OrderInfo) error {
 	})
 }
 
-type listOrders struct{ remote }
+type listOrders struct {
+	remote
+	ID string `arg:"" optional:"" help:"Of one order; if not given, all."`
+}
 
 // Run lists orders.
 func (l *listOrders) Run(ctx context.Context, stdout io.Writer) error {
+	if l.ID != "" {
+		var o api.OrderInfo
+		if err := l.do(ctx, http.MethodGet, "/recording-orders/"+url.PathEscape(l.ID), nil, nil, &o); err != nil {
+			return err
+		}
+		return l.orders(stdout, []api.OrderInfo{o})
+	}
 	list, err := all[api.OrderInfo](ctx, &l.client, "/recording-orders", url.Values{}, 0)
 	if err != nil {
 		return err

@@ -277,12 +277,31 @@ func (r *resume) Run(ctx context.Context, stdout io.Writer) error {
 
 type listForbidden struct {
 	remote
+	Name  string `arg:"" optional:"" placeholder:"STREAM" help:"Say what forbids this stream: SPACE/APP/STREAM; the space is default and the app live if not given."`
 	Space string `help:"Of this space only."`
 	App   string `help:"Of this app only."`
 }
 
-// Run lists what is forbidden.
+// Run lists what is forbidden, or says what is of one stream.
 func (l *listForbidden) Run(ctx context.Context, stdout io.Writer) error {
+	if l.Name != "" {
+		name, err := streamName(l.Name)
+		if err != nil {
+			return err
+		}
+		var check api.CheckOutput
+		if err := l.do(ctx, http.MethodGet, "/forbidden/"+name, nil, nil, &check.Body); err != nil {
+			return err
+		}
+		switch {
+		case l.Output == "json":
+			return printJSON(stdout, check.Body)
+		case len(check.Body.By) == 0:
+			fmt.Fprintf(stdout, "%s is not forbidden\n", name)
+			return nil
+		}
+		return l.print(stdout, check.Body.By)
+	}
 	list, err := all[api.Forbidden](ctx, &l.client, "/forbidden", set("space", l.Space, "app", l.App), 0)
 	if err != nil {
 		return err

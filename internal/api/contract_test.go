@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -254,6 +255,7 @@ func TestContract(t *testing.T) {
 				try("an array", request{body: "[]"}, 422, kindInvalid)
 				try("as text", request{body: string(text), header: map[string]string{"Content-Type": "text/plain"}}, 415, kindMedia)
 				try("as a form", request{body: "a=b", header: map[string]string{"Content-Type": "application/x-www-form-urlencoded"}}, 415, kindMedia)
+				try("as multipart", request{body: string(text), header: map[string]string{"Content-Type": "multipart/form-data; boundary=x"}}, 415, kindMedia)
 				try("without a type", request{body: string(text), header: map[string]string{"Content-Type": ""}}, 415, kindMedia)
 				try("in UTF-16", request{body: string(text), header: map[string]string{"Content-Type": "application/json; charset=utf-16"}}, 415, kindMedia)
 				try("too large", request{body: `{"x":"` + strings.Repeat("a", maxBody) + `"}`}, 413, kindTooLarge)
@@ -315,6 +317,44 @@ func TestMatrix(t *testing.T) {
 			if want == 0 && (rec.Code == 401 || rec.Code == 403 && kindOf(rec) == kindRole || rec.Code >= 500) {
 				t.Errorf("%s by %s for %q: %d %s", e.op.OperationID, h.name, h.space, rec.Code, rec.Body)
 			}
+		}
+	}
+}
+
+// TestActions holds the table of the hosted service's actions in docs/api.md and
+// the document together: each action has its place, and each place is there.
+func TestActions(t *testing.T) {
+	text, err := os.ReadFile("../../docs/api.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(text), "## The actions of the hosted service")
+	there := map[string]bool{}
+	for _, e := range endpoints(newWorld(t).Server) {
+		there[e.method+" "+e.path] = true
+	}
+	place := regexp.MustCompile("`((?:GET|PUT|POST|DELETE) /[^`]*)`")
+	rows := map[string]int{}
+	for line := range strings.Lines(table) {
+		cells := strings.Split(line, " | ")
+		if len(cells) != 3 || cells[0] == "| action" {
+			continue
+		}
+		action := strings.TrimPrefix(cells[0], "| ")
+		for _, m := range place.FindAllStringSubmatch(cells[1], -1) {
+			if rows[action]++; !there[m[1]] {
+				t.Errorf("%s: the API has no %s", action, m[1])
+			}
+		}
+		if !strings.HasPrefix(cells[2], "`weir ") {
+			t.Errorf("%s: there is no command", action)
+		}
+	}
+	for _, action := range strings.Fields(`ForbidStream ResumeStream GetBlacklist CheckBlacklist ListRealtimePubStreamsInfo ListHistoryPubStreamsInfo
+		ListHistoryPubStreamsErrInfo ListStreamDurations ListRealtimeStreamsInfo KillStreamCache CreateRecordTask CancelRecordTask StartStreamRecord
+		StopStreamRecord ListRecordingTasks ListHistoryRecordTasks GetRecordTask ListStreamRecordContent`) {
+		if rows[action] == 0 {
+			t.Errorf("%s has no place", action)
 		}
 	}
 }

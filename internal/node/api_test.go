@@ -15,6 +15,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"weir/internal/policy"
 )
 
 // caller calls the API of a node.
@@ -37,11 +39,12 @@ func (n *Node) caller(t *testing.T, listener string, roots *x509.CertPool) *call
 	return &caller{t, n.url(listener, ""), strings.TrimSpace(string(text)), client}
 }
 
-// with returns a caller with a token of its own.
-func (c *caller) with(name, role string) *caller {
+// with returns a caller with a token of its own, of a space if one is given.
+func (c *caller) with(name, role string, space ...string) *caller {
 	c.t.Helper()
 	var made struct{ Token string }
-	if resp, text := c.do("POST", "/api/v1/tokens", fmt.Sprintf(`{"name":%q,"role":%q}`, name, role)); json.Unmarshal([]byte(text), &made) != nil || made.Token == "" {
+	body := fmt.Sprintf(`{"name":%q,"role":%q,"space":%q}`, name, role, strings.Join(space, ""))
+	if resp, text := c.do("POST", "/api/v1/tokens", body); json.Unmarshal([]byte(text), &made) != nil || made.Token == "" {
 		c.t.Fatalf("make a token: %s %s", resp.Status, text)
 	}
 	other := *c
@@ -364,4 +367,97 @@ func TestStoreAwayAtStart(t *testing.T) {
 		resp, _ := remote.do("PUT", "/api/v1/spaces/default/apps/more", "{}")
 		return resp.StatusCode == http.StatusOK
 	})
+}
+
+// H49: the owner of one space neither sees nor moves what is of another, though
+// he knows its names and ids; whoever has no token can tell the server nothing.
+func TestForeignSpace(t *testing.T) {
+	c := testConfig(t)
+	app := policy.DefaultApp("live")
+	app.Record.Mode = policy.RecordRequest
+	c.Policy.Spaces[0].Apps = []policy.App{app}
+	c.Policy.Spaces = append(c.Policy.Spaces, policy.Space{
+		Name: "foreign", Domains: []policy.Domain{{Name: "foreign.example", Type: policy.Both}}, Apps: []policy.App{policy.DefaultApp("live")},
+	})
+	n, _, _ := start(t, c)
+	local := n.caller(t, "admin", nil)
+	pub := publish(t, n, "cam")
+	defer pub.Close()
+	_, text := local.do("GET", "/api/v1/sessions", "")
+	var sessions struct{ Items []struct{ ID string } }
+	if err := json.Unmarshal([]byte(text), &sessions); err != nil || len(sessions.Items) != 1 {
+		t.Fatalf("sessions: %s", text)
+	}
+	_, text = local.do("POST", "/api/v1/recording-orders/default/live/cam", `{"start":"2100-01-01T00:00:00Z"}`)
+	var order struct{ ID string }
+	if err := json.Unmarshal([]byte(text), &order); err != nil || order.ID == "" {
+		t.Fatalf("an order: %s", text)
+	}
+	_, text = local.do("POST", "/api/v1/tokens", `{"name":"of-default","role":"viewer","space":"default"}`)
+	var token struct{ ID, Token string }
+	if err := json.Unmarshal([]byte(text), &token); err != nil || token.ID == "" {
+		t.Fatalf("a token: %s", text)
+	}
+	owner := local.with("foreigner", "admin", "foreign")
+	nobody := *local
+	nobody.token = ""
+	const stream = "/default/live/cam"
+	for _, q := range []struct {
+		method, path, body string
+		want               int
+	}{
+		{"DELETE", "/sessions/" + sessions.Items[0].ID, "", 200},
+		{"DELETE", "/streams" + stream + "/publisher", "", 404},
+		{"DELETE", "/streams" + stream + "/players", "", 404},
+		{"DELETE", "/streams" + stream + "/recording", "", 404},
+		{"GET", "/streams" + stream, "", 404},
+		{"GET", "/streams" + stream + "/timeline", "", 404},
+		{"GET", "/streams" + stream + "/snapshot", "", 404},
+		{"POST", "/streams" + stream + "/snapshots", "", 404},
+		{"PUT", "/forbidden" + stream, "{}", 404},
+		{"GET", "/forbidden" + stream, "", 404},
+		{"GET", "/recordings" + stream, "", 404},
+		{"DELETE", "/recordings" + stream + "/cam-1-2.m3u8", "", 404},
+		{"POST", "/recording-orders" + stream, "{}", 404},
+		{"GET", "/recording-orders/" + order.ID, "", 404},
+		{"DELETE", "/recording-orders/" + order.ID, "", 204},
+		{"DELETE", "/tokens/" + token.ID, "", 204},
+		{"GET", "/spaces/default/apps", "", 404},
+		{"GET", "/spaces/default/access-keys", "", 404},
+		{"POST", "/spaces/default/access-keys", "{}", 404},
+		{"PUT", "/spaces/default/apps/live", `{"disabled":true}`, 404},
+		{"POST", "/spaces/default/callbacks/test", `{"app":"live","sample":"start"}`, 404},
+		{"POST", "/urls/sign", `{"url":"rtmp://127.0.0.1/live/cam","does":"publish"}`, 404},
+		{"POST", "/urls/sign", `{"url":"rtmp://foreign.example/live/cam?vhost=127.0.0.1","does":"publish"}`, 404},
+		{"POST", "/urls/verify", `{"url":"rtmp://127.0.0.1/live/cam","does":"publish"}`, 404},
+		{"POST", "/tokens", `{"name":"x","role":"viewer"}`, 403},
+		{"GET", "/policy", "", 403},
+		{"PUT", "/policy/documents/space/default", "{}", 403},
+		{"GET", "/config", "", 403},
+		{"GET", "/nodes", "", 403},
+	} {
+		if resp, text := owner.do(q.method, "/api/v1"+q.path, q.body); resp.StatusCode != q.want || strings.Contains(text, `"cam"`) && resp.StatusCode < 300 {
+			t.Errorf("the owner of another space: %s %s: %s %s, want %d", q.method, q.path, resp.Status, text, q.want)
+		}
+		if resp, text := nobody.do(q.method, "/api/v1"+q.path, q.body); resp.StatusCode != http.StatusUnauthorized && resp.StatusCode != http.StatusTooManyRequests {
+			t.Errorf("nobody: %s %s: %s %s", q.method, q.path, resp.Status, text)
+		}
+	}
+	for _, path := range []string{"/streams", "/sessions", "/events", "/history/pushes", "/history/durations", "/history/recordings", "/forbidden", "/recordings", "/recording-orders", "/snapshots", "/transcodes", "/alerts", "/spaces", "/tokens", "/callbacks/receivers"} {
+		if resp, text := owner.do("GET", "/api/v1"+path, ""); resp.StatusCode != http.StatusOK || strings.Contains(text, `"space":"default"`) || strings.Contains(text, `"name":"default"`) {
+			t.Errorf("the owner of another space: GET %s: %s %s", path, resp.Status, text)
+		}
+	}
+	// All is as it was.
+	if n.hub.Stats().Publishers != 1 || len(n.sessions.Sessions()) != 1 {
+		t.Error("the publisher is gone")
+	}
+	if resp, text := local.do("GET", "/api/v1/recording-orders/"+order.ID, ""); resp.StatusCode != http.StatusOK {
+		t.Errorf("the order: %s %s", resp.Status, text)
+	}
+	other := *local
+	other.token = token.Token
+	if resp, text := other.do("GET", "/api/v1/self", ""); resp.StatusCode != http.StatusOK {
+		t.Errorf("the token: %s %s", resp.Status, text)
+	}
 }
