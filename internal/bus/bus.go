@@ -78,12 +78,13 @@ type Bus struct {
 	conn     *nats.Conn
 	js       jetstream.JetStream
 	replicas int
+	shared   bool
 }
 
 // Open starts the server in this process, if cfg has one, and connects. The
 // context bounds the start only. The caller ends the Bus with Close.
 func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Bus, error) {
-	b := &Bus{replicas: 1}
+	b := &Bus{replicas: 1, shared: cfg.URL != "" || cfg.Cluster != nil}
 	opts := []nats.Option{
 		nats.Name("weir " + cfg.Node),
 		nats.MaxReconnects(-1),
@@ -229,6 +230,9 @@ func (b *Bus) Conn() *nats.Conn { return b.conn }
 
 // Replicas returns how many replicas a stream or bucket is to have.
 func (b *Bus) Replicas() int { return b.replicas }
+
+// Shared reports whether other nodes have the same JetStream.
+func (b *Bus) Shared() bool { return b.shared }
 
 // RouteAddr returns where a member of a cluster listens for the others; nil if
 // the server is none.

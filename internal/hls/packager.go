@@ -142,12 +142,16 @@ func NewPackager(cfg policy.HLS, log *slog.Logger, past Past, line Line, hurry f
 // segment.
 func (p *Packager) TargetDuration() int { return p.seconds }
 
+// plays says whether players of HLS find packets of that codec in a transport
+// stream. Opus has a place in one, but few of them know it.
+func plays(c av.Codec) bool { return c != av.Opus && mpegts.Supports(c) }
+
 // Refused returns the codec because of which the stream cannot be packaged, or
 // Unknown. It is that of the video, or that of the sound where there was no
 // video for as long as a segment. Beside video, sound of such a codec is left out.
 func (p *Packager) Refused() av.Codec {
 	switch c := p.video.codec; {
-	case c != av.Unknown && !mpegts.Supports(c):
+	case c != av.Unknown && !plays(c):
 		return c
 	case c == av.Unknown && p.mute >= p.target:
 		return p.audio.codec
@@ -184,7 +188,7 @@ func (p *Packager) WritePacket(pkt av.Packet) error {
 	if src.codec != pkt.Codec {
 		p.change(src, pkt.Codec, nil)
 	}
-	if !mpegts.Supports(pkt.Codec) {
+	if !plays(pkt.Codec) {
 		p.leaveOut(src, pkt)
 	} else if p.Refused() == av.Unknown {
 		p.writeFrame(src, pkt)

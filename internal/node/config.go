@@ -187,6 +187,7 @@ type Record struct {
 	Uploads   int           `yaml:"uploads"`    // segments being uploaded at a time
 	Files     int           `yaml:"files"`      // MP4 and FLV files being made at a time
 	GiveUp    time.Duration `yaml:"give_up"`    // a recording that could not be uploaded for so long has failed
+	TakeOver  time.Duration `yaml:"take_over"`  // a node that is away for so long leaves its recordings to the others
 }
 
 // DefaultConfig is a server for the machine it runs on: it listens on loopback
@@ -233,7 +234,7 @@ func DefaultConfig() *Config {
 		Tracing:       Tracing{Sample: 0.1},
 		Grace:         10 * time.Second,
 		SlowFailures:  true,
-		Record:        Record{SpoolSize: 20 << 30, Sync: time.Second, Uploads: 4, Files: 1, GiveUp: 72 * time.Hour},
+		Record:        Record{SpoolSize: 20 << 30, Sync: time.Second, Uploads: 4, Files: 1, GiveUp: 72 * time.Hour, TakeOver: 5 * time.Minute},
 		PolicySource:  PolicyStore,
 		Policy:        policy.Default(),
 	}
@@ -344,6 +345,7 @@ func (r *Record) check(add func(path, format string, args ...any)) {
 	between(add, "uploads", r.Uploads, 1, 1000)
 	between(add, "files", r.Files, 1, 100)
 	between(add, "give_up", r.GiveUp, time.Minute, 366*24*time.Hour)
+	between(add, "take_over", r.TakeOver, time.Second, 366*24*time.Hour)
 }
 
 // Warnings returns what is dangerous about c, though it is no mistake.

@@ -2,10 +2,12 @@ package node
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"os"
 	"time"
 
+	"weir/internal/cluster"
 	"weir/internal/record"
 	"weir/internal/storage"
 )
@@ -27,7 +29,7 @@ func (n *Node) openRecorder() error {
 		return fmt.Errorf("record.spool: %w", err)
 	}
 	var err error
-	if n.signer, err = storage.OpenSigner(n.cfg.PublicURL+objectsPath, n.data.sub("objects.key")); err != nil {
+	if n.signer, err = n.openSigner(); err != nil {
 		return err
 	}
 	n.buckets = storage.NewBuckets(n.data.path, n.signer, n.log)
@@ -37,10 +39,47 @@ func (n *Node) openRecorder() error {
 		Log: n.log, Tracer: n.tracer, Dir: spool, Size: int64(c.SpoolSize), Sync: orNever(c.Sync), Uploads: c.Uploads, Files: c.Files, GiveUp: c.GiveUp,
 		Bucket: n.buckets.Named,
 		Signer: n.signer,
+		Share:  n.share(),
 		Emit:   n.events.Emit,
 		Flush:  n.events.Flush,
 	})
 	return err
+}
+
+// openSigner makes the signer of URLs of objects, with the key that all nodes
+// share, or the one that the operator has put into the data folder.
+func (n *Node) openSigner() (*storage.Signer, error) {
+	base, file := n.cfg.PublicURL+objectsPath, n.data.sub("objects.key")
+	if _, err := os.Stat(file); err == nil {
+		return storage.OpenSigner(base, file)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), startTime)
+	defer cancel()
+	key, err := n.policy.Key(ctx, "objects")
+	if err != nil {
+		n.log.Warn("signed URLs of objects are good at this node only, and until it restarts", "err", err)
+		key = make([]byte, 32)
+		rand.Read(key)
+	}
+	return storage.NewSigner(base, key)
+}
+
+// share is what the recorders of the nodes share, where there are others.
+func (n *Node) share() *record.Share {
+	if !n.bus.Shared() {
+		return nil
+	}
+	nodes := cluster.NewNodes(n.bus.JetStream(), n.bus.Replicas(), n.log)
+	return &record.Share{
+		JetStream: n.bus.JetStream(), Replicas: n.bus.Replicas(), Node: n.name, After: n.cfg.Record.TakeOver,
+		Nodes: func(ctx context.Context) (names []string, err error) {
+			list, err := nodes.List(ctx)
+			for _, x := range list {
+				names = append(names, x.Name)
+			}
+			return names, err
+		},
+	}
 }
 
 // runRetention deletes recordings that the policy does not want kept, until ctx

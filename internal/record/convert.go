@@ -86,9 +86,10 @@ func (t *take) uploadOf(ctx context.Context, b storage.Bucket, p *production) (s
 		return nil, err
 	}
 	t.mu.Lock()
-	defer t.mu.Unlock()
 	p.Upload, p.Whole = up.State(), nil
 	t.noteLocked(entry{Named: p}, true)
+	t.mu.Unlock()
+	t.share() // so that another node can go on with it
 	return up, nil
 }
 
@@ -189,7 +190,7 @@ func (t *take) packets(ctx context.Context, b storage.Bucket, f func(av.Packet) 
 			}
 			p.Break = first && seg.Discontinuity
 			first = false
-			p.DTS -= baseTime
+			p.DTS -= baseTime + t.head.Base
 			if err := f(p); err != nil {
 				r.Close()
 				return err
@@ -235,11 +236,11 @@ func (o *inOrder) flush(to int64) error {
 // open1 opens a segment, here or in the bucket.
 func (t *take) open1(ctx context.Context, b storage.Bucket, s *segment) (io.ReadCloser, error) {
 	if s.local {
-		if f, err := os.Open(t.file(s.N)); err == nil {
+		if f, err := os.Open(t.file(s)); err == nil {
 			return f, nil
 		}
 	}
-	body, _, err := b.Get(ctx, path.Join(t.folder(), segmentName(s.N)), 0, -1)
+	body, _, err := b.Get(ctx, path.Join(t.folder(), s.name()), 0, -1)
 	if errors.Is(err, storage.ErrNotExist) {
 		err = &failure{errnumMedia, fmt.Errorf("segment %d: %w", s.N, err)}
 	}

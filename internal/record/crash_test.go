@@ -402,6 +402,16 @@ func TestSpoolFull(t *testing.T) {
 			if used, limit := w.r.spool.level(); used > limit {
 				t.Errorf("the spool has %d bytes, more than %d", used, limit)
 			}
+			// What went was the oldest: the rest is the end, without a gap.
+			list, err := filepath.Glob(filepath.Join(w.dir, "*", "*.ts"))
+			if err != nil || len(list) < 2 || len(list) > 8 {
+				t.Fatalf("segments %q, %v", list, err)
+			}
+			for i, name := range list {
+				if want := (&segment{N: 12 - len(list) + i + 1}).name(); filepath.Base(name) != want {
+					t.Errorf("the spool has %s where %s should be", filepath.Base(name), want)
+				}
+			}
 			w.all(w.read(w.finished(1)[0]))
 			if n := w.r.Stats().Stops; n != 0 {
 				t.Errorf("recording stopped %d times", n)
@@ -424,8 +434,14 @@ func TestSpoolFull(t *testing.T) {
 			for _, a := range facts[event.AlertRaised](w) {
 				names = append(names, a.Alert)
 			}
-			if !slices.Contains(names, alertSpool) || len(names) > 2 {
-				t.Errorf("alerts %q", names)
+			// F25: first that it is about to be full, then that it is.
+			if want := []string{alertHigh, alertSpool}; !slices.Equal(slices.DeleteFunc(names, func(s string) bool { return s == alertUpload }), want) {
+				t.Errorf("alerts %q, want %q", names, want)
+			}
+			for _, a := range facts[event.AlertRaised](w) {
+				if a.Alert == alertHigh && (a.Limit != 2<<20 || a.Value < 0.8*a.Limit || a.Value > 0.9*a.Limit) {
+					t.Errorf("alert %+v", a)
+				}
 			}
 			if used, limit := w.r.spool.level(); used > limit || used < limit/2 {
 				t.Errorf("the spool has %d bytes of %d", used, limit)
@@ -444,6 +460,9 @@ func TestSpoolFull(t *testing.T) {
 			}
 			if n := player(); n != len(w.sent[av.Video]) {
 				t.Errorf("a player saw %d frames of %d", n, len(w.sent[av.Video]))
+			}
+			if n := len(facts[event.AlertRaised](w)) - len(facts[event.AlertCleared](w)); n != 0 {
+				t.Errorf("%d alerts are left", n)
 			}
 			w.empty()
 		})
@@ -475,42 +494,81 @@ func (w *world) hubReader() func() int {
 	return func() int { <-done; return n }
 }
 
-// F23: a disk that is full stops recording and nothing else; when there is
-// room again it goes on. This needs a file system of its own, and root.
-func TestDiskFull(t *testing.T) {
+// A push for which there was no room from its beginning to its end leaves a fact
+// that says so.
+func TestNoRoomAtAll(t *testing.T) {
 	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=2m"); err != nil {
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=1m,nr_inodes=2"); err != nil {
 		t.Skipf("mount a small file system: %v", err)
 	}
 	t.Cleanup(func() { syscall.Unmount(dir, 0) })
-	bubble(t, func(_ *policy.Record, o *Options) { o.Dir = dir }, func(t *testing.T, w *world) {
+	bubble(t, func(r *policy.Record, o *Options) { o.Dir = dir; r.HLS.Callback = "http://x.example/" }, func(t *testing.T, w *world) {
 		w.dir = dir
-		b := &faulty{Bucket: w.b, err: errors.New("connection refused")}
-		w.b = b
-		e := w.both(w.push())
-		e.size = 3000
-		e.run(60_000)
-		stops := w.r.Stats().Stops
-		if stops < 3 || stops > 60 {
-			t.Errorf("recording stopped %d times", stops)
+		if err := os.WriteFile(filepath.Join(dir, "x"), nil, 0o600); err != nil {
+			t.Fatal(err)
 		}
-		if list := facts[event.AlertRaised](w); !slices.ContainsFunc(list, func(a event.AlertRaised) bool { return a.Alert == alertDisk }) {
-			t.Errorf("alerts %+v", list)
+		w.both(w.push()).run(20_000).end()
+		synctest.Wait()
+		list := facts[event.RecordFailed](w)
+		if len(list) != 1 || list[0].Errnum != errnumRoom || list[0].Recording.Callback == nil || !strings.Contains(list[0].Errmsg, "no space") {
+			t.Errorf("failures %+v", list)
 		}
-		b.fail(nil)
-		e.run(90_000).end()
-		got := w.read(w.finished(1)[0])
-		at := 0
-		for _, id := range got.frames[av.Video] {
-			i := slices.Index(w.sent[av.Video][at:], id)
-			if i < 0 {
-				t.Fatalf("frame %s is out of order", id)
-			}
-			at += i + 1
-		}
-		if n := len(got.frames[av.Video]); n < 2200 || at != len(w.sent[av.Video]) {
-			t.Errorf("%d of %d frames are there, the last is %d", n, len(w.sent[av.Video]), at)
-		}
-		w.empty()
 	})
+}
+
+// F23: a disk that is full, of bytes or of files, stops recording and nothing
+// else; when there is room again it goes on. This needs a file system of its own,
+// and root.
+func TestDiskFull(t *testing.T) {
+	for name, size := range map[string]string{"bytes": "size=2m", "files": "size=64m,nr_inodes=9"} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, size); err != nil {
+				t.Skipf("mount a small file system: %v", err)
+			}
+			t.Cleanup(func() { syscall.Unmount(dir, 0) })
+			bubble(t, func(_ *policy.Record, o *Options) { o.Dir = dir }, func(t *testing.T, w *world) {
+				w.dir = dir
+				b := &faulty{Bucket: w.b, err: errors.New("connection refused")}
+				w.b = b
+				player := w.hubReader()
+				e := w.both(w.push())
+				e.size = 3000
+				e.run(120_000)
+				stops := w.r.Stats().Stops
+				if stops < 3 || stops > 120 { // and not as fast as it can
+					t.Errorf("recording stopped %d times", stops)
+				}
+				if list := facts[event.AlertRaised](w); !slices.ContainsFunc(list, func(a event.AlertRaised) bool { return a.Alert == alertDisk }) {
+					t.Errorf("alerts %+v", list)
+				}
+				b.fail(nil)
+				e.run(90_000).end()
+				f := w.finished(1)[0]
+				got := w.read(f)
+				at := 0
+				for _, id := range got.frames[av.Video] {
+					i := slices.Index(w.sent[av.Video][at:], id)
+					if i < 0 {
+						t.Fatalf("frame %s is out of order", id)
+					}
+					at += i + 1
+				}
+				if n := len(got.frames[av.Video]); n < 1300 || at != len(w.sent[av.Video]) {
+					t.Errorf("%d of %d frames are there, the last is %d", n, len(w.sent[av.Video]), at)
+				}
+				// The fact says that it is not whole, and of how much.
+				if total := f.Duration + f.Lost - 210*time.Second; f.Lost < 10*time.Second || total < -3*time.Second || total > 3*time.Second {
+					t.Errorf("%v are there and %v lost, of 210s", f.Duration, f.Lost)
+				}
+				if n := player(); n != len(w.sent[av.Video]) {
+					t.Errorf("a player saw %d frames of %d", n, len(w.sent[av.Video]))
+				}
+				if n := len(facts[event.AlertRaised](w)) - len(facts[event.AlertCleared](w)); n != 0 {
+					t.Errorf("%d alerts are left", n)
+				}
+				w.empty()
+			})
+		})
+	}
 }

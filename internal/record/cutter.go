@@ -72,6 +72,7 @@ type cutter struct {
 	stopped bool
 	retry   time.Time
 	lostAt  int64 // stream time from which on media are lost
+	lastErr error
 
 	// The segment in the making.
 	open     bool
@@ -290,7 +291,7 @@ func (c *cutter) frame(src *source, p av.Packet) {
 		if c.stopped {
 			return
 		}
-		if at >= c.cut {
+		if at >= c.cut || c.t.isMoved() {
 			if err := c.nextTake(p.DTS); err != nil {
 				c.fail(p.DTS, err)
 				return
@@ -460,7 +461,7 @@ func (c *cutter) fail(at int64, err error) {
 	}
 	c.mux = nil
 	c.since500 = time.Time{}
-	c.broken, c.stopped, c.retry, c.lostAt = true, true, time.Now().Add(retryAfter), at
+	c.broken, c.stopped, c.retry, c.lostAt, c.lastErr = true, true, time.Now().Add(retryAfter), at, err
 	c.tracks = [2]av.Codec{}
 	c.wait()
 	c.s.failed(err)

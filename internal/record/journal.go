@@ -39,7 +39,10 @@ type head struct {
 	Stream string        `json:"stream"`
 	Domain string        `json:"domain"`
 	VDOID  string        `json:"vdoid,omitempty"`
-	Start  time.Time     `json:"start"` // when its first frame came
+	Start  time.Time     `json:"start"`           // when its first frame came
+	Base   int64         `json:"base,omitempty"`  // ms of media that the times in its segments have before it
+	Node   string        `json:"node,omitempty"`  // that began it
+	Owner  int           `json:"owner,omitempty"` // 0 is Node; it grows when another goes on
 	Record policy.Record `json:"record"`
 }
 
@@ -51,11 +54,13 @@ type push struct {
 	Session  string `json:"session,omitempty"`
 }
 
-// segment is a piece of a take: the file {N}.ts in its folder.
+// segment is a piece of a take: the file {N}.ts in its folder, or {N}-{Owner}.ts, so
+// that a node that does not know yet that it has lost the take cannot overwrite another's.
 type segment struct {
 	N             int       `json:"n"`
-	Start         int64     `json:"start"` // ms of media before it
-	Time          time.Time `json:"time"`  // when its first frame came
+	Start         int64     `json:"start"`           // ms of media before it
+	Time          time.Time `json:"time"`            // when its first frame came
+	Owner         int       `json:"owner,omitempty"` // of the take, who wrote it
 	Discontinuity bool      `json:"discontinuity,omitempty"`
 	Video         *track    `json:"video,omitempty"` // its tracks as far as they are known at its start;
 	Audio         *track    `json:"audio,omitempty"` // in the first segment and after a discontinuity
@@ -70,6 +75,14 @@ type segment struct {
 }
 
 func (s *segment) end() int64 { return s.Start + s.Duration }
+
+// name is that of the file.
+func (s *segment) name() string {
+	if s.Owner > 0 {
+		return fmt.Sprintf("%06d-%d.ts", s.N, s.Owner)
+	}
+	return fmt.Sprintf("%06d.ts", s.N)
+}
 
 // track is a codec with its configuration.
 type track struct {
@@ -118,7 +131,7 @@ type journal struct {
 }
 
 func createJournal(dir string) (*journal, error) {
-	f, err := os.OpenFile(filepath.Join(dir, journalName), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := os.OpenFile(filepath.Join(dir, journalName), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, err
 	}

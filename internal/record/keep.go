@@ -24,12 +24,13 @@ const (
 	errnumStorage = 1 // the bucket did not take it
 	errnumCodec   = 2 // the format, or a recording at all, cannot have the codec
 	errnumMedia   = 3 // the recording's own segments cannot be read
+	errnumRoom    = 4 // the disk, or the spool, had no room for any of it
 )
 
 const (
-	// firstRetry and lastRetry are the waits between attempts to reach a bucket.
-	firstRetry = time.Second
-	lastRetry  = time.Minute
+	// lastRetry is how much longer than the first the last of the waits between
+	// attempts to reach a bucket is.
+	lastRetry = 60
 	// putTime is how long an upload may take beyond what its size needs at the
 	// least rate, 10 kB/s.
 	putTime = time.Minute
@@ -39,9 +40,21 @@ const (
 // keep uploads the segments of a take as they come, and when it is closed makes
 // its files. It ends when all is done, or with r.ctx.
 func (t *take) keep() {
+	defer close(t.done)
 	for {
 		n, closed := t.next()
 		switch {
+		case t.isMoved():
+			if closed {
+				t.fork()
+				t.forget()
+				return
+			}
+			select {
+			case <-t.changed:
+			case <-t.r.ctx.Done():
+				return
+			}
 		case n > 0:
 			if !t.try("upload a segment", func(ctx context.Context) error {
 				err := t.upload(ctx, n)
@@ -53,22 +66,40 @@ func (t *take) keep() {
 			}) {
 				return
 			}
+			t.share()
 		case closed:
-			if t.complete() {
-				t.r.mu.Lock()
-				delete(t.r.takes, t.head.Task)
-				t.r.mu.Unlock()
-				t.remove()
+			if t.shareAll() && t.complete() {
+				if t.bury() {
+					t.forget()
+				}
+				return
 			}
-			return
+			if !t.isMoved() {
+				return
+			}
 		default:
+			var again <-chan time.Time
+			if t.share() {
+				t.letGo()
+			} else if !t.isMoved() {
+				again = time.After(shareWait)
+			}
 			select {
 			case <-t.changed:
+			case <-again:
 			case <-t.r.ctx.Done():
 				return
 			}
 		}
 	}
+}
+
+// forget is the end of a take about which everything is done.
+func (t *take) forget() {
+	t.r.mu.Lock()
+	delete(t.r.takes, t.head.Task)
+	t.r.mu.Unlock()
+	t.remove()
 }
 
 // next returns the number of a segment that is not uploaded, or 0, and whether
@@ -90,7 +121,7 @@ func (t *take) next() (n int, closed bool) {
 // try does something with a bucket until it succeeds. It reports false when
 // r.ctx ended before, or when it was tried for too long.
 func (t *take) try(what string, do func(context.Context) error) bool {
-	wait := firstRetry
+	wait := t.r.retry
 	for n := 0; ; n++ {
 		err := do(t.r.ctx)
 		switch {
@@ -112,7 +143,7 @@ func (t *take) try(what string, do func(context.Context) error) bool {
 		case <-t.r.ctx.Done():
 			return false
 		}
-		wait = min(2*wait, lastRetry)
+		wait = min(2*wait, lastRetry*t.r.retry)
 	}
 }
 
@@ -159,14 +190,14 @@ func (t *take) upload(ctx context.Context, n int) (err error) {
 	if err != nil {
 		return err
 	}
-	f, err := os.Open(t.file(n))
+	f, err := os.Open(t.file(&s))
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	ctx, cancel := context.WithTimeout(ctx, putTime+time.Duration(s.Size/putRate)*time.Second)
 	defer cancel()
-	key := path.Join(t.folder(), segmentName(n))
+	key := path.Join(t.folder(), s.name())
 	span.Set("key", key)
 	o := storage.PutOptions{Size: s.Size, SHA256: s.SHA256, CacheControl: "max-age=31536000, immutable"}
 	if _, err := b.Put(ctx, key, f, o); err != nil {
@@ -182,20 +213,28 @@ func (t *take) upload(ctx context.Context, n int) (err error) {
 	t.r.stats.uploads.Add(1)
 	t.r.stats.uploadedBytes.Add(s.Size)
 	t.mu.Lock()
+	again := t.segment(n).stored // somebody has deleted it there
 	t.segment(n).stored = true
 	t.noteLocked(entry{Stored: n}, false)
 	t.mu.Unlock()
-	t.r.spool.spare(t, n)
+	if !again {
+		t.r.spool.stored(t, n, s.Size)
+	}
 	return nil
 }
 
 // complete makes the files of a closed take whose segments are in the bucket,
 // and tells of each. It reports false when r.ctx ended before.
 func (t *take) complete() bool {
-	if len(t.segments) == 0 {
-		return true // nothing was ever recorded: no file, no word
-	}
 	cfg := &t.head.Record
+	if len(t.segments) == 0 {
+		if !t.adopted() {
+			return true // nothing was ever recorded: no file, no word
+		}
+		if p := t.production("hls"); p.Fact == nil {
+			t.conclude(p, &cfg.HLS, nil, &failure{errnumStorage, errors.New("the node that recorded it is gone, and nothing of it was uploaded")})
+		}
+	}
 	return t.produce("hls", &cfg.HLS, t.makeHLS) &&
 		(!cfg.MP4.Enabled || t.produce("mp4", &cfg.MP4, t.convert)) &&
 		(!cfg.FLV.Enabled || t.produce("flv", &cfg.FLV, t.convert))
@@ -246,6 +285,9 @@ func (t *take) produce(format string, cfg *policy.RecordFormat, do func(context.
 		t.conclude(p, cfg, m, fail)
 	}
 	if !p.told {
+		if !t.shareAll() { // whoever goes on says the same of it
+			return false
+		}
 		t.r.emit(*p.Fact)
 		if err := t.r.flush(t.r.ctx); err != nil {
 			return false
@@ -395,7 +437,7 @@ func (t *take) playlist(folder, suffix string) []byte {
 		s := &t.segments[i]
 		d := ms(s.Duration)
 		target = max(target, d)
-		p.Segments = append(p.Segments, m3u8.Segment{URI: segmentName(s.N), Duration: d, Discontinuity: s.Discontinuity, Time: s.Time})
+		p.Segments = append(p.Segments, m3u8.Segment{URI: s.name(), Duration: d, Discontinuity: s.Discontinuity, Time: s.Time})
 	}
 	p.TargetDuration = int((target + time.Second/2) / time.Second)
 	return p.Append(nil, folder, suffix)
@@ -454,7 +496,7 @@ func (t *take) verify(ctx context.Context, b storage.Bucket) (size int64, err er
 	t.mu.Lock()
 	for i := range t.segments {
 		s := &t.segments[i]
-		got, ok := sizes[segmentName(s.N)]
+		got, ok := sizes[s.name()]
 		switch {
 		case ok && got == s.Size:
 			size += got

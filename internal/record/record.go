@@ -57,12 +57,17 @@ type Options struct {
 	Uploads int           // segments being uploaded at a time; default 4
 	Files   int           // MP4 and FLV files being made at a time; default 1
 	GiveUp  time.Duration // when an upload that fails is given up; default 72 h
+	Retry   time.Duration // after which it is tried again at first; default 1 s
 
 	// Bucket returns the bucket of that name, "" for the default.
 	Bucket func(name string) (storage.Bucket, error)
 
 	// Signer makes URLs for HLS recordings; nil: the bucket does.
 	Signer *storage.Signer
+
+	// Share lets the nodes of a cluster go on with each other's recordings; nil:
+	// there are no others.
+	Share *Share
 
 	// Emit appends a fact to the event log and never blocks; Flush waits until
 	// what was emitted is durable.
@@ -79,8 +84,10 @@ type Recorder struct {
 	sync   time.Duration
 	giveUp time.Duration
 	opened time.Time
+	retry  time.Duration
 	bucket func(string) (storage.Bucket, error)
 	signer *storage.Signer
+	ledger *ledger // nil without Share
 	emit   func(event.Event)
 	flush  func(context.Context) error
 
@@ -125,18 +132,27 @@ func Open(hub *stream.Hub, o Options) (*Recorder, error) {
 	orDefault(&o.Uploads, 4)
 	orDefault(&o.Files, 1)
 	orDefault(&o.GiveUp, 72*time.Hour)
+	orDefault(&o.Retry, time.Second)
 	if o.Flush == nil {
 		o.Flush = func(context.Context) error { return nil }
 	}
 	r := &Recorder{
-		hub: hub, log: o.Log, dir: o.Dir, sync: o.Sync, giveUp: o.GiveUp, bucket: o.Bucket, signer: o.Signer, emit: o.Emit, flush: o.Flush,
+		hub: hub, log: o.Log, dir: o.Dir, sync: o.Sync, giveUp: o.GiveUp, retry: o.Retry, bucket: o.Bucket, signer: o.Signer, emit: o.Emit, flush: o.Flush,
 		spool: spool{limit: o.Size}, uploads: make(chan struct{}, o.Uploads), making: make(chan struct{}, o.Files),
 		places: make(map[stream.Key]*place), takes: make(map[string]*take), orders: make(map[string]*Order),
 	}
 	r.opened = time.Now()
+	r.spool.high = r.spoolHigh
+	if o.Share != nil {
+		r.ledger = &ledger{Share: *o.Share, log: o.Log, gone: make(map[string]time.Time)}
+		orDefault(&r.ledger.After, 5*time.Minute)
+	}
 	r.ctx, r.cancel = context.WithCancel(tracing.With(context.Background(), o.Tracer))
 	if err := r.recover(); err != nil {
 		return nil, fmt.Errorf("recording spool: %w", err)
+	}
+	if o.Share != nil {
+		r.jobs.Go(func() { r.ledger.run(r.ctx, r) }) // ends with r.ctx
 	}
 	hub.Follow(r.follow)
 	return r, nil
@@ -287,6 +303,7 @@ func (r *Recorder) record(pub *stream.Publication, rd *stream.Reader) {
 	r.mu.Unlock()
 	p.turn.Lock()
 	defer p.turn.Unlock()
+	r.compare(p, pub)
 
 	s := &session{r: r, pub: pub, reader: rd, place: p, cfg: pub.App().Record, log: r.log.With("stream", key.String(), "session", pub.Push().Session)}
 	r.mu.Lock()
@@ -317,6 +334,33 @@ func (r *Recorder) record(pub *stream.Publication, rd *stream.Reader) {
 		p.take = nil
 	}
 	r.await(key, p)
+}
+
+// compare sees to it that the take of a place is that with which the push can
+// go on, also where it was with other nodes in the meantime. It holds the place's turn.
+func (r *Recorder) compare(p *place, pub *stream.Publication) {
+	if r.ledger == nil {
+		return
+	}
+	r.mu.Lock()
+	t := p.take
+	r.mu.Unlock()
+	if t != nil && !t.ours() {
+		r.mu.Lock()
+		if p.take == t {
+			t.close("moved", t.leaving().Last)
+			p.take = nil
+		}
+		r.mu.Unlock()
+		select {
+		case <-t.done: // its folder is free for what the others have of it
+		case <-time.After(shareTime):
+		}
+		t = nil
+	}
+	if t == nil {
+		r.borrow(pub, pub.App().Record.Splice)
+	}
 }
 
 // awaits reports whether a push that begins at that time is in the take's window.
@@ -384,6 +428,17 @@ func (r *Recorder) Stats() Stats {
 	defer r.mu.Unlock()
 	st.Takes = int64(len(r.takes))
 	return st
+}
+
+// spoolHigh raises or clears the alert that the spool is about to be full.
+func (r *Recorder) spoolHigh(is bool) {
+	if !is {
+		r.clear(alertHigh)
+		return
+	}
+	_, limit := r.spool.level()
+	r.raise(alertHigh, fmt.Sprintf("the spool of recordings is full to %d %% of media that could not be uploaded; when it is full, recordings stop: see that the storage answers", highPercent),
+		float64(r.spool.unsafe()), float64(limit))
 }
 
 // alerts are those that are raised, by name.

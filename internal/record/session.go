@@ -36,6 +36,10 @@ func (s *session) run() {
 	c := newCutter(s)
 	s.pump(c)
 	s.reader.Close()
+	if c.t == nil && c.stopped && c.lastErr != nil {
+		s.reject(errnumRoom, "there was no room for it: "+c.lastErr.Error())
+		return
+	}
 	if c.t == nil {
 		s.log.Info("recording ends: there was nothing to record")
 		return
@@ -158,6 +162,9 @@ func (s *session) begin(cfg policy.Record, start time.Time) (*take, error) {
 		Domain: p.Client.Domain, Start: start, Record: cfg,
 	}
 	h.VDOID, _ = p.Client.Param("vdoid")
+	if s.r.ledger != nil {
+		h.Node = s.r.ledger.Node
+	}
 	t, err := s.r.newTake(h)
 	if err != nil {
 		return nil, err
@@ -191,6 +198,7 @@ func (s *session) wrote() {
 
 const (
 	alertDisk   = "record_disk"       // the disk of the spool does not take media
+	alertHigh   = "record_spool"      // most of it is not uploaded
 	alertSpool  = "record_spool_full" // nothing in it is uploaded
 	alertUpload = "record_upload"     // uploads fail
 )
@@ -219,13 +227,18 @@ func (s *session) refuse(picture bool, codec av.Codec) {
 		return
 	}
 	s.log.Warn("no recording: the video codec cannot be recorded", "codec", codec)
+	s.reject(errnumCodec, fmt.Sprintf("video codec %v cannot be recorded", codec))
+}
+
+// reject says that there will be no recording of the push.
+func (s *session) reject(errnum int, errmsg string) {
 	key, p, now := s.pub.Stream().Key(), s.pub.Push(), time.Now()
 	vdoid, _ := p.Client.Param("vdoid")
 	rec := event.Recording{
 		Task: event.NewSequence(), Format: "hls", Bucket: s.cfg.Bucket, Start: now, End: now,
 		VDOID: vdoid, Domain: p.Client.Domain, Callback: callback(&s.cfg.HLS),
 	}
-	e := event.New(now, event.RecordFailed{Recording: rec, Errnum: errnumCodec, Errmsg: fmt.Sprintf("video codec %v cannot be recorded", codec)})
+	e := event.New(now, event.RecordFailed{Recording: rec, Errnum: errnum, Errmsg: errmsg})
 	e.Space, e.App, e.Stream, e.Sequence = key.Space, key.App, key.Name, p.Sequence
 	s.r.stats.failed.Add(1)
 	s.r.emit(e)

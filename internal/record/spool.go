@@ -13,10 +13,14 @@ var errSpoolFull = errors.New("the spool is full of media that are not uploaded 
 // spool counts the bytes of all takes' segments on disk and makes room among
 // those that are in a bucket as well, the oldest first.
 type spool struct {
-	limit int64
+	limit   int64
+	high    func(bool) // is told when the spool is about to be full, and when it is not any more
+	telling sync.Mutex // held while it is; taken before mu
 
 	mu       sync.Mutex
 	used     int64
+	waiting  int64    // of used, what is in no bucket yet and so cannot go
+	raised   bool     // high was told
 	uploaded []upload // in the order in which they were
 }
 
@@ -26,13 +30,42 @@ type upload struct {
 	n int
 }
 
+// Of what the spool may hold, in percent, so much may wait before somebody is
+// told; and when it is less than the other, all is well again.
+const (
+	highPercent = 80
+	calmPercent = 70
+)
+
+// watch tells high what it must be told. s.mu is held, and not any more afterwards.
+func (s *spool) watch() {
+	percent, limit := highPercent, s.limit
+	if s.raised {
+		percent = calmPercent
+	}
+	is := s.waiting >= limit/100*int64(percent)
+	changed := is != s.raised
+	s.raised = is
+	s.mu.Unlock()
+	if !changed {
+		return
+	}
+	s.telling.Lock()
+	defer s.telling.Unlock()
+	s.mu.Lock()
+	is = s.raised // it may have changed again
+	s.mu.Unlock()
+	s.high(is)
+}
+
 // take makes room for n more bytes.
 func (s *spool) take(n int64) error {
 	for {
 		s.mu.Lock()
 		if s.used+n <= s.limit {
 			s.used += n
-			s.mu.Unlock()
+			s.waiting += n
+			s.watch()
 			return nil
 		}
 		if len(s.uploaded) == 0 {
@@ -66,25 +99,40 @@ func (s *spool) make(do func() error) error {
 	}
 }
 
-// give gives n bytes back.
-func (s *spool) give(n int64) {
+// give gives n bytes back that are not on the disk any more; stored: they are in a bucket.
+func (s *spool) give(n int64, stored bool) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.used -= n
+	if !stored {
+		s.waiting -= n
+	}
+	s.watch()
 }
 
 // has notes n bytes that are there already.
-func (s *spool) has(n int64) {
+func (s *spool) has(n int64, stored bool) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.used += n
+	if !stored {
+		s.waiting += n
+	}
+	s.watch()
 }
 
-// spare notes that segment n of t may be removed.
+// spare notes that segment n of t, which the spool knew to be in a bucket, may
+// be removed.
 func (s *spool) spare(t *take, n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.uploaded = append(s.uploaded, upload{t, n})
+}
+
+// stored notes that segment n of t, of that size, is in a bucket now.
+func (s *spool) stored(t *take, n int, size int64) {
+	s.mu.Lock()
+	s.uploaded = append(s.uploaded, upload{t, n})
+	s.waiting -= size
+	s.watch()
 }
 
 // forget drops what was noted of t.
@@ -107,6 +155,13 @@ func (s *spool) level() (used, limit int64) {
 	return s.used, s.limit
 }
 
+// unsafe returns how many bytes are in no bucket yet.
+func (s *spool) unsafe() int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.waiting
+}
+
 // evict removes segment n from the disk.
 func (t *take) evict(n int) {
 	t.mu.Lock()
@@ -116,7 +171,7 @@ func (t *take) evict(n int) {
 		return
 	}
 	s.local = false
-	if os.Remove(t.file(n)) == nil {
-		t.r.spool.give(s.Size)
+	if os.Remove(t.file(s)) == nil {
+		t.r.spool.give(s.Size, true)
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"hash"
 	"io"
 	"log/slog"
@@ -38,11 +37,15 @@ type take struct {
 	now     segment // that one
 
 	changed chan struct{} // cap 1: there is something to do for keep
+	done    chan struct{} // closed when keep has ended
+
+	shared shared // of keep
 
 	mu       sync.Mutex // guards all below; taken before spool.mu
 	journal  *journal
 	segments []segment // those that have ended
 	pushes   []push
+	active   bool    // a push is recorded into it
 	left     leaving // of the last push, or as much as is known of it
 	lost     int64   // ms of media that found no room
 	closed   *closing
@@ -83,7 +86,7 @@ func (r *Recorder) makeTake(h head) (*take, error) {
 func (r *Recorder) take(task string) *take {
 	return &take{
 		r: r, dir: filepath.Join(r.dir, task), log: r.log, hash: sha256.New(),
-		changed: make(chan struct{}, 1), files: make(map[string]*production),
+		changed: make(chan struct{}, 1), done: make(chan struct{}), files: make(map[string]*production),
 	}
 }
 
@@ -91,10 +94,8 @@ func (t *take) narrow() {
 	t.log = t.r.log.With("stream", t.head.key().String(), "task", t.head.Task)
 }
 
-// file returns the path of segment n.
-func (t *take) file(n int) string { return filepath.Join(t.dir, segmentName(n)) }
-
-func segmentName(n int) string { return fmt.Sprintf("%06d.ts", n) }
+// file returns the path of a segment.
+func (t *take) file(s *segment) string { return filepath.Join(t.dir, s.name()) }
 
 // segment returns segment n or nil. t.mu is held.
 func (t *take) segment(n int) *segment {
@@ -140,14 +141,14 @@ func (t *take) begin(s segment) error {
 func (t *take) open(s segment) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	s.N = len(t.segments) + 1
-	f, err := os.OpenFile(t.file(s.N), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o600)
+	s.N, s.Owner = len(t.segments)+1, t.head.Owner
+	f, err := os.OpenFile(t.file(&s), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
 	}
 	if err := t.journal.write(entry{Begin: &s}, false); err != nil {
 		f.Close()
-		os.Remove(t.file(s.N))
+		os.Remove(t.file(&s))
 		return err
 	}
 	t.out, t.now, t.written, t.synced = f, s, 0, time.Now()
@@ -168,7 +169,7 @@ func (t *take) append(b []byte) error {
 	})
 	if err != nil {
 		t.out.Truncate(t.written)
-		t.r.spool.give(int64(len(b)))
+		t.r.spool.give(int64(len(b)), false)
 		return err
 	}
 	t.written += int64(n)
@@ -188,7 +189,7 @@ func (t *take) finish(duration int64) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.written == 0 {
-		os.Remove(t.file(t.now.N))
+		os.Remove(t.file(&t.now))
 		return err
 	}
 	s := t.now
@@ -211,6 +212,7 @@ func (t *take) wake() {
 func (t *take) join(p push) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.active = true
 	if n := len(t.pushes); n > 0 && t.pushes[n-1] == p {
 		return
 	}
@@ -222,8 +224,9 @@ func (t *take) join(p push) {
 func (t *take) leave(l leaving) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.left = l
+	t.left, t.active = l, false
 	t.noteLocked(entry{Left: &l}, true)
+	t.wake()
 }
 
 // leaving returns when the last push of a take ended.
@@ -260,7 +263,7 @@ func (t *take) remove() {
 	t.r.spool.forget(t)
 	for i := range t.segments {
 		if s := &t.segments[i]; s.local {
-			t.r.spool.give(s.Size)
+			t.r.spool.give(s.Size, s.stored)
 			s.local = false
 		}
 	}
@@ -276,33 +279,10 @@ func (r *Recorder) load(task string) (*take, error) {
 	t := r.take(task)
 	var begun *segment
 	j, err := openJournal(t.dir, func(e *entry) {
-		switch {
-		case e.Head != nil:
-			t.head = *e.Head
-		case e.Push != nil:
-			t.pushes = append(t.pushes, *e.Push)
-		case e.Begin != nil:
+		if e.Begin != nil {
 			begun = e.Begin
-		case e.Segment != nil && e.Segment.N == len(t.segments)+1:
-			t.segments = append(t.segments, *e.Segment)
-			begun = nil
-		case e.Stored > 0 && e.Stored <= len(t.segments):
-			t.segments[e.Stored-1].stored = true
-		case e.Left != nil:
-			t.left = *e.Left
-		case e.Lost > 0:
-			t.lost += e.Lost
-		case e.Closed != nil:
-			t.closed = e.Closed
-		case e.Named != nil:
-			t.files[e.Named.Format] = e.Named
-		case e.Made != nil:
-			t.files[e.Made.Format] = e.Made
-		case e.Told != "":
-			if p := t.files[e.Told]; p != nil {
-				p.told = true
-			}
 		}
+		t.apply(e)
 	})
 	if err != nil {
 		return nil, err
@@ -316,10 +296,10 @@ func (r *Recorder) load(task string) (*take, error) {
 	for i := range t.segments {
 		s := &t.segments[i]
 		t.seen(s.Time.Add(time.Duration(s.Duration) * time.Millisecond))
-		info, err := os.Stat(t.file(s.N))
+		info, err := os.Stat(t.file(s))
 		s.local = err == nil && info.Size() == s.Size
 		if s.local {
-			r.spool.has(s.Size)
+			r.spool.has(s.Size, s.stored)
 			if s.stored {
 				r.spool.spare(t, s.N)
 			}
@@ -331,9 +311,37 @@ func (r *Recorder) load(task string) (*take, error) {
 	return t, nil
 }
 
+// apply does what an entry of the journal says.
+func (t *take) apply(e *entry) {
+	switch {
+	case e.Head != nil:
+		t.head = *e.Head
+	case e.Push != nil:
+		t.pushes = append(t.pushes, *e.Push)
+	case e.Segment != nil && e.Segment.N == len(t.segments)+1:
+		t.segments = append(t.segments, *e.Segment)
+	case e.Stored > 0 && e.Stored <= len(t.segments):
+		t.segments[e.Stored-1].stored = true
+	case e.Left != nil:
+		t.left = *e.Left
+	case e.Lost > 0:
+		t.lost += e.Lost
+	case e.Closed != nil:
+		t.closed = e.Closed
+	case e.Named != nil:
+		t.files[e.Named.Format] = e.Named
+	case e.Made != nil:
+		t.files[e.Made.Format] = e.Made
+	case e.Told != "":
+		if p := t.files[e.Told]; p != nil {
+			p.told = true
+		}
+	}
+}
+
 // salvage makes a segment of what the file of one that was in the making has.
 func (t *take) salvage(s segment) {
-	name := t.file(s.N)
+	name := t.file(&s)
 	data, err := os.ReadFile(name)
 	if err != nil {
 		return
@@ -353,7 +361,7 @@ func (t *take) salvage(s segment) {
 		if p.Config {
 			continue
 		}
-		at := p.DTS - baseTime
+		at := p.DTS - baseTime - t.head.Base
 		step := int64(usual)
 		if before := last[p.Kind]; before > 0 {
 			step = min(max(at-before, 1), maxInterval)
@@ -373,7 +381,7 @@ func (t *take) salvage(s segment) {
 	}
 	t.seen(s.Time.Add(time.Duration(s.Duration) * time.Millisecond))
 	t.segments = append(t.segments, s)
-	t.r.spool.has(s.Size)
+	t.r.spool.has(s.Size, false)
 	t.noteLocked(entry{Segment: &s}, true)
 	t.log.Info("salvaged a segment", "n", s.N, "media", s.Duration)
 }

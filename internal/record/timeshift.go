@@ -137,6 +137,7 @@ func (r *Recorder) servePlaylist(w http.ResponseWriter, req *http.Request, g *ac
 func (r *Recorder) serveSegment(w http.ResponseWriter, req *http.Request, g *access.Grant) error {
 	name := strings.TrimSuffix(strings.TrimPrefix(g.Request().File, shiftSegment), ".ts")
 	task, number, _ := strings.Cut(name, "-")
+	number, _, _ = strings.Cut(number, "-") // which of its nodes wrote it is of no interest
 	n, err := strconv.Atoi(number)
 	t := r.unfinished(g.Key(), task)
 	var s segment

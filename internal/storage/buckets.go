@@ -34,7 +34,7 @@ type opened struct {
 }
 
 const (
-	sweepEvery = time.Hour
+	sweepEvery = 5 * time.Minute
 	sweepAge   = 24 * time.Hour // nothing of ours is written to more rarely
 )
 
@@ -134,7 +134,7 @@ func (b *Buckets) Close() {
 	b.named = map[string]*opened{}
 }
 
-// Run sweeps the buckets every hour, until ctx is done.
+// Run sweeps the buckets every few minutes, until ctx is done.
 func (b *Buckets) Run(ctx context.Context) error {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()

@@ -17,6 +17,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -47,6 +48,10 @@ type S3 struct {
 
 	unconditional atomic.Bool // the server has no conditional writes
 	opaque        atomic.Bool // ETags are not MD5s: the server encrypts with keys of its own
+
+	mu      sync.Mutex
+	orphans map[string]bool // marks of uploads that failed in a way that may have left something
+	live    map[string]bool // ids of uploads that are in use in this process
 }
 
 // S3Options says how patient an S3 bucket is. The zero value has good defaults.

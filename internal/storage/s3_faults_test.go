@@ -4,16 +4,12 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/http/httputil"
-	"net/url"
 	"os"
 	"os/exec"
 	"strings"
@@ -23,90 +19,10 @@ import (
 	"time"
 
 	"github.com/minio/minio-go/v7"
-	"github.com/minio/minio-go/v7/pkg/credentials"
 
 	"weir/internal/storage"
+	"weir/internal/storage/storagetest"
 )
-
-// toxiproxy is a proxy before an S3 server that can be told to break connections.
-type toxiproxy struct {
-	t     *testing.T
-	admin string
-	addr  string
-}
-
-func breakable(t *testing.T, upstream string) *toxiproxy {
-	t.Helper()
-	p := &toxiproxy{t, freePort(t), freePort(t)}
-	host, port, err := net.SplitHostPort(p.admin)
-	if err != nil {
-		t.Fatal(err)
-	}
-	start(t, "Starting Toxiproxy HTTP server", tool(t, "toxiproxy"), "-host", host, "-port", port)
-	// Its log says that it starts, not that it has: a connection says that.
-	for deadline := time.Now().Add(10 * time.Second); ; {
-		c, err := net.Dial("tcp", p.admin)
-		if err == nil {
-			c.Close()
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
-	}
-	p.call("POST", "/proxies", map[string]any{"name": "s3", "listen": p.addr, "upstream": upstream, "enabled": true})
-	return p
-}
-
-func (p *toxiproxy) call(method, path string, body any) {
-	p.t.Helper()
-	text, err := json.Marshal(body)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	r, err := http.NewRequest(method, "http://"+p.admin+path, bytes.NewReader(text))
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	resp, err := http.DefaultClient.Do(r)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode >= 300 {
-		said, _ := io.ReadAll(resp.Body)
-		p.t.Fatalf("toxiproxy: %s %s: %s %s", method, path, resp.Status, said)
-	}
-}
-
-func (p *toxiproxy) enable(on bool) {
-	p.t.Helper()
-	p.call("POST", "/proxies/s3", map[string]any{"enabled": on})
-}
-
-// toxic adds one and returns what takes it away.
-func (p *toxiproxy) toxic(kind, stream string, attributes map[string]any) func() {
-	p.t.Helper()
-	p.call("POST", "/proxies/s3/toxics", map[string]any{"name": kind, "type": kind, "stream": stream, "attributes": attributes})
-	return func() { p.call("DELETE", "/proxies/s3/toxics/"+kind, nil) }
-}
-
-// middleman is a proxy that sees the requests: fault may answer one itself, and returns true then.
-func middleman(t *testing.T, upstream string, fault func(w http.ResponseWriter, r *http.Request, forward http.Handler) bool) string {
-	t.Helper()
-	target := &url.URL{Scheme: "http", Host: upstream}
-	proxy := &httputil.ReverseProxy{
-		Rewrite:      func(r *httputil.ProxyRequest) { r.SetURL(target); r.Out.Host = r.In.Host },
-		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
-	}
-	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !fault(w, r, proxy) {
-			proxy.ServeHTTP(w, r)
-		}
-	}))
-	t.Cleanup(s.Close)
-	return s.Listener.Addr().String()
-}
 
 // impatient is an S3 bucket that gives up soon.
 func impatient(t *testing.T, addr string, o storage.S3Options) *storage.S3 {
@@ -114,17 +30,14 @@ func impatient(t *testing.T, addr string, o storage.S3Options) *storage.S3 {
 	if o.Wait == 0 {
 		o.Wait = time.Millisecond
 	}
-	return openS3(t, bucket(addr), o)
+	return openS3(t, storagetest.Bucket(addr), o)
 }
 
 // checkClean checks by another client, at the server itself, that no upload in parts is left and
 // that nothing is there but the objects.
 func checkClean(t *testing.T, addr string, objects map[string][]byte) {
 	t.Helper()
-	c, err := minio.NewCore(addr, &minio.Options{Creds: credentials.NewStaticV4(accessKey, secretKey, ""), Region: "us-east-1"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := storagetest.Client(t, addr)
 	r, err := c.ListMultipartUploads(t.Context(), "weir", "", "", "", "", 1000)
 	if err != nil {
 		t.Fatal(err)
@@ -182,17 +95,17 @@ const mib5 = storage.MinPartSize
 // F25: the server goes away in the middle of an upload and comes back; also
 // another process goes on, and no part is sent twice.
 func TestS3Away(t *testing.T) {
-	addr := versitygw(t)
+	addr := storagetest.S3(t)
 	var sent sync.Map
-	counted := middleman(t, addr, func(w http.ResponseWriter, r *http.Request, _ http.Handler) bool {
+	counted := storagetest.Middleman(t, addr, func(w http.ResponseWriter, r *http.Request, _ http.Handler) bool {
 		if n := r.URL.Query().Get("partNumber"); n != "" {
 			count, _ := sent.LoadOrStore(n, new(atomic.Int32))
 			count.(*atomic.Int32).Add(1)
 		}
 		return false
 	})
-	p := breakable(t, counted)
-	b := impatient(t, p.addr, storage.S3Options{Attempts: 2})
+	p := storagetest.NewToxiproxy(t, counted)
+	b := impatient(t, p.Addr, storage.S3Options{Attempts: 2})
 	data := content(1, 4*mib5+1000)
 	u, err := b.Upload(t.Context(), "object", storage.PutOptions{PartSize: mib5, IfAbsent: true})
 	if err != nil {
@@ -206,7 +119,7 @@ func TestS3Away(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	p.enable(false)
+	p.Enable(false)
 	deny(t, "WritePart", write(u, 4))
 	_, err = b.Put(t.Context(), "other", bytes.NewReader(data[:100]), storage.PutOptions{})
 	deny(t, "Put", err)
@@ -216,10 +129,10 @@ func TestS3Away(t *testing.T) {
 	if !errors.Is(err, storage.ErrUpload) { // part 1 is missing, whether the server is there or not
 		t.Errorf("Complete = %v", err)
 	}
-	restarted := impatient(t, p.addr, storage.S3Options{Attempts: 2})
+	restarted := impatient(t, p.Addr, storage.S3Options{Attempts: 2})
 	_, err = restarted.Resume(t.Context(), u.State())
 	deny(t, "Resume", err)
-	p.enable(true)
+	p.Enable(true)
 	u, err = restarted.Resume(t.Context(), u.State())
 	if err != nil {
 		t.Fatal(err)
@@ -239,10 +152,10 @@ func TestS3Away(t *testing.T) {
 			}
 		}
 	}
-	p.enable(false)
+	p.Enable(false)
 	_, err = u.Complete(t.Context())
 	deny(t, "Complete", err)
-	p.enable(true)
+	p.Enable(true)
 	if _, err := u.Complete(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -256,15 +169,15 @@ func TestS3Away(t *testing.T) {
 
 // F26: too slow, and silent.
 func TestS3Slow(t *testing.T) {
-	addr := versitygw(t)
-	p := breakable(t, addr)
+	addr := storagetest.S3(t)
+	p := storagetest.NewToxiproxy(t, addr)
 	data := content(2, mib5)
-	b := impatient(t, p.addr, storage.S3Options{Attempts: 2, Stall: 500 * time.Millisecond, MinRate: 20 << 20})
+	b := impatient(t, p.Addr, storage.S3Options{Attempts: 2, Stall: 500 * time.Millisecond, MinRate: 20 << 20})
 	put := func() error {
 		_, err := b.Put(t.Context(), "object", bytes.NewReader(data), storage.PutOptions{})
 		return err
 	}
-	heal := p.toxic("bandwidth", "upstream", map[string]any{"rate": 100}) // kB a second
+	heal := p.Toxic("bandwidth", "upstream", map[string]any{"rate": 100}) // kB a second
 	began := time.Now()
 	deny(t, "Put at 100 kB/s", put())
 	if took := time.Since(began); took > 10*time.Second {
@@ -272,7 +185,7 @@ func TestS3Slow(t *testing.T) {
 	}
 	heal()
 	for _, stream := range []string{"upstream", "downstream"} {
-		heal = p.toxic("timeout", stream, map[string]any{"timeout": 0}) // nothing comes through
+		heal = p.Toxic("timeout", stream, map[string]any{"timeout": 0}) // nothing comes through
 		began = time.Now()
 		deny(t, "Put into silence", put())
 		if took := time.Since(began); took > 10*time.Second {
@@ -280,8 +193,8 @@ func TestS3Slow(t *testing.T) {
 		}
 		heal()
 	}
-	heal = p.toxic("slicer", "upstream", map[string]any{"average_size": 2000, "size_variation": 1500, "delay": 10})
-	patient := impatient(t, p.addr, storage.S3Options{})
+	heal = p.Toxic("slicer", "upstream", map[string]any{"average_size": 2000, "size_variation": 1500, "delay": 10})
+	patient := impatient(t, p.Addr, storage.S3Options{})
 	if _, err := patient.Put(t.Context(), "object", bytes.NewReader(data), storage.PutOptions{}); err != nil {
 		t.Errorf("Put in slices = %v", err)
 	}
@@ -295,7 +208,7 @@ func TestS3Slow(t *testing.T) {
 	if _, err := io.ReadFull(body, make([]byte, 1000)); err != nil {
 		t.Fatal(err)
 	}
-	heal = p.toxic("timeout", "downstream", map[string]any{"timeout": 0})
+	heal = p.Toxic("timeout", "downstream", map[string]any{"timeout": 0})
 	_, err = io.Copy(io.Discard, body)
 	deny(t, "reading from silence", err)
 	heal()
@@ -304,11 +217,11 @@ func TestS3Slow(t *testing.T) {
 
 // Connections that break after some bytes, in both directions.
 func TestS3Resets(t *testing.T) {
-	addr := versitygw(t)
-	p := breakable(t, addr)
-	b := impatient(t, p.addr, storage.S3Options{Attempts: 2})
+	addr := storagetest.S3(t)
+	p := storagetest.NewToxiproxy(t, addr)
+	b := impatient(t, p.Addr, storage.S3Options{Attempts: 2})
 	objects := map[string][]byte{}
-	heal := p.toxic("limit_data", "upstream", map[string]any{"bytes": 7 << 20}) // a connection does for a part, hardly for two
+	heal := p.Toxic("limit_data", "upstream", map[string]any{"bytes": 7 << 20}) // a connection does for a part, hardly for two
 	data := content(3, 3*mib5+5)
 	for i := range 2 {
 		key := fmt.Sprintf("up-%d", i)
@@ -324,7 +237,7 @@ func TestS3Resets(t *testing.T) {
 		objects[key] = data
 	}
 	heal()
-	heal = p.toxic("limit_data", "downstream", map[string]any{"bytes": 4 << 20})
+	heal = p.Toxic("limit_data", "downstream", map[string]any{"bytes": 4 << 20})
 	body, _, err := b.Get(t.Context(), "up-0", 3, -1)
 	if err != nil {
 		t.Fatal(err)
@@ -335,7 +248,7 @@ func TestS3Resets(t *testing.T) {
 		t.Errorf("Get = %d bytes, %v, want %d", len(got), err, len(data)-3)
 	}
 	heal()
-	heal = p.toxic("reset_peer", "downstream", map[string]any{"timeout": 0})
+	heal = p.Toxic("reset_peer", "downstream", map[string]any{"timeout": 0})
 	_, err = b.Put(t.Context(), "never", strings.NewReader("x"), storage.PutOptions{})
 	deny(t, "Put", err)
 	heal()
@@ -353,9 +266,9 @@ func TestS3Resets(t *testing.T) {
 // Storms of errors, answers that are lost after the deed was done, and parts
 // that fail: what was acknowledged is there and whole, and nothing else.
 func TestS3Storm(t *testing.T) {
-	addr := versitygw(t)
+	addr := storagetest.S3(t)
 	var storm atomic.Bool
-	proxied := middleman(t, addr, func(w http.ResponseWriter, r *http.Request, forward http.Handler) bool {
+	proxied := storagetest.Middleman(t, addr, func(w http.ResponseWriter, r *http.Request, forward http.Handler) bool {
 		if !storm.Load() {
 			return false
 		}
@@ -419,7 +332,7 @@ func TestS3Storm(t *testing.T) {
 
 // H98: an answer of 200 to Complete that carries an error, or lies.
 func TestS3CompleteLies(t *testing.T) {
-	addr := versitygw(t)
+	addr := storagetest.S3(t)
 	const failed = `<?xml version="1.0"?><Error><Code>InternalError</Code><Message>we encountered one</Message></Error>`
 	const lie = `<?xml version="1.0"?><CompleteMultipartUploadResult><Bucket>weir</Bucket><Key>object</Key><ETag>"x-1"</ETag></CompleteMultipartUploadResult>`
 	for _, c := range []struct {
@@ -434,7 +347,7 @@ func TestS3CompleteLies(t *testing.T) {
 	} {
 		left := atomic.Int32{}
 		left.Store(c.times)
-		proxied := middleman(t, addr, func(w http.ResponseWriter, r *http.Request, _ http.Handler) bool {
+		proxied := storagetest.Middleman(t, addr, func(w http.ResponseWriter, r *http.Request, _ http.Handler) bool {
 			if r.Method != http.MethodPost || !r.URL.Query().Has("uploadId") || left.Add(-1) < 0 {
 				return false
 			}
@@ -468,10 +381,10 @@ func TestS3CompleteLies(t *testing.T) {
 
 // The answer to Complete is lost; the second time there is no upload any more.
 func TestS3CompleteLost(t *testing.T) {
-	addr := versitygw(t)
+	addr := storagetest.S3(t)
 	for _, ifAbsent := range []bool{false, true} {
 		var once sync.Once
-		proxied := middleman(t, addr, func(w http.ResponseWriter, r *http.Request, forward http.Handler) (lost bool) {
+		proxied := storagetest.Middleman(t, addr, func(w http.ResponseWriter, r *http.Request, forward http.Handler) (lost bool) {
 			if r.Method == http.MethodPost && r.URL.Query().Has("uploadId") {
 				once.Do(func() {
 					forward.ServeHTTP(httptest.NewRecorder(), r)
@@ -501,8 +414,8 @@ func TestS3CompleteLost(t *testing.T) {
 
 // H98: what is stored is not what was sent.
 func TestS3WrongChecksum(t *testing.T) {
-	addr := versitygw(t)
-	proxied := middleman(t, addr, func(w http.ResponseWriter, r *http.Request, _ http.Handler) bool {
+	addr := storagetest.S3(t)
+	proxied := storagetest.Middleman(t, addr, func(w http.ResponseWriter, r *http.Request, _ http.Handler) bool {
 		if r.Method != http.MethodPut {
 			return false
 		}
@@ -515,7 +428,7 @@ func TestS3WrongChecksum(t *testing.T) {
 		t.Errorf("Put = %v, want ErrMismatch", err)
 	}
 	// A middleman that changes a byte is found out by the server.
-	changed := middleman(t, addr, func(w http.ResponseWriter, r *http.Request, forward http.Handler) bool {
+	changed := storagetest.Middleman(t, addr, func(w http.ResponseWriter, r *http.Request, forward http.Handler) bool {
 		if r.Method == http.MethodPut {
 			body, _ := io.ReadAll(r.Body)
 			if len(body) > 0 {
@@ -534,8 +447,8 @@ func TestS3WrongChecksum(t *testing.T) {
 
 // A server without conditional writes gets the look alone.
 func TestS3WithoutConditions(t *testing.T) {
-	addr := versitygw(t)
-	proxied := middleman(t, addr, func(w http.ResponseWriter, r *http.Request, _ http.Handler) bool {
+	addr := storagetest.S3(t)
+	proxied := storagetest.Middleman(t, addr, func(w http.ResponseWriter, r *http.Request, _ http.Handler) bool {
 		if r.Header.Get("If-None-Match") == "" {
 			return false
 		}
@@ -560,12 +473,12 @@ func TestS3WithoutConditions(t *testing.T) {
 
 // Wrong settings are not a server that is away.
 func TestS3Refused(t *testing.T) {
-	addr := versitygw(t)
+	addr := storagetest.S3(t)
 	for name, change := range map[string]func(s *string, bucket *string){
 		"key":    func(s, _ *string) { *s = "nobody" },
 		"bucket": func(_, b *string) { *b = "none" },
 	} {
-		p := bucket(addr)
+		p := storagetest.Bucket(addr)
 		change(&p.AccessKey, &p.Bucket)
 		b := openS3(t, p, storage.S3Options{Wait: time.Millisecond})
 		if _, err := b.Put(t.Context(), "object", strings.NewReader("x"), storage.PutOptions{}); !errors.Is(err, storage.ErrRefused) {
@@ -579,11 +492,8 @@ func TestS3Refused(t *testing.T) {
 
 // Uploads of others are none of our business.
 func TestS3SweepOfOthers(t *testing.T) {
-	addr := versitygw(t)
-	c, err := minio.NewCore(addr, &minio.Options{Creds: credentials.NewStaticV4(accessKey, secretKey, ""), Region: "us-east-1"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	addr := storagetest.S3(t)
+	c := storagetest.Client(t, addr)
 	id, err := c.NewMultipartUpload(t.Context(), "weir", "theirs", minio.PutObjectOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -608,7 +518,7 @@ func TestS3Killed(t *testing.T) {
 		uploadForKill(t)
 		return
 	}
-	addr := versitygw(t)
+	addr := storagetest.S3(t)
 	state := t.TempDir() + "/state"
 	data := content(9, 6*mib5+9)
 	finished := false

@@ -63,6 +63,12 @@ func (s *S3) begin(ctx context.Context, key string, o PutOptions) (*s3Upload, er
 			return nil, err
 		}
 	}
+	begun := false
+	defer func() {
+		if !begun { // as far as we know
+			s.orphan(u.state.Mark)
+		}
+	}()
 	if _, err := s.putOne(ctx, markFolder+u.state.Mark, []byte(key), sha256.Sum256([]byte(key)), PutOptions{ContentType: "text/plain; charset=utf-8"}); err != nil {
 		return nil, err
 	}
@@ -79,7 +85,43 @@ func (s *S3) begin(ctx context.Context, key string, o PutOptions) (*s3Upload, er
 	if err != nil {
 		return nil, err
 	}
+	begun = true
+	s.lives(u.state.ID, true)
 	return u, nil
+}
+
+// orphan notes an upload of which something may be left that nobody will use.
+func (s *S3) orphan(mark string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.orphans == nil {
+		s.orphans = map[string]bool{}
+	}
+	s.orphans[mark] = true
+}
+
+// lives notes that an upload is in use in this process, or not any more.
+func (s *S3) lives(id string, is bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.live == nil {
+		s.live = map[string]bool{}
+	}
+	if s.live[id] = is; !is {
+		delete(s.live, id)
+	}
+}
+
+func (s *S3) isLive(id string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.live[id]
+}
+
+func (s *S3) isOrphan(mark string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.orphans[mark]
 }
 
 // Resume implements Bucket.
@@ -98,6 +140,7 @@ func (s *S3) Resume(ctx context.Context, state []byte) (Upload, error) {
 	if err := u.load(ctx); err != nil {
 		return nil, s.wrap("resume upload of", u.state.Key, err)
 	}
+	s.lives(u.state.ID, true)
 	return u, nil
 }
 
@@ -299,8 +342,9 @@ func (u *s3Upload) checkWhole(etag string, parts []Part) error {
 // unmark removes the note for Sweep, if there is nothing left for it. What
 // cannot be removed costs Sweep a look.
 func (u *s3Upload) unmark(ctx context.Context) {
-	if !u.state.Unsure {
-		u.s.deleteOne(ctx, markFolder+u.state.Mark)
+	u.s.lives(u.state.ID, false)
+	if u.state.Unsure || u.s.deleteOne(ctx, markFolder+u.state.Mark) != nil {
+		u.s.orphan(u.state.Mark)
 	}
 }
 
@@ -327,7 +371,7 @@ func (s *S3) abort(ctx context.Context, key, id string) error {
 }
 
 // Sweep implements Bucket. It looks at the uploads of those keys only that
-// are noted as ours.
+// are noted as ours. What this process knows to be of no use goes whatever its age.
 func (s *S3) Sweep(ctx context.Context, age time.Duration) (int, error) {
 	swept, err := s.sweep(ctx, time.Now().Add(-age))
 	if err != nil {
@@ -345,7 +389,7 @@ func (s *S3) sweep(ctx context.Context, before time.Time) (swept int, err error)
 			if info.Err != nil {
 				return info.Err
 			}
-			if info.LastModified.Before(before) && info.Size <= maxKey {
+			if info.Size <= maxKey && (info.LastModified.Before(before) || s.isOrphan(strings.TrimPrefix(info.Key, s.prefix+markFolder))) {
 				marks = append(marks, info)
 			}
 		}
@@ -363,17 +407,22 @@ func (s *S3) sweep(ctx context.Context, before time.Time) (swept int, err error)
 		if err != nil {
 			return swept, err
 		}
-		n, kept, err := s.sweepKey(ctx, s.key(key), before)
+		name := strings.TrimPrefix(mark, markFolder)
+		orphan := s.isOrphan(name)
+		n, kept, err := s.sweepKey(ctx, s.key(key), before, orphan)
 		swept += n
 		if err != nil {
 			return swept, err
 		}
-		if kept > 0 {
+		if kept > 0 && !orphan {
 			continue
 		}
 		if err := s.deleteOne(ctx, mark); err != nil {
 			return swept, err
 		}
+		s.mu.Lock()
+		delete(s.orphans, name)
+		s.mu.Unlock()
 	}
 	return swept, nil
 }
@@ -400,8 +449,9 @@ func (s *S3) readMark(ctx context.Context, mark string) (string, error) {
 	return "", ErrNotExist
 }
 
-// sweepKey aborts the uploads of one key which nothing has been written to for long.
-func (s *S3) sweepKey(ctx context.Context, key string, before time.Time) (swept, kept int, err error) {
+// sweepKey aborts the uploads of one key which nothing has been written to for
+// long; of an orphan's key all that are not in use here.
+func (s *S3) sweepKey(ctx context.Context, key string, before time.Time, orphan bool) (swept, kept int, err error) {
 	var ids []string
 	err = s.try(ctx, 0, func(a *attempt) error {
 		ids, kept = nil, 0
@@ -418,7 +468,9 @@ func (s *S3) sweepKey(ctx context.Context, key string, before time.Time) (swept,
 			for _, u := range r.Uploads {
 				switch {
 				case u.Key != key:
-				case u.Initiated.Before(before):
+				case orphan && s.isLive(u.UploadID):
+					kept++
+				case orphan || u.Initiated.Before(before):
 					ids = append(ids, u.UploadID)
 				default:
 					kept++
@@ -440,7 +492,7 @@ func (s *S3) sweepKey(ctx context.Context, key string, before time.Time) (swept,
 			continue
 		case err != nil:
 			return swept, kept, err
-		case !newest.Before(before):
+		case !orphan && !newest.Before(before):
 			kept++
 			continue
 		}

@@ -96,20 +96,15 @@ func raw(name string, content []byte) mp4.Box {
 // 4.3.2) of an identification header (RFC 7845, 5.1): the same, with the other
 // order of bytes and without the magic.
 func opusBox(head []byte) mp4.Box {
-	if len(head) < 19 || string(head[:8]) != "OpusHead" {
+	c, err := av.ParseOpusConfig(head)
+	if err != nil {
 		return nil
 	}
-	b := []byte{0, head[9]}
-	b = binary.BigEndian.AppendUint16(b, binary.LittleEndian.Uint16(head[10:]))
-	b = binary.BigEndian.AppendUint32(b, binary.LittleEndian.Uint32(head[12:]))
-	b = binary.BigEndian.AppendUint16(b, binary.LittleEndian.Uint16(head[16:]))
-	if head[18] == 0 {
-		return raw("dOps", append(b, 0))
-	}
-	if len(head) < 21+int(head[9]) {
-		return nil
-	}
-	return raw("dOps", append(b, head[18:21+int(head[9])]...))
+	b := []byte{0, byte(c.Channels)}
+	b = binary.BigEndian.AppendUint16(b, uint16(c.PreSkip))
+	b = binary.BigEndian.AppendUint32(b, uint32(c.Rate))
+	b = binary.BigEndian.AppendUint16(b, uint16(c.Gain))
+	return raw("dOps", append(append(b, byte(c.Family)), c.Mapping...))
 }
 
 // frameSamples is how many samples a frame of audio has at its entry's rate; 0: its time says.
@@ -123,33 +118,7 @@ func frameSamples(p av.Packet, e *entry) int {
 		}
 		return 1152
 	case av.Opus:
-		return opusSamples(p.Frame)
+		return av.OpusSamples(p.Frame)
 	}
 	return 0
-}
-
-// opusSamples reads the duration of a packet from its first bytes (RFC 6716, 3.1).
-func opusSamples(b []byte) int {
-	if len(b) == 0 {
-		return 0
-	}
-	n := 0
-	switch c := int(b[0] >> 3); {
-	case c < 12: // SILK
-		n = [...]int{480, 960, 1920, 2880}[c&3]
-	case c < 16: // hybrid
-		n = [...]int{480, 960}[c&1]
-	default: // CELT
-		n = 120 << (c & 3)
-	}
-	switch b[0] & 3 {
-	case 0:
-		return n
-	case 1, 2:
-		return 2 * n
-	}
-	if len(b) < 2 {
-		return 0
-	}
-	return min(n*int(b[1]&0x3F), 5760)
 }

@@ -25,7 +25,7 @@ const (
 var ErrSync = errors.New("no transport stream packets")
 
 // Demuxer reads packets from a transport stream: the first H.264 or HEVC and
-// the first AAC or MP3 track of the first program. It is an av.Reader. Packets
+// the first AAC, MP3 or Opus track of the first program. It is an av.Reader. Packets
 // have no Tag; a codec configuration is made of the parameter sets or ADTS
 // headers and comes before the first frame and whenever it changes. DTS counts
 // milliseconds as the stream has them, going on where its 33 bits wrap.
@@ -46,16 +46,17 @@ type Demuxer struct {
 
 // demuxTrack is a track that the program map table lists.
 type demuxTrack struct {
-	pid    int
-	codec  av.Codec
-	video  bool
-	cc     int    // -1: none yet
-	pes    []byte // the PES packet so far
-	open   bool   // pes is being filled
-	key    bool   // random_access_indicator
-	config []byte // last sent
-	rest   []byte // audio: the start of a frame that goes on in the next PES packet
-	pts    int64  // of that frame
+	pid      int
+	codec    av.Codec
+	video    bool
+	cc       int    // -1: none yet
+	pes      []byte // the PES packet so far
+	open     bool   // pes is being filled
+	key      bool   // random_access_indicator
+	config   []byte // last sent
+	channels int    // Opus
+	rest     []byte // audio: the start of a frame that goes on in the next PES packet
+	pts      int64  // of that frame
 }
 
 // NewDemuxer returns a Demuxer that reads from r.
@@ -256,14 +257,20 @@ func (d *Demuxer) readPMT(s []byte) {
 	for haveVideo, haveAudio := false, false; len(b) >= 5; {
 		t := &demuxTrack{pid: int(b[1]&0x1F)<<8 | int(b[2]), codec: codecOf(b[0]), cc: -1}
 		t.video = t.codec == av.H264 || t.codec == av.HEVC
-		n := int(b[3]&0x0F)<<8 | int(b[4])
-		b = b[min(5+n, len(b)):]
+		n := min(5+(int(b[3]&0x0F)<<8|int(b[4])), len(b))
+		if b[0] == typePrivate {
+			if t.channels = opusChannels(b[5:n]); t.channels > 0 {
+				t.codec = av.Opus
+			}
+		}
+		b = b[n:]
 		if t.codec == av.Unknown || t.video && haveVideo || !t.video && haveAudio {
 			continue
 		}
 		haveVideo, haveAudio = haveVideo || t.video, haveAudio || !t.video
 		for _, old := range d.tracks {
 			if old.pid == t.pid && old.codec == t.codec {
+				old.channels = t.channels
 				t = old
 			}
 		}
@@ -302,6 +309,8 @@ func (d *Demuxer) endPES(t *demuxTrack) {
 	switch {
 	case t.video:
 		d.readAccessUnit(t, data, pts, dts)
+	case t.codec == av.Opus:
+		d.readOpus(t, data, pts)
 	case t.codec == av.AAC:
 		d.readAudio(t, data, pts, parseADTS)
 	default:

@@ -30,8 +30,9 @@ const (
 	tablePAT = 0
 	tablePMT = 2
 
-	streamVideo = 0xE0 // stream_id, table 2-22
-	streamAudio = 0xC0
+	streamVideo   = 0xE0 // stream_id, table 2-22
+	streamAudio   = 0xC0
+	streamPrivate = 0xBD // private_stream_1
 )
 
 // Clock is how many units of time make a millisecond.
@@ -52,10 +53,17 @@ var streamTypes = [...]struct {
 	{0x04, av.MP3}, // with the lower sample rates; read, never written
 }
 
+// typePrivate is the stream_type of private data in PES packets: of Opus, if a
+// descriptor says so.
+const typePrivate = 0x06
+
 // Supports says whether packets of that codec can be put into a transport stream.
 func Supports(c av.Codec) bool { return streamType(c) != 0 }
 
 func streamType(c av.Codec) uint8 {
+	if c == av.Opus {
+		return typePrivate
+	}
 	for _, s := range streamTypes {
 		if s.codec == c {
 			return s.typ

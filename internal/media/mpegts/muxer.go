@@ -34,7 +34,7 @@ var ErrFrame = errors.New("frame does not fit a transport stream")
 
 // Muxer makes transport stream segments of packets. It writes H.264 and HEVC
 // with access unit delimiters and with the parameter sets before each key
-// frame, AAC as ADTS, MP3 as it is.
+// frame, AAC as ADTS, MP3 as it is, Opus as "Opus in MPEG-2 TS" has it.
 //
 // A segment begins with PAT and PMT and its tables list the tracks that have
 // had frames, so that it can be played on its own; continuity counters run on
@@ -48,6 +48,7 @@ type Muxer struct {
 	avc          *av.AVCConfig
 	hevc         *av.HEVCConfig
 	aac          *av.AACConfig
+	opus         opusTrack
 	early        int64 // what decoding times are lowered by so that no CTS is negative
 
 	sets []byte // parameter sets of the configuration, with start codes
@@ -167,6 +168,8 @@ func (m *Muxer) configure(p av.Packet) (err error) {
 		if c, err = av.ParseAACConfig(p.Frame); err == nil {
 			m.aac = c
 		}
+	case av.Opus:
+		err = m.opus.configure(p.Frame)
 	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrFrame, err)
@@ -280,6 +283,11 @@ func (m *Muxer) writeAudio(p av.Packet) error {
 		if b := p.Frame; len(b) < 4 || len(b) > groupSize || b[0] != 0xFF || b[1]&0xE0 != 0xE0 {
 			return fmt.Errorf("%w: mp3 frame of %d bytes", ErrFrame, len(b))
 		}
+	case av.Opus:
+		if len(p.Frame) > groupSize || av.OpusSamples(p.Frame) == 0 {
+			return fmt.Errorf("%w: opus frame of %d bytes", ErrFrame, len(p.Frame))
+		}
+		header = m.opus.header(len(p.Frame))
 	}
 	if g.frames == 0 {
 		g.first, g.pts = p.DTS, m.audio.next(m.base+p.DTS*Clock)
@@ -324,6 +332,12 @@ func (m *Muxer) list(t *muxTrack, codec av.Codec, pts int64) {
 	}
 	if !known {
 		t.listed = codec
+		if t == &m.audio {
+			t.stream = streamAudio
+			if codec == av.Opus {
+				t.stream = streamPrivate
+			}
+		}
 		m.version = (m.version + 1) & 31
 	}
 	if !begun {
@@ -345,11 +359,15 @@ func (m *Muxer) writeTables() {
 	if m.video.listed == av.Unknown {
 		pcr = pidAudio
 	}
-	var b [4 + 2*5]byte
+	var b [4 + 2*5 + opusDescriptors]byte
 	s := append(b[:0], 0xE0|byte(pcr>>8), byte(pcr), 0xF0, 0)
 	for _, t := range [...]*muxTrack{&m.video, &m.audio} {
 		if t.listed != av.Unknown {
 			s = append(s, streamType(t.listed), 0xE0|byte(t.pid>>8), byte(t.pid), 0xF0, 0)
+			if t.listed == av.Opus {
+				s[len(s)-1] = opusDescriptors
+				s = m.opus.descriptors(s)
+			}
 		}
 	}
 	section(m.buf[packetSize:2*packetSize], pidPMT, m.tablesCC, tablePMT, m.version, s...)

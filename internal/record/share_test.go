@@ -1,0 +1,679 @@
+package record
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"weir/internal/event"
+	"weir/internal/media/av"
+	"weir/internal/policy"
+	"weir/internal/storage"
+	"weir/internal/stream"
+)
+
+// natsServer starts a NATS server with JetStream that is nobody's own, and
+// returns its URL.
+func natsServer(t *testing.T) string {
+	t.Helper()
+	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoLog: true, NoSigs: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	t.Cleanup(func() {
+		s.Shutdown()
+		s.WaitForShutdown()
+	})
+	if !s.ReadyForConnections(20 * time.Second) {
+		t.Fatal("NATS is not ready")
+	}
+	return s.ClientURL()
+}
+
+// cluster is a set of nodes with one NATS, one bucket and one log of facts.
+type cluster struct {
+	t   *testing.T
+	url string
+	b   storage.Bucket
+
+	mu     sync.Mutex
+	there  []string
+	events []event.Event
+	sent   map[av.Kind][]string
+}
+
+// node is one of them.
+type node struct {
+	*world
+	c    *cluster
+	name string
+	conn *nats.Conn
+	line *line
+	away bool // it reaches nothing any more; guarded by cluster.mu
+}
+
+func newCluster(t *testing.T) *cluster {
+	t.Helper()
+	b, err := storage.OpenDirectory("archive", t.TempDir(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &cluster{t: t, url: natsServer(t), b: b, sent: map[av.Kind][]string{}}
+}
+
+// reach is a bucket as long as its node is not away.
+type reach struct {
+	storage.Bucket
+	n *node
+}
+
+func (r reach) Put(ctx context.Context, key string, body io.Reader, o storage.PutOptions) (storage.Object, error) {
+	if r.n.isAway() {
+		return storage.Object{}, errors.New("no route to host")
+	}
+	return r.Bucket.Put(ctx, key, body, o)
+}
+
+func (r reach) Upload(ctx context.Context, key string, o storage.PutOptions) (storage.Upload, error) {
+	if r.n.isAway() {
+		return nil, errors.New("no route to host")
+	}
+	u, err := r.Bucket.Upload(ctx, key, o)
+	return reachUpload{u, r.n}, err
+}
+
+func (r reach) Resume(ctx context.Context, state []byte) (storage.Upload, error) {
+	u, err := r.Bucket.Resume(ctx, state)
+	if err != nil {
+		return nil, err
+	}
+	return reachUpload{u, r.n}, nil
+}
+
+type reachUpload struct {
+	storage.Upload
+	n *node
+}
+
+func (u reachUpload) WritePart(ctx context.Context, n int, data []byte) error {
+	if u.n.isAway() {
+		return errors.New("no route to host")
+	}
+	return u.Upload.WritePart(ctx, n, data)
+}
+
+func (n *node) isAway() bool {
+	n.c.mu.Lock()
+	defer n.c.mu.Unlock()
+	return n.away
+}
+
+// start starts a node, with the spool that it had if it had one.
+func (c *cluster) start(name, dir string, change func(*policy.Record)) *node {
+	c.t.Helper()
+	if dir == "" {
+		dir = c.t.TempDir()
+	}
+	n := &node{c: c, name: name, line: new(line), world: &world{t: c.t, dir: dir, app: policy.DefaultApp("live"), b: c.b, sent: c.sent}}
+	n.app.MaxLead = 0
+	n.app.Record.Mode, n.app.Record.Splice, n.app.Record.Segment = policy.RecordAutomatic, 2*time.Second, time.Second
+	every(&n.app.Record)
+	if change != nil {
+		change(&n.app.Record)
+	}
+	var err error
+	if n.conn, err = nats.Connect(c.url, nats.SetCustomDialer(n.line), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond), nats.ReconnectBufSize(-1)); err != nil {
+		c.t.Fatal(err)
+	}
+	js, err := jetstream.New(n.conn)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	n.opt = Options{
+		Dir: dir, Sync: -1, Retry: 20 * time.Millisecond,
+		Bucket: func(string) (storage.Bucket, error) { return reach{c.b, n}, nil },
+		Share: &Share{JetStream: js, Node: name, After: time.Second, Nodes: func(context.Context) ([]string, error) {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return slices.Clone(c.there), nil
+		}},
+		Emit: func(e event.Event) {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			if !n.away {
+				c.events = append(c.events, e)
+			}
+		},
+	}
+	if os.Getenv("VERBOSE") != "" {
+		n.opt.Log = slog.New(slog.NewTextHandler(os.Stderr, nil)).With("node", name)
+	}
+	c.mu.Lock()
+	c.there = append(c.there, name)
+	c.mu.Unlock()
+	n.hub = stream.NewHub(stream.Options{SlowAfter: time.Hour, SlowBytes: 1 << 30})
+	if n.r, err = Open(n.hub, n.opt); err != nil {
+		c.t.Fatal(err)
+	}
+	return n
+}
+
+// gone takes a node off the list of those that are there.
+func (n *node) gone() {
+	n.c.mu.Lock()
+	defer n.c.mu.Unlock()
+	n.c.there = slices.DeleteFunc(n.c.there, func(s string) bool { return s == n.name })
+}
+
+// die is what kill -9 is to all others: from one moment on nothing comes from
+// the node any more. It returns a copy of its spool.
+func (n *node) die() (spool string) {
+	n.c.t.Helper()
+	n.conn.Close()
+	n.c.mu.Lock()
+	n.away = true
+	n.c.mu.Unlock()
+	spool = n.copySpool()
+	n.gone()
+	n.stop()
+	return spool
+}
+
+// leave stops a node in order.
+func (n *node) leave() {
+	n.stop()
+	n.conn.Close()
+	n.gone()
+}
+
+// until waits until f returns true.
+func (c *cluster) until(what string, f func() bool) {
+	c.t.Helper()
+	deadline := time.After(30 * time.Second)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for !f() {
+		select {
+		case <-deadline:
+			c.t.Fatalf("waited for %s", what)
+		case <-tick.C:
+		}
+	}
+}
+
+// stored waits until so many segments of a node's recordings are uploaded, and others know.
+func (n *node) stored(segments int) {
+	n.c.t.Helper()
+	n.c.until(fmt.Sprintf("%d segments of %s", segments, n.name), func() bool {
+		total := 0
+		for _, u := range n.r.Unfinished() {
+			total += u.Uploaded
+		}
+		return total >= segments && n.told() >= segments
+	})
+}
+
+// told returns how many segments of the stream others know to be uploaded.
+func (n *node) told() (total int) {
+	c, err := nats.Connect(n.c.url)
+	if err != nil {
+		n.c.t.Fatal(err)
+	}
+	defer c.Close()
+	js, err := jetstream.New(c)
+	if err != nil {
+		n.c.t.Fatal(err)
+	}
+	l := &ledger{Share: Share{JetStream: js}}
+	s, err := l.open(n.c.t.Context())
+	if err != nil {
+		n.c.t.Fatal(err)
+	}
+	info, err := s.Info(n.c.t.Context(), jetstream.WithSubjectFilter(shareSubject+">"))
+	if err != nil {
+		n.c.t.Fatal(err)
+	}
+	for subject := range info.State.Subjects {
+		last, err := l.last(n.c.t.Context(), subject)
+		if err != nil || last == nil {
+			continue
+		}
+		journal, err := l.read(n.c.t.Context(), subject, last.Sequence)
+		if err != nil {
+			n.c.t.Fatal(err)
+		}
+		readEntries(journal, func(e *entry) {
+			if e.Stored > 0 {
+				total++
+			}
+		})
+	}
+	return total
+}
+
+// empty checks that nothing is left in JetStream but graves.
+func (c *cluster) empty(graves int) {
+	c.t.Helper()
+	conn, err := nats.Connect(c.url)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer conn.Close()
+	js, err := jetstream.New(conn)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.until("an empty ledger", func() bool {
+		s, err := js.Stream(c.t.Context(), shareStream)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		return int(s.CachedInfo().State.Msgs) == graves
+	})
+}
+
+// files waits for n finished files and returns them by format. The same fact may
+// be told more than once: then in the same words.
+func (c *cluster) files(n int) map[string][]event.RecordFinished {
+	c.t.Helper()
+	var m map[string][]event.RecordFinished
+	c.until(fmt.Sprintf("%d files", n), func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		m = map[string][]event.RecordFinished{}
+		said, total := map[string]string{}, 0
+		for _, e := range c.events {
+			if f, ok := e.Data.(event.RecordFailed); ok {
+				c.t.Fatalf("a failure: %+v", f)
+			}
+			f, ok := e.Data.(event.RecordFinished)
+			if !ok {
+				continue
+			}
+			text, err := json.Marshal(e)
+			if err != nil {
+				c.t.Fatal(err)
+			}
+			switch before, ok := said[f.Task]; {
+			case !ok:
+				said[f.Task] = string(text)
+				m[f.Format] = append(m[f.Format], f)
+				total++
+			case before != string(text):
+				c.t.Fatalf("a fact was told as\n%s\nand as\n%s", before, text)
+			}
+		}
+		return total >= n
+	})
+	for _, list := range m {
+		slices.SortFunc(list, func(a, b event.RecordFinished) int { return a.Start.Compare(b.Start) })
+	}
+	return m
+}
+
+// tidy checks that the bucket has nothing but what is in those files.
+func (c *cluster) tidy(m map[string][]event.RecordFinished) {
+	c.t.Helper()
+	want := map[string]bool{}
+	for _, list := range m {
+		for _, f := range list {
+			want[f.Key] = true
+			if f.Format != "hls" {
+				continue
+			}
+			list, err := playlistAt(c.t.Context(), c.b, f.Key)
+			if err != nil {
+				c.t.Fatal(err)
+			}
+			for _, s := range list.Segments {
+				want[path.Join(path.Dir(f.Key), s.URI)] = true
+			}
+		}
+	}
+	objects, err := c.b.List(c.t.Context(), "", "", 10_000)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for _, o := range objects {
+		if !want[o.Key] {
+			c.t.Errorf("%s is left in the bucket", o.Key)
+		}
+	}
+}
+
+// prefix checks that the files have what was pushed up to some frame, in order
+// and once, and returns how many frames of picture.
+func (n *node) prefix(files ...*file) int {
+	n.c.t.Helper()
+	for _, k := range []av.Kind{av.Video, av.Audio} {
+		var got []string
+		for _, f := range files {
+			got = append(got, f.frames[k]...)
+		}
+		if len(got) > len(n.sent[k]) {
+			n.c.t.Fatalf("%d frames of %d", len(got), len(n.sent[k]))
+		}
+		same(n.c.t, k, got, n.sent[k][:len(got)])
+	}
+	total := 0
+	for _, f := range files {
+		total += len(f.frames[av.Video])
+	}
+	return total
+}
+
+func (n *node) fast(pub *stream.Publication) *encoder {
+	e := n.both(pub)
+	e.unspaced = true
+	return e
+}
+
+// A node is killed for good in the middle of a push. Another one waits for the
+// window and then makes all files, of all that was uploaded.
+func TestAnotherNodeFinishes(t *testing.T) {
+	c := newCluster(t)
+	a := c.start("a", "", nil)
+	b := c.start("b", "", nil)
+	defer b.leave()
+	a.fast(a.push()).run(20_500)
+	a.stored(20)
+	a.die()
+	m := c.files(3)
+	for _, format := range formats {
+		f := m[format][0]
+		if n := b.prefix(b.readAny(&f)); n != 500 {
+			t.Errorf("%s: %d frames are there, want the 500 of 20 whole segments", format, n)
+		}
+		if start, end := names(t, f.Key); start != f.Start.Unix() || end != f.End.Unix() {
+			t.Errorf("%s is of %d to %d", f.Key, f.Start.Unix(), f.End.Unix())
+		}
+	}
+	c.empty(1)
+}
+
+// parts is a bucket that tells of each part, and can hold one up.
+type parts struct {
+	storage.Bucket
+	mu    sync.Mutex
+	wrote map[int]int
+	stop  chan struct{} // closed when part 2 is to be written the first time
+	go_   chan struct{} // and it waits for that
+}
+
+type partUpload struct {
+	storage.Upload
+	b *parts
+}
+
+func (b *parts) Upload(ctx context.Context, key string, o storage.PutOptions) (storage.Upload, error) {
+	u, err := b.Bucket.Upload(ctx, key, o)
+	return partUpload{u, b}, err
+}
+
+func (b *parts) Resume(ctx context.Context, state []byte) (storage.Upload, error) {
+	u, err := b.Bucket.Resume(ctx, state)
+	if err != nil {
+		return nil, err
+	}
+	return partUpload{u, b}, nil
+}
+
+func (u partUpload) WritePart(ctx context.Context, n int, data []byte) error {
+	u.b.mu.Lock()
+	first := n == 3 && u.b.wrote[n] == 0 && u.b.stop != nil
+	stop := u.b.stop
+	if first {
+		u.b.stop = nil
+	}
+	u.b.mu.Unlock()
+	if first {
+		close(stop)
+		<-u.b.go_
+		return errors.New("connection reset")
+	}
+	u.b.mu.Lock()
+	u.b.wrote[n]++
+	u.b.mu.Unlock()
+	return u.Upload.WritePart(ctx, n, data)
+}
+
+// The job that makes an MP4 goes on at another node where it was: no part is
+// written twice, and nothing is left behind. Of HLS, which the first node has told of,
+// the second says the same or nothing.
+func TestAnotherNodeGoesOnWithAFile(t *testing.T) {
+	c := newCluster(t)
+	pb := &parts{Bucket: c.b, wrote: map[int]int{}, stop: make(chan struct{}), go_: make(chan struct{})}
+	stopped := pb.stop
+	c.b = pb
+	only := func(r *policy.Record) { r.FLV.Enabled, r.Splice = false, 0 }
+	a := c.start("a", "", only)
+	b := c.start("b", "", only)
+	defer b.leave()
+	e := a.fast(a.push())
+	e.size = 30_000
+	e.run(45_000).end()
+	select {
+	case <-stopped:
+	case <-time.After(20 * time.Second):
+		t.Fatal("no part of the MP4 came")
+	}
+	done := make(chan struct{})
+	go func() { defer close(done); a.die() }() // ends when the part does
+	c.until("the end of a", a.isAway)
+	close(pb.go_)
+	<-done
+	m := c.files(2)
+	f := m["mp4"][0]
+	b.all(b.readAny(&f))
+	f = m["hls"][0]
+	b.all(b.readAny(&f))
+	for n, times := range pb.wrote {
+		if times != 1 {
+			t.Errorf("part %d was written %d times", n, times)
+		}
+	}
+	if len(pb.wrote) < 4 {
+		t.Errorf("%d parts", len(pb.wrote))
+	}
+	if n, err := c.b.Sweep(t.Context(), 0); err != nil || n != 0 {
+		t.Errorf("%d uploads were left, %v", n, err)
+	}
+	c.tidy(m)
+	c.empty(1)
+}
+
+// A push that comes back to another node within the window goes on in the same
+// file.
+func TestSpliceAtAnotherNode(t *testing.T) {
+	c := newCluster(t)
+	long := func(r *policy.Record) { r.Splice = 5 * time.Second }
+	a := c.start("a", "", long)
+	b := c.start("b", "", long)
+	defer a.leave()
+	defer b.leave()
+	a.fast(a.push()).run(5000).end()
+	a.stored(5)
+	c.until("a to let go", func() bool { return a.free() })
+	b.fast(b.push()).run(5000).end()
+	b.stored(10)
+	c.until("b to let go", func() bool { return b.free() })
+	a.fast(a.push()).run(5000).end()
+	m := c.files(3)
+	for _, format := range formats {
+		if len(m[format]) != 1 {
+			t.Fatalf("%d files of %s, want 1", len(m[format]), format)
+		}
+		f := m[format][0]
+		b.all(b.readAny(&f))
+		if len(f.Pushes) != 3 {
+			t.Errorf("%s: pushes %q", format, f.Pushes)
+		}
+	}
+}
+
+// moved reports whether the node knows that another has one of its takes.
+func (n *node) moved() bool {
+	n.r.mu.Lock()
+	defer n.r.mu.Unlock()
+	for _, t := range n.r.takes {
+		if t.isMoved() {
+			return true
+		}
+	}
+	return false
+}
+
+// free reports whether the node has let go of a take.
+func (n *node) free() bool {
+	n.r.mu.Lock()
+	defer n.r.mu.Unlock()
+	for _, t := range n.r.takes {
+		t.mu.Lock()
+		free := t.shared.free && !t.shared.moved
+		t.mu.Unlock()
+		if free {
+			return true
+		}
+	}
+	return false
+}
+
+// A node that comes back finds that another has finished its recording. What it
+// still had and the other could not know becomes a file of its own; what both had
+// does not come twice.
+func TestComesBack(t *testing.T) {
+	for _, rest := range []bool{false, true} {
+		t.Run(fmt.Sprint("with more ", rest), func(t *testing.T) {
+			c := newCluster(t)
+			a := c.start("a", "", nil)
+			b := c.start("b", "", nil)
+			defer b.leave()
+			e := a.fast(a.push())
+			e.run(5000)
+			e.run(20)
+			a.stored(5)
+			if rest {
+				c.mu.Lock()
+				a.away = true // from here on it cannot upload
+				c.mu.Unlock()
+				e.run(5000)
+				c.until("more segments", func() bool { u := a.r.Unfinished(); return len(u) == 1 && u[0].Segments >= 10 })
+			}
+			spool := a.die()
+			m := c.files(3)
+			for _, format := range formats {
+				f := m[format][0]
+				if n := b.prefix(b.readAny(&f)); n != 125 {
+					t.Errorf("%s: %d frames are there, want 125", format, n)
+				}
+			}
+			again := c.start("a", spool, nil)
+			defer again.leave()
+			want := 3
+			if rest {
+				want = 6
+			}
+			m = c.files(want)
+			c.until("an empty spool", func() bool {
+				list, err := filepath.Glob(filepath.Join(spool, "*", "*"))
+				return err == nil && len(list) == 0
+			})
+			for _, format := range formats {
+				var files []*file
+				for i := range m[format] {
+					files = append(files, b.readAny(&m[format][i]))
+				}
+				n := b.prefix(files...)
+				if least := 125 * want / 3; n < least || rest && n > 251 || !rest && n > 126 {
+					t.Errorf("%s: %d frames are there, want %d and perhaps that which was being written", format, n, least)
+				}
+			}
+		})
+	}
+}
+
+// A node that is cut off from the others for long, and records on: when it is
+// back it goes on in a recording of its own, and nothing is missing.
+func TestCutOff(t *testing.T) {
+	c := newCluster(t)
+	a := c.start("a", "", nil)
+	b := c.start("b", "", nil)
+	defer b.leave()
+	defer a.leave()
+	e := a.fast(a.push())
+	e.run(5020)
+	a.stored(5)
+	c.mu.Lock()
+	a.away = true
+	c.mu.Unlock()
+	a.gone()
+	a.stall(true)
+	e.run(5000)
+	m := c.files(3)
+	f := m["hls"][0]
+	if n := b.prefix(b.readAny(&f)); n != 125 {
+		t.Errorf("%d frames are there, want 125", n)
+	}
+	c.mu.Lock()
+	a.away = false
+	c.there = append(c.there, "a")
+	c.mu.Unlock()
+	a.stall(false)
+	c.until("a to find out", func() bool { return a.moved() })
+	e.run(5000)
+	e.end()
+	// That of b, what a had when it came back, and what came then.
+	m = c.files(9)
+	c.tidy(m)
+	for _, format := range formats {
+		var files []*file
+		for i := range m[format] {
+			files = append(files, b.readAny(&m[format][i]))
+		}
+		b.all(files...)
+	}
+}
+
+// stall lets a node's connection to NATS break, and none come until it is false.
+func (n *node) stall(on bool) {
+	n.line.mu.Lock()
+	defer n.line.mu.Unlock()
+	n.line.cut = on
+	if on && n.line.conn != nil {
+		n.line.conn.Close()
+	}
+}
+
+// line is how a node reaches NATS.
+type line struct {
+	mu   sync.Mutex
+	cut  bool
+	conn net.Conn
+}
+
+func (l *line) Dial(network, address string) (net.Conn, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.cut {
+		return nil, errors.New("no route to host")
+	}
+	c, err := net.Dial(network, address)
+	l.conn = c
+	return c, err
+}
