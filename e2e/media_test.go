@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -36,6 +37,7 @@ var clips = []struct{ name, inputs, codecs string }{
 	{"mp3.flv", small + noise, x264 + "-bf 0 -g 25 -c:a libmp3lame -ar 44100 -b:a 96k"},
 	{"video.flv", small, x264 + "-bf 0 -g 25"},
 	{"audio.flv", noise, aac},
+	{"opus.mp4", small + noise, x264 + "-bf 0 -g 25 -c:a libopus -ar 48000 -ac 2 -b:a 64k"},
 	{"hevc.mp4", small, "-c:v libx265 -preset ultrafast -x265-params log-level=none:keyint=25:bframes=0:scenecut=0 -tag:v hvc1"},
 }
 
@@ -50,11 +52,12 @@ func makeMedia(dir string) error {
 			return err
 		}
 	}
-	mp4 := filepath.Join(dir, "hevc.mp4")
-	if err := hevcFLV(mp4, filepath.Join(dir, "hevc-12.flv"), legacyHEVC); err != nil {
-		return err
-	}
-	return hevcFLV(mp4, filepath.Join(dir, "hevc-hvc1.flv"), enhancedHEVC)
+	hevc := filepath.Join(dir, "hevc.mp4")
+	return errors.Join(
+		asFLV(hevc, filepath.Join(dir, "hevc-12.flv"), legacyHEVC),
+		asFLV(hevc, filepath.Join(dir, "hevc-hvc1.flv"), enhancedHEVC),
+		asFLV(filepath.Join(dir, "opus.mp4"), filepath.Join(dir, "opus.flv"), legacyAVC),
+	)
 }
 
 // output runs a program and returns what it prints.
@@ -172,21 +175,49 @@ func enhancedHEVC(key, config bool, data []byte) []byte {
 	return append(body, data...)
 }
 
-// hevcFLV writes the video of an MP4 file as FLV, which this ffmpeg cannot.
-func hevcFLV(mp4, flv string, body func(key, config bool, data []byte) []byte) error {
+// legacyAVC is the tag body of H.264 without B-frames.
+func legacyAVC(key, config bool, data []byte) []byte {
+	body := []byte{2<<4 | 7, 1, 0, 0, 0}
+	if key {
+		body[0] = 1<<4 | 7
+	}
+	if config {
+		body[1] = 0
+	}
+	return append(body, data...)
+}
+
+// enhancedOpus is the tag body of Enhanced RTMP, "ExAudioTagHeader".
+func enhancedOpus(config bool, data []byte) []byte {
+	body := []byte{9<<4 | 1, 'O', 'p', 'u', 's'} // CodedFrames
+	if config {
+		body[0] = 9 << 4 // SequenceStart
+	}
+	return append(body, data...)
+}
+
+// asFLV writes an MP4 file, of video and perhaps Opus, as FLV, which this ffmpeg cannot.
+func asFLV(mp4, flv string, video func(key, config bool, data []byte) []byte) error {
 	file, err := os.ReadFile(mp4)
 	if err != nil {
 		return err
 	}
 	out, err := output("ffprobe", "-v", "error", "-of", "json", "-show_data",
-		"-show_entries", "stream=extradata:packet=pts_time,size,pos,flags", "-select_streams", "v", mp4)
+		"-show_entries", "stream=codec_type,extradata:packet=codec_type,dts_time,size,pos,flags", mp4)
 	if err != nil {
 		return err
 	}
+	type from struct {
+		Type string `json:"codec_type"`
+	}
 	var probe struct {
-		Streams []struct{ Extradata string }
+		Streams []struct {
+			from
+			Extradata string
+		}
 		Packets []struct {
-			PTS   string `json:"pts_time"`
+			from
+			DTS   string `json:"dts_time"`
 			Size  string
 			Pos   string
 			Flags string
@@ -195,24 +226,39 @@ func hevcFLV(mp4, flv string, body func(key, config bool, data []byte) []byte) e
 	if err := json.Unmarshal(out, &probe); err != nil {
 		return err
 	}
-	if len(probe.Streams) != 1 {
-		return errors.New("no video in " + mp4)
+	b := append([]byte("FLV\x01\x05"), 0, 0, 0, 9, 0, 0, 0, 0)
+	for _, s := range probe.Streams {
+		config, err := dump(s.Extradata)
+		if err != nil {
+			return err
+		}
+		if s.Type == "video" {
+			b = appendTag(b, tag{typ: 9, body: video(true, true, config)})
+		} else {
+			b = appendTag(b, tag{typ: 8, body: enhancedOpus(true, config)})
+		}
 	}
-	config, err := dump(probe.Streams[0].Extradata)
-	if err != nil {
-		return err
-	}
-	b := append([]byte("FLV\x01\x01"), 0, 0, 0, 9, 0, 0, 0, 0)
-	b = appendTag(b, tag{typ: 9, body: body(true, true, config)})
+	begin := math.NaN() // of the sound, which in MP4 begins before what is to be heard of it
 	for _, p := range probe.Packets {
-		pts, err1 := strconv.ParseFloat(p.PTS, 64)
+		dts, err1 := strconv.ParseFloat(p.DTS, 64)
 		pos, err2 := strconv.Atoi(p.Pos)
 		size, err3 := strconv.Atoi(p.Size)
 		if err := errors.Join(err1, err2, err3); err != nil {
 			return err
 		}
-		key := strings.HasPrefix(p.Flags, "K")
-		b = appendTag(b, tag{typ: 9, timestamp: uint32(pts*1000 + 0.5), body: body(key, false, file[pos:pos+size])})
+		if p.Type != "video" {
+			if math.IsNaN(begin) {
+				begin = dts
+			}
+			dts -= begin
+		}
+		t := tag{typ: 8, timestamp: uint32(dts*1000 + 0.5)}
+		if data := file[pos : pos+size]; p.Type == "video" {
+			t.typ, t.body = 9, video(strings.HasPrefix(p.Flags, "K"), false, data)
+		} else {
+			t.body = enhancedOpus(false, data)
+		}
+		b = appendTag(b, t)
 	}
 	return os.WriteFile(flv, b, 0o644)
 }

@@ -37,7 +37,7 @@ func (n *Node) openRecorder() error {
 	c := &n.cfg.Record
 	n.recorder, err = record.Open(n.hub, record.Options{
 		Log: n.log, Tracer: n.tracer, Dir: spool, Size: int64(c.SpoolSize), Sync: orNever(c.Sync), Uploads: c.Uploads, Files: c.Files, GiveUp: c.GiveUp,
-		Bucket: n.buckets.Named,
+		Bucket: n.buckets.Named, BucketName: n.buckets.Name,
 		Signer: n.signer,
 		Share:  n.share(),
 		Emit:   n.events.Emit,

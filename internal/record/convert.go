@@ -69,7 +69,7 @@ func (t *take) convert(ctx context.Context, p *production) (*made, error) {
 	if err == nil && o.Size != p.Whole.Size {
 		err = fmt.Errorf("%s has %d bytes in the bucket, and should have %d: %w", p.Key, o.Size, p.Whole.Size, storage.ErrMismatch)
 	}
-	return &made{size: p.Whole.Size, media: p.Whole.Media}, err
+	return &made{bucket: o.Bucket, size: p.Whole.Size, media: p.Whole.Media}, err
 }
 
 // uploadOf returns the upload of a file: the one that the journal has, or a new

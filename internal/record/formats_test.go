@@ -93,10 +93,16 @@ func (w *world) readMP4(key string) *file {
 				}
 			}
 			size := uint64(box.Stsz.GetSampleSize(n))
-			p := av.Packet{Kind: kind, Codec: av.H264, Frame: data[at : at+size]}
+			p := av.Packet{Kind: kind, Codec: av.AAC, Frame: data[at : at+size]}
+			if kind == av.Video {
+				p.Codec = av.H264
+			}
 			row := int(box.Stsc.FindEntryNrForSampleNr(uint32(n), 0)) + 1 // by which it has the entries
-			if box.Stsd.Children[box.Stsc.GetSampleDescriptionID(row)-1].Type() == "hvc1" {
+			switch box.Stsd.Children[box.Stsc.GetSampleDescriptionID(row)-1].Type() {
+			case "hvc1":
 				p.Codec = av.HEVC
+			case "Opus":
+				p.Codec = av.Opus
 			}
 			at += size
 			dts, _ := box.Stts.GetDecodeTime(uint32(n))
@@ -229,7 +235,6 @@ func TestVariableFrameRate(t *testing.T) {
 func TestDrift(t *testing.T) {
 	for name, clock := range map[string]float64{"one clock": 1, "sound is fast": 0.9995, "sound is slow": 1.0005} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
 			bubble(t, func(r *policy.Record, _ *Options) { every(r) }, func(t *testing.T, w *world) {
 				e := w.both(w.push())
 				e.audio = aacConfig48k

@@ -242,8 +242,9 @@ func (t *take) complete() bool {
 
 // made is what is known of a file that is in the bucket.
 type made struct {
-	size  int64
-	media *event.MediaInfo
+	bucket string // that has it
+	size   int64
+	media  *event.MediaInfo
 }
 
 // failure is the error of a file that cannot be made, however often one tries.
@@ -333,6 +334,9 @@ func (t *take) conclude(p *production, cfg *policy.RecordFormat, m *made, fail *
 	rec := t.recording(p.Format, p.Task, p.Key)
 	rec.End = t.closed.End
 	rec.Callback = callback(cfg)
+	if m != nil && m.bucket != "" {
+		rec.Bucket = m.bucket
+	}
 	var data event.Data
 	if fail != nil {
 		t.abort(p)
@@ -384,7 +388,7 @@ func ms(n int64) time.Duration { return time.Duration(n) * time.Millisecond }
 func (t *take) recording(format, task, key string) event.Recording {
 	h := &t.head
 	return event.Recording{
-		Task: task, Format: format, Bucket: h.Record.Bucket, Key: key, Start: h.Start, VDOID: h.VDOID, Domain: h.Domain,
+		Task: task, Format: format, Bucket: t.r.named(h.Record.Bucket), Key: key, Start: h.Start, VDOID: h.VDOID, Domain: h.Domain,
 	}
 }
 
@@ -458,12 +462,12 @@ func (t *take) makeHLS(ctx context.Context, p *production) (*made, error) {
 		o := storage.PutOptions{Size: int64(len(text)), IfAbsent: true}
 		_, err := b.Put(ctx, p.Key, bytes.NewReader(text), o)
 		if err == nil || errors.Is(err, storage.ErrExist) {
-			same, err2 := holds(ctx, b, p.Key, text)
+			where, same, err2 := holds(ctx, b, p.Key, text)
 			if err2 != nil {
 				return nil, err2
 			}
 			if same {
-				break
+				return &made{bucket: where, size: size + int64(len(text))}, nil
 			}
 			if err == nil {
 				return nil, fmt.Errorf("%s: %w", p.Key, storage.ErrMismatch)
@@ -473,7 +477,6 @@ func (t *take) makeHLS(ctx context.Context, p *production) (*made, error) {
 		}
 		return nil, err
 	}
-	return &made{size: size + int64(len(text))}, nil
 }
 
 // verify sees that all segments are in the bucket, and returns their size.
@@ -518,20 +521,20 @@ func (t *take) verify(ctx context.Context, b storage.Bucket) (size int64, err er
 	return t.verify(ctx, b)
 }
 
-// holds reports whether the object at a key is text.
-func holds(ctx context.Context, b storage.Bucket, key string, text []byte) (bool, error) {
+// holds reports whether the object at a key is text, and in which bucket.
+func holds(ctx context.Context, b storage.Bucket, key string, text []byte) (bucket string, same bool, err error) {
 	o, err := b.Stat(ctx, key)
 	if err != nil {
-		return false, err
+		return "", false, err
 	}
 	if o.Size != int64(len(text)) {
-		return false, nil
+		return "", false, nil
 	}
 	body, _, err := b.Get(ctx, key, 0, -1)
 	if err != nil {
-		return false, err
+		return "", false, err
 	}
 	defer body.Close()
 	got, err := io.ReadAll(io.LimitReader(body, int64(len(text))+1))
-	return bytes.Equal(got, text), err
+	return o.Bucket, bytes.Equal(got, text), err
 }

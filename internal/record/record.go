@@ -62,6 +62,10 @@ type Options struct {
 	// Bucket returns the bucket of that name, "" for the default.
 	Bucket func(name string) (storage.Bucket, error)
 
+	// BucketName returns the name of the bucket that Bucket returns; nil: it is
+	// what the policy says.
+	BucketName func(name string) string
+
 	// Signer makes URLs for HLS recordings; nil: the bucket does.
 	Signer *storage.Signer
 
@@ -86,6 +90,7 @@ type Recorder struct {
 	opened time.Time
 	retry  time.Duration
 	bucket func(string) (storage.Bucket, error)
+	named  func(string) string
 	signer *storage.Signer
 	ledger *ledger // nil without Share
 	emit   func(event.Event)
@@ -133,11 +138,14 @@ func Open(hub *stream.Hub, o Options) (*Recorder, error) {
 	orDefault(&o.Files, 1)
 	orDefault(&o.GiveUp, 72*time.Hour)
 	orDefault(&o.Retry, time.Second)
+	if o.BucketName == nil {
+		o.BucketName = func(name string) string { return name }
+	}
 	if o.Flush == nil {
 		o.Flush = func(context.Context) error { return nil }
 	}
 	r := &Recorder{
-		hub: hub, log: o.Log, dir: o.Dir, sync: o.Sync, giveUp: o.GiveUp, retry: o.Retry, bucket: o.Bucket, signer: o.Signer, emit: o.Emit, flush: o.Flush,
+		hub: hub, log: o.Log, dir: o.Dir, sync: o.Sync, giveUp: o.GiveUp, retry: o.Retry, bucket: o.Bucket, named: o.BucketName, signer: o.Signer, emit: o.Emit, flush: o.Flush,
 		spool: spool{limit: o.Size}, uploads: make(chan struct{}, o.Uploads), making: make(chan struct{}, o.Files),
 		places: make(map[stream.Key]*place), takes: make(map[string]*take), orders: make(map[string]*Order),
 	}

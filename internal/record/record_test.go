@@ -19,6 +19,8 @@ func TestEveryFrame(t *testing.T) {
 		"plain":             func(*encoder) {},
 		"B-frames":          func(e *encoder) { e.reorder = true },
 		"HEVC":              func(e *encoder) { e.hevc = true },
+		"Opus":              func(e *encoder) { e.opus = true },
+		"HEVC with Opus":    func(e *encoder) { e.hevc, e.opus = true, true },
 		"audio only":        func(e *encoder) { e.picture = false },
 		"video only":        func(e *encoder) { e.sound = false },
 		"one key frame":     func(e *encoder) { e.gop = -1 },
@@ -156,6 +158,7 @@ func TestSpliceOfAnother(t *testing.T) {
 		"picture size": func(e *encoder) { e.video = avcConfig2 },
 		"codec":        func(e *encoder) { e.hevc = true },
 		"sample rate":  func(e *encoder) { e.audio = aacConfig48k },
+		"sound codec":  func(e *encoder) { e.opus = true },
 		"vdoid":        nil,
 	} {
 		for _, rule := range []policy.RecordChange{policy.RecordNewFile, policy.RecordDiscontinuity} {

@@ -235,7 +235,7 @@ func (s *session) reject(errnum int, errmsg string) {
 	key, p, now := s.pub.Stream().Key(), s.pub.Push(), time.Now()
 	vdoid, _ := p.Client.Param("vdoid")
 	rec := event.Recording{
-		Task: event.NewSequence(), Format: "hls", Bucket: s.cfg.Bucket, Start: now, End: now,
+		Task: event.NewSequence(), Format: "hls", Bucket: s.r.named(s.cfg.Bucket), Start: now, End: now,
 		VDOID: vdoid, Domain: p.Client.Domain, Callback: callback(&s.cfg.HLS),
 	}
 	e := event.New(now, event.RecordFailed{Recording: rec, Errnum: errnum, Errmsg: errmsg})

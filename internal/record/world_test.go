@@ -34,6 +34,7 @@ var (
 	hevcConfig   = unhex("0101600000009000000000003ff000fcfdf8f800000f03200001001840010c01ffff0160000003009000000300000300" + "3f959809210001002a42010101600000030090000003000003003fa00502016965959a4932bc05a020000003002000000303c122000100074401c172b46240")
 	aacConfig    = unhex("1210") // LC, 44.1 kHz, stereo
 	aacConfig48k = unhex("1190")
+	opusConfig   = unhex("4f707573486561640102380180bb0000000000")
 )
 
 func unhex(s string) []byte {
@@ -178,6 +179,7 @@ type encoder struct {
 	video    []byte // configuration; nil: avcConfig
 	audio    []byte // nil: aacConfig
 	hevc     bool
+	opus     bool
 	reorder  bool // with B-frames
 	size     int
 	lastKey  int64
@@ -205,6 +207,13 @@ func (e *encoder) codec() av.Codec {
 	return av.H264
 }
 
+func (e *encoder) sounds() av.Codec {
+	if e.opus {
+		return av.Opus
+	}
+	return av.AAC
+}
+
 func (e *encoder) begin() {
 	e.begun = true
 	e.lastKey = e.at - e.gop
@@ -216,7 +225,10 @@ func (e *encoder) begin() {
 		if c == nil {
 			c = aacConfig
 		}
-		e.write(av.Packet{Kind: av.Audio, Codec: av.AAC, Config: true, DTS: e.at, Frame: c})
+		if e.opus {
+			c = opusConfig
+		}
+		e.write(av.Packet{Kind: av.Audio, Codec: e.sounds(), Config: true, DTS: e.at, Frame: c})
 	}
 }
 
@@ -236,6 +248,9 @@ func (e *encoder) frame(k av.Kind, key bool) []byte {
 	n := len(e.w.sent[k])
 	id := fmt.Sprintf("%s%08d.", e.pub.Push().Sequence[:4], n)
 	e.w.sent[k] = append(e.w.sent[k], id)
+	if k == av.Audio && e.opus {
+		return []byte("\xfc" + id + strings.Repeat("x", 20)) // 20 ms
+	}
 	if k == av.Audio {
 		return []byte(id + strings.Repeat("x", 20))
 	}
@@ -272,7 +287,7 @@ func (e *encoder) run(ms int64) *encoder {
 			e.write(p)
 		}
 		if e.sound {
-			e.write(av.Packet{Kind: av.Audio, Codec: av.AAC, DTS: e.at + 7, Frame: e.frame(av.Audio, false)})
+			e.write(av.Packet{Kind: av.Audio, Codec: e.sounds(), DTS: e.at + 7, Frame: e.frame(av.Audio, false)})
 		}
 		if !e.unspaced {
 			time.Sleep(20 * time.Millisecond)
@@ -385,6 +400,9 @@ func names(t *testing.T, key string) (start, end int64) {
 func number(t *testing.T, p av.Packet) string {
 	t.Helper()
 	b := p.Frame
+	if p.Codec == av.Opus {
+		b = b[1:]
+	}
 	if p.Kind == av.Video {
 		if b = b[5:]; p.Codec == av.HEVC {
 			b = b[1:]

@@ -25,7 +25,7 @@ import (
 )
 
 // Credentials of the server that S3 starts.
-const AccessKey, SecretKey = "weir", "a/secret+of the test"
+const AccessKey, SecretKey = "weir", "a/secret+of=the.test"
 
 // S3 starts a real S3 server (versitygw) with the bucket "weir" until the test
 // ends, and returns its address. The test is skipped where make tools has not
