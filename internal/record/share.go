@@ -631,6 +631,9 @@ func (r *Recorder) adopt(ctx context.Context, subject string, last *jetstream.Ra
 	ctx, cancel := context.WithTimeout(ctx, adoptTime)
 	defer cancel()
 	l := r.ledger
+	if !isTask(taskOf(subject)) {
+		return nil, errors.New("not a recording")
+	}
 	journal, err := l.read(ctx, subject, last.Sequence)
 	if err != nil {
 		return nil, err
