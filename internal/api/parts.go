@@ -73,10 +73,13 @@ func (s *Server) document(space string) (cluster.Document, *policy.Space, error)
 	return d, d.Value.(*policy.Space), nil
 }
 
-// encode writes a part with all its settings; secrets are asterisks.
-func encodePart(v any) json.RawMessage { return policy.Encoding{Full: true}.JSON(v) }
+// encodePart writes a part with all its settings; secrets are asterisks. So are
+// the queries of addresses, unless it is an admin who asks: they may hold keys.
+func encodePart(ctx context.Context, v any) json.RawMessage {
+	return policy.Encoding{Full: true, Bare: !caller(ctx).Role.allows(Admin)}.JSON(v)
+}
 
-func listParts[T any](s *Server, p *part[T], space string, paging Paging) (*partsOutput, error) {
+func listParts[T any](ctx context.Context, s *Server, p *part[T], space string, paging Paging) (*partsOutput, error) {
 	d, sp, err := s.document(space)
 	if err != nil {
 		return nil, err
@@ -87,12 +90,12 @@ func listParts[T any](s *Server, p *part[T], space string, paging Paging) (*part
 	}
 	out := &partsOutput{ETag: etag(d.Version), Body: Page[json.RawMessage]{Items: []json.RawMessage{}, Next: pg.Next}}
 	for i := range pg.Items {
-		out.Body.Items = append(out.Body.Items, encodePart(&pg.Items[i]))
+		out.Body.Items = append(out.Body.Items, encodePart(ctx, &pg.Items[i]))
 	}
 	return out, nil
 }
 
-func getPart[T any](s *Server, p *part[T], space, key string) (*PartOutput, error) {
+func getPart[T any](ctx context.Context, s *Server, p *part[T], space, key string) (*PartOutput, error) {
 	d, sp, err := s.document(space)
 	if err != nil {
 		return nil, err
@@ -101,7 +104,7 @@ func getPart[T any](s *Server, p *part[T], space, key string) (*PartOutput, erro
 	if i < 0 {
 		return nil, notFound(p.what, key)
 	}
-	return &PartOutput{etag(d.Version), encodePart(&(*p.list(sp))[i])}, nil
+	return &PartOutput{etag(d.Version), encodePart(ctx, &(*p.list(sp))[i])}, nil
 }
 
 // change writes what f makes of a space, and returns the document as it is
@@ -258,7 +261,7 @@ func putPart[T any](ctx context.Context, s *Server, p *part[T], list, space, key
 	if i < 0 {
 		return nil, notFound(p.what, key) // somebody has taken it out meanwhile
 	}
-	return &PartOutput{etag(d.Version), encodePart(&(*p.list(sp))[i])}, nil
+	return &PartOutput{etag(d.Version), encodePart(ctx, &(*p.list(sp))[i])}, nil
 }
 
 // keyName is what the key of a T is called.
@@ -504,7 +507,7 @@ type ipWrite struct {
 	RawBody []byte
 }
 
-func (s *Server) getIP(_ context.Context, in *ListPath) (*PartOutput, error) {
+func (s *Server) getIP(ctx context.Context, in *ListPath) (*PartOutput, error) {
 	d, sp, err := s.document(in.Space)
 	if err != nil {
 		return nil, err
@@ -513,7 +516,7 @@ func (s *Server) getIP(_ context.Context, in *ListPath) (*PartOutput, error) {
 	if i < 0 {
 		return nil, notFound("domain", in.Domain)
 	}
-	return &PartOutput{etag(d.Version), encodePart(&sp.Domains[i].Access(useOf(in.Use)).IP)}, nil
+	return &PartOutput{etag(d.Version), encodePart(ctx, &sp.Domains[i].Access(useOf(in.Use)).IP)}, nil
 }
 
 func (s *Server) putIP(ctx context.Context, in *ipWrite) (*PartOutput, error) {
@@ -539,7 +542,7 @@ func (s *Server) putIP(ctx context.Context, in *ipWrite) (*PartOutput, error) {
 	if i < 0 {
 		return nil, notFound("domain", in.Domain)
 	}
-	return &PartOutput{etag(d.Version), encodePart(&sp.Domains[i].Access(useOf(in.Use)).IP)}, nil
+	return &PartOutput{etag(d.Version), encodePart(ctx, &sp.Domains[i].Access(useOf(in.Use)).IP)}, nil
 }
 
 // useOf is the policy.DomainType of a word.
@@ -574,11 +577,11 @@ func (s *Server) partRoutes() {
 		}
 	}
 
-	add(s, read("listApps", "/spaces/{space}/apps", "List the apps of a space", pageOf(app)), func(_ context.Context, in *appsInput) (*partsOutput, error) {
-		return listParts(s, apps, in.Space, in.Paging)
+	add(s, read("listApps", "/spaces/{space}/apps", "List the apps of a space", pageOf(app)), func(ctx context.Context, in *appsInput) (*partsOutput, error) {
+		return listParts(ctx, s, apps, in.Space, in.Paging)
 	})
-	add(s, read("getApp", "/spaces/{space}/apps/{app}", "An app and its settings", app), func(_ context.Context, in *AppPath) (*PartOutput, error) {
-		return getPart(s, apps, in.Space, in.App)
+	add(s, read("getApp", "/spaces/{space}/apps/{app}", "An app and its settings", app), func(ctx context.Context, in *AppPath) (*PartOutput, error) {
+		return getPart(ctx, s, apps, in.Space, in.App)
 	})
 	add(s, write("putApp", http.MethodPut, "/spaces/{space}/apps/{app}", "Make or change an app", puts, app), func(ctx context.Context, in *appWrite) (*PartOutput, error) {
 		return putPart(ctx, s, apps, "apps", in.Space, in.App, in.Match, in.RawBody)
@@ -588,11 +591,11 @@ func (s *Server) partRoutes() {
 		return nil, deletePart(ctx, s, apps, in.Space, in.App, in.Match)
 	})
 
-	add(s, read("listDomains", "/spaces/{space}/domains", "List the domains of a space", pageOf(domain)), func(_ context.Context, in *appsInput) (*partsOutput, error) {
-		return listParts(s, domains, in.Space, in.Paging)
+	add(s, read("listDomains", "/spaces/{space}/domains", "List the domains of a space", pageOf(domain)), func(ctx context.Context, in *appsInput) (*partsOutput, error) {
+		return listParts(ctx, s, domains, in.Space, in.Paging)
 	})
-	add(s, read("getDomain", "/spaces/{space}/domains/{domain}", "A domain and its settings", domain), func(_ context.Context, in *DomainPath) (*PartOutput, error) {
-		return getPart(s, domains, in.Space, in.Domain)
+	add(s, read("getDomain", "/spaces/{space}/domains/{domain}", "A domain and its settings", domain), func(ctx context.Context, in *DomainPath) (*PartOutput, error) {
+		return getPart(ctx, s, domains, in.Space, in.Domain)
 	})
 	add(s, write("putDomain", http.MethodPut, "/spaces/{space}/domains/{domain}", "Make or change a domain", puts, domain), func(ctx context.Context, in *domainWrite) (*PartOutput, error) {
 		return putPart(ctx, s, domains, "domains", in.Space, in.Domain, in.Match, in.RawBody)

@@ -2,6 +2,7 @@ package api
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -98,6 +99,33 @@ func TestParts(t *testing.T) {
 		if code, _, text := w.send(t, admin, "PUT", path, `{"type":"play"}`); code != 200 {
 			t.Errorf("PUT %s: %d %s", path, code, text)
 		}
+	}
+}
+
+// What stands in the query of a callback's address may be a key: it is for
+// admins, and not in what is told of changes.
+func TestQueriesOfAddresses(t *testing.T) {
+	w := newWorld(t)
+	admin, viewer := w.token(t, Token{Role: Admin}), w.token(t, Token{Role: Viewer})
+	for i := range 2 {
+		body := fmt.Sprintf(`{"callback":{"url":"https://owner.example.com/cb?key=canary%d"}}`, i)
+		if code, _, text := w.send(t, admin, "PUT", "/spaces/default/apps/show", body); code != 200 || !strings.Contains(text, "canary") {
+			t.Fatalf("PUT app: %d %s", code, text)
+		}
+	}
+	for _, path := range []string{
+		"/spaces/default/apps", "/spaces/default/apps/show", "/policy", "/policy/documents/space/default", "/policy/documents/space/default/history",
+		"/events?type=policy.changed",
+	} {
+		if code, _, text := w.send(t, viewer, "GET", path, nil); code != 200 || strings.Contains(text, "canary") {
+			t.Errorf("GET %s: %d %s", path, code, text)
+		}
+	}
+	if _, _, text := w.send(t, admin, "GET", "/spaces/default/apps/show", nil); !strings.Contains(text, "canary1") {
+		t.Errorf("the admin sees %s", text)
+	}
+	if code, _, text := w.send(t, admin, "PUT", "/spaces/default/apps/show", `{"callback":{"url":"https://owner.example.com/cb?***"}}`); code != 422 {
+		t.Errorf("PUT of what is shown: %d %s", code, text)
 	}
 }
 

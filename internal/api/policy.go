@@ -30,7 +30,7 @@ type policyOutput struct {
 }
 
 func (s *Server) getPolicy(ctx context.Context, in *policyInput) (*policyOutput, error) {
-	var e policy.Encoding
+	e := policy.Encoding{Bare: !caller(ctx).Role.allows(Admin)}
 	if in.Secrets {
 		if c := caller(ctx); !c.Role.allows(Admin) {
 			return nil, problem(http.StatusForbidden, kindRole, "the token %q has the role %s; secrets need the role %s", c.Name, c.Role, Admin)
@@ -169,7 +169,7 @@ func (s *Server) documentOf(ctx context.Context, name string, version uint64) (*
 	if err != nil {
 		return nil, s.policyError(err, "body", "document", name)
 	}
-	return &PartOutput{etag(d.Version), encodePart(d.Value)}, nil
+	return &PartOutput{etag(d.Version), encodePart(ctx, d.Value)}, nil
 }
 
 type historyOutput struct{ Body Page[DocumentInfo] }
@@ -254,7 +254,7 @@ func (s *Server) write(ctx context.Context, name string, m Match, body []byte) (
 	if err != nil {
 		return nil, s.documentError(err, name)
 	}
-	return &PartOutput{etag(r[0].Version), encodePart(r[0].Value)}, nil
+	return &PartOutput{etag(r[0].Version), encodePart(ctx, r[0].Value)}, nil
 }
 
 type documentDelete struct {

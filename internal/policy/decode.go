@@ -110,7 +110,8 @@ type node struct {
 	text string // of a scalar as it stands there; of kindText what it means
 	at   spot
 
-	secret, def bool // of what is to be encoded: it is a secret; it has its default
+	secret, def bool   // of what is to be encoded: it is a secret; it has its default
+	shown       string // the same: what is shown instead of text; empty: text
 
 	keys []key   // of a section, one for each of list
 	list []*node // of a section or list

@@ -22,6 +22,10 @@ type Encoding struct {
 
 	// Secret returns what is written for a secret; nil: three asterisks.
 	Secret func(Secret) string
+
+	// Bare writes three asterisks for the query of an Endpoint, in which there
+	// may be secrets.
+	Bare bool
 }
 
 // Clear is the Encoding.Secret that hides nothing: of what stays on this
@@ -89,6 +93,13 @@ func (e Encoding) value(v, def reflect.Value) *node {
 			return &node{kind: kindText, text: hidden, secret: true}
 		}
 		return &node{kind: kindText, text: e.Secret(s), secret: true}
+	}
+	if p, ok := v.Interface().(Endpoint); ok {
+		n := &node{kind: kindText, text: string(p), shown: p.bare()}
+		if e.Bare {
+			n.text = n.shown
+		}
+		return n
 	}
 	if v.Type() == durationType {
 		return &node{kind: kindText, text: formatDuration(v.Interface().(time.Duration))}
@@ -296,6 +307,8 @@ func (n *node) json(b *strings.Builder, show bool) {
 	case kindText:
 		if text := n.text; show && n.secret {
 			b.Write(quote(hidden))
+		} else if show && n.shown != "" {
+			b.Write(quote(n.shown))
 		} else {
 			b.Write(quote(text))
 		}

@@ -15,6 +15,14 @@ import (
 // name may lead anywhere, each address again when it is dialled (MayDial).
 type Endpoint string
 
+// bare returns e without its query, which is three asterisks.
+func (e Endpoint) bare() string {
+	if path, query, _ := strings.Cut(string(e), "?"); query != "" {
+		return path + "?" + hidden
+	}
+	return string(e)
+}
+
 // MayDial reports whether a connection to an Endpoint may go to the address a:
 // one of the public Internet, or one that is in allowed.
 func MayDial(a netip.Addr, allowed []Network) bool {
@@ -74,6 +82,9 @@ func (e Endpoint) problem(allowed []Network) error {
 	}
 	if u.User != nil || u.Fragment != "" || strings.ContainsAny(string(e), "#\\") {
 		return errors.New("must be without user, password and fragment")
+	}
+	if u.RawQuery == hidden {
+		return fmt.Errorf("has %s for its query, which is how one is shown; write the query itself", hidden)
 	}
 	host, ok := CanonicalHost(u.Host)
 	if !ok {
