@@ -25,7 +25,7 @@ const picture = `
 	stream
 	event policy bus tracing
 	media/rtmp
-	media/flv media/mpegts media/mp4
+	media/flv media/mpegts media/mp4 media/mkv
 	media/av media/amf media/m3u8
 	media/bits
 `

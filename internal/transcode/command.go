@@ -6,6 +6,7 @@ import (
 
 	"weir/internal/ffmpeg"
 	"weir/internal/media/av"
+	"weir/internal/media/mkv"
 	"weir/internal/policy"
 )
 
@@ -17,35 +18,19 @@ const lead = 10_000
 // others come before it.
 const memory, nice = 3 << 30, 5
 
-// container is what carries a stream into ffmpeg, or a rendition out of it:
-// FLV where it can carry the codecs, for the versions of ffmpeg that know only
-// the old ones, and otherwise a transport stream.
-func container(video av.Codec, enhanced bool) string {
-	switch video {
-	case av.Unknown, av.H264:
+// carrier is the format in which a stream is fed to ffmpeg, or a rendition comes out
+// of it: the simplest that has its codecs and that ffmpeg has had for long; "" where
+// there is none.
+func carrier(video, audio av.Codec) string {
+	switch plain := audio == av.Unknown || audio == av.AAC || audio == av.MP3; {
+	case plain && (video == av.Unknown || video == av.H264):
 		return "flv"
-	case av.HEVC:
-		if !enhanced {
-			return "mpegts"
-		}
-		return "flv"
-	case av.AV1, av.VP9:
-		if enhanced {
-			return "flv"
-		}
+	case plain && video == av.HEVC:
+		return "mpegts"
+	case (video == av.Unknown || mkv.Supports(video)) && (audio == av.Unknown || mkv.Supports(audio)):
+		return "matroska"
 	}
 	return ""
-}
-
-// hears reports whether ffmpeg takes sound of that codec.
-func hears(c av.Codec, enhanced bool) bool {
-	switch c {
-	case av.AAC, av.MP3:
-		return true
-	case av.Opus, av.FLAC, av.AC3, av.EAC3:
-		return enhanced
-	}
-	return false
 }
 
 // codec is what a rendition's video is coded with.
@@ -74,12 +59,11 @@ type command struct {
 // command returns the job that makes outs of m, and what its inputs after the
 // first are fed. Nothing before from, in ms of its time, comes out.
 func (t *Transcoder) command(name string, m *media, outs []*output, logos map[logo][]byte, from int64) *command {
-	enhanced := t.enhanced()
 	c := &command{media: m, from: from, job: &ffmpeg.Job{
 		Name: "transcode " + name, Progress: true, Limits: ffmpeg.Limits{Stall: t.pace.stall, Memory: memory, Nice: nice},
 		Options: []ffmpeg.Option{ffmpeg.Flag("copyts")},
 		Inputs: []ffmpeg.Input{{
-			Format: container(m.video, enhanced),
+			Format: carrier(m.video, m.audio),
 			// It is not to wait for more than is there.
 			Options: []ffmpeg.Option{ffmpeg.Int("probesize", max(m.head, 32)), ffmpeg.Int("analyzeduration", 500_000)},
 		}},
@@ -108,7 +92,7 @@ func (t *Transcoder) command(name string, m *media, outs []*output, logos map[lo
 		o.enc.use(c.job)
 	}
 	for _, o := range outs {
-		c.output(o, ends[o], container(o.codec(m), enhanced))
+		c.output(o, ends[o])
 	}
 	return c
 }
@@ -187,7 +171,7 @@ func corner(c policy.Corner, x, y int, w, ow, h, oh string) (string, string) {
 }
 
 // output adds the output o, whose picture comes from the filter's end.
-func (c *command) output(o *output, end string, format string) {
+func (c *command) output(o *output, end string) {
 	var opts []ffmpeg.Option
 	add := func(list ...ffmpeg.Option) { opts = append(opts, list...) }
 	switch {
@@ -211,12 +195,15 @@ func (c *command) output(o *output, end string, format string) {
 	}
 	add(ffmpeg.Word("avoid_negative_ts", "disabled"), ffmpeg.Int("flush_packets", 1), ffmpeg.Int("max_muxing_queue_size", 1024),
 		ffmpeg.Int("max_interleave_delta", 500_000)) // where sound stops, the picture doesn't wait for it
-	if format == "mpegts" {
+	switch o.format = carrier(o.codec(c.media), av.Unknown); o.format { // sound is AAC
+	case "mpegts":
 		add(ffmpeg.Int("mpegts_copyts", 1), ffmpeg.Int("muxdelay", 0), ffmpeg.Int("muxpreload", 0))
-	} else {
+	case "matroska":
+		add(ffmpeg.Int("live", 1), ffmpeg.Int("cluster_time_limit", 0))
+	default:
 		add(ffmpeg.Word("flvflags", "no_duration_filesize"))
 	}
-	c.job.Outputs = append(c.job.Outputs, ffmpeg.Output{Format: format, Options: opts})
+	c.job.Outputs = append(c.job.Outputs, ffmpeg.Output{Format: o.format, Options: opts})
 }
 
 func seconds(ms int64) string { return fmt.Sprintf("%d.%03d", ms/1000, ms%1000) }
@@ -233,8 +220,9 @@ type encoder struct {
 func (e encoder) options(o *output) []ffmpeg.Option {
 	gop := int64(max(1, o.rate.float()*o.template.GOP.Seconds()+0.5))
 	bits := int64(o.bitRate)
-	opts := []ffmpeg.Option{
-		ffmpeg.Word("c:v", e.name), ffmpeg.Int("b:v", bits), ffmpeg.Int("maxrate:v", bits), ffmpeg.Int("bufsize:v", bits), ffmpeg.Int("g:v", gop),
+	opts := []ffmpeg.Option{ffmpeg.Word("c:v", e.name), ffmpeg.Int("b:v", bits), ffmpeg.Int("g:v", gop)}
+	if e.name != "libsvtav1" { // which has no constant rate for all of its versions
+		opts = append(opts, ffmpeg.Int("maxrate:v", bits), ffmpeg.Int("bufsize:v", bits))
 	}
 	profile := o.Profile
 	if profile == policy.ProfileAuto && o.Codec == policy.VideoH264 {
@@ -258,7 +246,7 @@ func (e encoder) options(o *output) []ffmpeg.Option {
 		}
 		add(ffmpeg.Word("preset:v", o.template.Preset), ffmpeg.Word("pix_fmt:v", "yuv420p"), ffmpeg.Word("x265-params", params))
 	case "libsvtav1":
-		add(ffmpeg.Int("preset:v", svtPreset(o.template.Preset)), ffmpeg.Word("pix_fmt:v", "yuv420p"))
+		add(ffmpeg.Int("preset:v", svtPreset(o.template.Preset)), ffmpeg.Word("pix_fmt:v", "yuv420p"), ffmpeg.Word("svtav1-params", "pred-struct=1:scd=0"))
 	case "h264_nvenc", "hevc_nvenc", "av1_nvenc":
 		add(ffmpeg.Word("preset:v", "p4"), ffmpeg.Word("tune:v", "ll"), ffmpeg.Word("rc:v", "cbr"), ffmpeg.Int("bf:v", 0), ffmpeg.Int("forced-idr:v", 1))
 		if !cut {

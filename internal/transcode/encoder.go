@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"weir/internal/ffmpeg"
@@ -55,9 +53,6 @@ func (t *Transcoder) Abilities(ctx context.Context) []Ability {
 // choose returns the encoder of a rendition: of what its template allows, the
 // first that works here.
 func (t *Transcoder) choose(ctx context.Context, want policy.Encoder, codec policy.VideoCodec) (encoder, error) {
-	if codec == policy.VideoAV1 && !t.enhanced() {
-		return encoder{}, fmt.Errorf("AV1 needs ffmpeg 6.1 or later; this is %s", t.tool.Health().Version)
-	}
 	kinds := []policy.Encoder{want}
 	if want == policy.EncoderAuto {
 		kinds = append(append([]policy.Encoder(nil), hardware...), policy.EncoderCPU)
@@ -112,18 +107,24 @@ func (t *Transcoder) try(ctx context.Context, kind policy.Encoder, name string) 
 		}
 	}
 	const w, h, frames = 320, 240, 5
+	list := candidates[kind]
 	e := newEncoder(kind, name)
 	j := &ffmpeg.Job{
 		Name:   "try " + name,
 		Inputs: []ffmpeg.Input{{Format: "rawvideo", Options: []ffmpeg.Option{ffmpeg.Word("pixel_format", "yuv420p"), ffmpeg.Word("video_size", "320x240")}}},
 		Limits: ffmpeg.Limits{Time: 20 * time.Second, Memory: 2 << 30},
 	}
-	opts := []ffmpeg.Option{ffmpeg.Map("0:v:0"), ffmpeg.Word("c:v", name), ffmpeg.Int("b:v", 200_000)}
+	// As it will be used, at a rate that any will do.
+	var tpl policy.Transcode
+	tpl.SetDefaults()
+	codec := policy.VideoCodec(max(0, slices.Index(list[:], name)))
+	o := &output{Rendition: &policy.Rendition{Codec: codec}, template: &tpl, rate: rate{25, 1}, bitRate: 200_000}
+	opts := append([]ffmpeg.Option{ffmpeg.Map("0:v:0")}, e.options(o)...)
 	if len(e.filters) > 0 {
 		opts = append(opts, ffmpeg.FilterVideo(e.filters...))
 	}
 	e.use(j)
-	j.Outputs = []ffmpeg.Output{{Format: "nut", Options: opts, Max: 4 << 20}}
+	j.Outputs = []ffmpeg.Output{{Format: "matroska", Options: opts, Max: 4 << 20}}
 	grey := make([]byte, w*h*3/2*frames)
 	for i := range grey {
 		grey[i] = 128
@@ -139,22 +140,4 @@ func (e encoder) use(j *ffmpeg.Job) {
 	}
 	j.Options = append(j.Options, ffmpeg.Word("init_hw_device", e.device), ffmpeg.Word("filter_hw_device", "hw"))
 	j.Devices = append(j.Devices, renderNode)
-}
-
-// enhanced reports whether this ffmpeg reads and writes Enhanced RTMP's codecs in
-// FLV, as it does from 6.1 on.
-func (t *Transcoder) enhanced() bool {
-	major, rest, _ := strings.Cut(strings.TrimPrefix(t.tool.Health().Version, "n"), ".")
-	a, err := strconv.Atoi(major)
-	if err != nil {
-		return false
-	}
-	b := 0
-	for _, r := range rest {
-		if r < '0' || r > '9' {
-			break
-		}
-		b = b*10 + int(r-'0')
-	}
-	return a > 6 || a == 6 && b >= 1
 }

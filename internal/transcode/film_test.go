@@ -12,6 +12,7 @@ import (
 
 	"weir/internal/media/av"
 	"weir/internal/media/flv"
+	"weir/internal/media/mkv"
 	"weir/internal/media/mpegts"
 )
 
@@ -70,7 +71,22 @@ func decode(t *testing.T, list []av.Packet, filter string, w, h, bytesPerPixel i
 	for _, part := range parts(list) {
 		var file bytes.Buffer
 		format := "flv"
-		if part[0].Codec == av.HEVC {
+		switch part[0].Codec {
+		case av.AV1, av.VP9:
+			format = "matroska"
+			m, err := mkv.NewMuxer(&file, part[0].Codec, 16, 16, av.Unknown)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i, p := range part {
+				if p.DTS -= part[1].DTS - 1000; i == 0 && p.Frame == nil {
+					continue
+				}
+				if err := m.WritePacket(p); err != nil {
+					t.Fatal(err)
+				}
+			}
+		case av.HEVC:
 			format = "mpegts"
 			m := mpegts.NewMuxer(0)
 			for _, p := range part {
@@ -81,7 +97,7 @@ func decode(t *testing.T, list []av.Packet, filter string, w, h, bytesPerPixel i
 			}
 			b, _ := m.Cut()
 			file.Write(b)
-		} else {
+		default:
 			m := flv.NewMuxer(&file, false, true)
 			for _, p := range part {
 				p.DTS = max(0, p.DTS-part[1].DTS+1000)
@@ -125,6 +141,9 @@ func parts(list []av.Packet) (parts [][]av.Packet) {
 		case p.Kind != av.Video:
 		case p.Config:
 			parts = append(parts, []av.Packet{p})
+		case len(parts) == 0: // it has none
+			parts = append(parts, []av.Packet{{Kind: av.Video, Codec: p.Codec, Config: true}})
+			fallthrough
 		case len(parts) > 0:
 			parts[len(parts)-1] = append(parts[len(parts)-1], p)
 		}

@@ -28,7 +28,7 @@ func (t *Transcoder) Ladder(s *stream.Stream) (variants []m3u8.Variant, all bool
 	info := s.Info()
 	m := media{
 		video: info.Video.Codec, audio: info.Audio.Codec, width: info.Video.Width, height: info.Video.Height, bitRate: info.BitRate,
-		rate: frameRate(info.Video.Declared, measuredRate(&info.Video)),
+		rate: frameRate(info.Video.Declared, measuredRate(&info.Video, nil)),
 	}
 	t.mu.Lock()
 	src := t.sources[s.Key()]
@@ -46,6 +46,9 @@ func (t *Transcoder) Ladder(s *stream.Stream) (variants []m3u8.Variant, all bool
 	var rungs []rung
 	source := false
 	for i, o := range outs {
+		if !inHLS(o.codec(&m)) {
+			continue
+		}
 		source = source || o.template.Source
 		all = all || o.template.Master == policy.MasterAll
 		v := m3u8.Variant{URI: o.name, Average: o.average(&m)}
@@ -67,7 +70,7 @@ func (t *Transcoder) Ladder(s *stream.Stream) (variants []m3u8.Variant, all bool
 	for _, r := range rungs {
 		variants = append(variants, r.Variant)
 	}
-	if source && (m.video == av.Unknown || m.video == av.H264 || m.video == av.HEVC) {
+	if source && inHLS(m.video) {
 		average := int(max(info.BitRate, 64_000))
 		v := m3u8.Variant{
 			URI: s.Key().Name, Average: average, Bandwidth: average * 5 / 4,
@@ -80,6 +83,9 @@ func (t *Transcoder) Ladder(s *stream.Stream) (variants []m3u8.Variant, all bool
 	}
 	return variants, all
 }
+
+// inHLS reports whether HLS has video of that codec, or none.
+func inHLS(c av.Codec) bool { return c == av.Unknown || c == av.H264 || c == av.HEVC }
 
 // average returns the bit rate of o, bit/s: what it aims at, and what is copied.
 func (o *output) average(m *media) int {
@@ -114,8 +120,6 @@ func (o *output) codecs(t *Transcoder, of *stream.Stream) string {
 			list, _, _ = cutCodecs(codecs(of))
 		case o.Codec == policy.VideoHEVC:
 			list = "hvc1.1.6.L120.B0"
-		case o.Codec == policy.VideoAV1:
-			list = "av01.0.08M.08"
 		default:
 			profile := map[policy.VideoProfile]string{policy.ProfileBaseline: "42c0", policy.ProfileHigh: "6400"}[o.Profile]
 			if profile == "" {

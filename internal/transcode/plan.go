@@ -53,15 +53,30 @@ func frameRate(declared, measured float64) rate {
 }
 
 // measuredRate returns how many frames a second a stream has by its own time, which a
-// network that stalls does not change, if it is known, and otherwise what has come.
-func measuredRate(v *stream.VideoInfo) float64 {
-	switch {
-	case v.GOP > 0 && v.KeyInterval >= 200*time.Millisecond:
+// network that stalls does not change: in its newest whole GOP, or in head, its newest
+// frames; 0: it is not known.
+func measuredRate(v *stream.VideoInfo, head []av.Packet) float64 {
+	if v.GOP > 0 && v.KeyInterval >= 200*time.Millisecond {
 		return float64(v.GOP) / v.KeyInterval.Seconds()
-	case v.Declared > 0:
+	}
+	n, first, last := 0, int64(0), int64(0)
+	for _, p := range head {
+		if p.Kind == av.Video {
+			if n++; n == 1 {
+				first = p.DTS
+			}
+			last = p.DTS
+		}
+	}
+	if n < 4 || last <= first {
 		return 0
 	}
-	return v.Measured
+	// So few milliseconds don't tell 29.97 from 30.
+	rate := float64(n-1) * 1000 / float64(last-first)
+	if whole := math.Round(rate); math.Abs(rate-whole) < 0.02*rate {
+		return whole
+	}
+	return rate
 }
 
 // output is one rendition, planned for one source.
@@ -76,6 +91,7 @@ type output struct {
 	enc           encoder
 	audio         bool // it has sound
 	video         bool // it has a picture
+	format        string
 }
 
 // plan makes outputs of the renditions of templates for a stream of that name.

@@ -24,6 +24,9 @@ func TestAsked(t *testing.T) {
 		rung(func(r *policy.Rendition) {
 			r.Suffix, r.ShortSide, r.Codec, r.BitRate = "_hevc", 180, policy.VideoHEVC, 400_000
 		}),
+		rung(func(r *policy.Rendition) {
+			r.Suffix, r.ShortSide, r.Codec, r.BitRate = "_av1", 180, policy.VideoAV1, 300_000
+		}),
 	))
 	film := numbered(t, "640x360", 30, seconds, 0, "-c:v libx264 -preset ultrafast -pix_fmt yuv420p -g 30 -bf 2 -b:v 6M -c:a aac")
 	pub := w.begin(t, film)
@@ -38,6 +41,7 @@ func TestAsked(t *testing.T) {
 		{"s1_a", av.H264, 100, 640, 360, 30, 900_000},
 		{"s1_low", av.H264, 66, 320, 180, 15, 250_000},
 		{"s1_hevc", av.HEVC, 1, 320, 180, 30, 400_000},
+		{"s1_av1", av.AV1, 0, 320, 180, 30, 300_000},
 	} {
 		list := w.collect(t, tt.name, seconds*1000-800)
 		same(t, tt.name, source, numbers(t, list), 1000/tt.rate)

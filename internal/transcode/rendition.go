@@ -14,6 +14,7 @@ import (
 	"weir/internal/event"
 	"weir/internal/media/av"
 	"weir/internal/media/flv"
+	"weir/internal/media/mkv"
 	"weir/internal/media/mpegts"
 	"weir/internal/policy"
 	"weir/internal/stream"
@@ -22,16 +23,22 @@ import (
 // feed writes a stream into ffmpeg's pipe, on ffmpeg's time.
 type feed struct {
 	w      io.Writer
-	flv    *flv.Muxer // nil: a transport stream
-	ts     *mpegts.Muxer
+	to     av.Writer
+	ts     *mpegts.Muxer // nil: it is another format
 	offset int64
 	config [2][]byte // of video and audio
 }
 
-func newFeed(w io.Writer, format string, offset int64) *feed {
+func newFeed(w io.Writer, format string, m *media, offset int64) *feed {
 	f := &feed{w: w, offset: offset}
-	if format == "mpegts" {
+	switch format {
+	case "mpegts":
 		f.ts = mpegts.NewMuxer(0)
+		f.to = f.ts
+	case "matroska":
+		f.to, _ = mkv.NewMuxer(w, m.video, m.width, m.height, m.audio) // it is a carrier of theirs
+	default:
+		f.to = flv.NewMuxer(w, m.audio != av.Unknown, m.video != av.Unknown)
 	}
 	return f
 }
@@ -45,19 +52,13 @@ func (f *feed) write(p av.Packet) error {
 	if p.Config {
 		p.DTS = max(p.DTS, 0)
 	}
-	if f.ts == nil {
-		if f.flv == nil {
-			f.flv = flv.NewMuxer(f.w, true, true)
-		}
-		return f.flv.WritePacket(p)
-	}
-	if err := f.ts.WritePacket(p); err != nil {
+	if err := f.to.WritePacket(p); err != nil {
 		if errors.Is(err, mpegts.ErrFrame) {
 			return nil
 		}
 		return err
 	}
-	if p.Config || p.Kind == av.Audio { // sound goes along with the next picture
+	if f.ts == nil || p.Config || p.Kind == av.Audio { // sound goes along with the next picture
 		return nil
 	}
 	b, _ := f.ts.Cut()
@@ -93,8 +94,11 @@ type rendition struct {
 // newer than from are left out. The error is that of something that is no rendition.
 func (r *rendition) read(out io.Reader, offset, from int64) error {
 	var in av.Reader = flv.NewReader(out)
-	if container(r.codec(&media{video: r.sourceCodec()}), r.src.t.enhanced()) == "mpegts" {
+	switch r.format {
+	case "mpegts":
 		in = tagged{mpegts.NewDemuxer(out)}
+	case "matroska":
+		in = tagged{mkv.NewReader(out)}
 	}
 	for {
 		p, err := in.ReadPacket()
@@ -121,8 +125,6 @@ func (r *rendition) read(out io.Reader, offset, from int64) error {
 		}
 	}
 }
-
-func (r *rendition) sourceCodec() av.Codec { return r.src.s.Info().Video.Codec }
 
 // publish writes a packet into the hub.
 func (r *rendition) publish(p av.Packet) error {
@@ -190,7 +192,7 @@ func (r *rendition) watched() bool {
 	return i.Players > 0 || i.Recorders > 0
 }
 
-// tagged gives the packets of a transport stream the tags that players get.
+// tagged gives the packets of a format that has none the tags that players get.
 type tagged struct{ av.Reader }
 
 func (t tagged) ReadPacket() (av.Packet, error) {

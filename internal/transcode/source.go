@@ -14,6 +14,7 @@ import (
 
 	"weir/internal/ffmpeg"
 	"weir/internal/media/av"
+	"weir/internal/media/mkv"
 	"weir/internal/policy"
 	"weir/internal/stream"
 )
@@ -298,7 +299,7 @@ func (src *source) make(ctx context.Context, pub *stream.Publication, in []*poli
 		})
 	}
 	go func() { <-p.Done(); r.Close() }() // ends with the process; whoever waits for the source then doesn't
-	feed := newFeed(p.Input(0), cmd.job.Inputs[0].Format, offset)
+	feed := newFeed(p.Input(0), cmd.job.Inputs[0].Format, &m, offset)
 	err = src.feed(ctx, r, pub, feed, head, &m, in, p)
 	p.Input(0).Close()
 	if err == nil || err == errChanged {
@@ -395,7 +396,10 @@ func (src *source) gather(r *stream.Reader) (head []av.Packet, m media, err erro
 		if v, err := av.ParseVideoInfo(m.video, m.config); err == nil {
 			m.width, m.height = v.Width, v.Height
 		}
-		m.rate = frameRate(info.Video.Declared, measuredRate(&info.Video))
+		if i := firstFrame(head); m.width == 0 && i < len(head) {
+			m.width, m.height = av.KeyFrameSize(m.video, head[i].Frame)
+		}
+		m.rate = frameRate(info.Video.Declared, measuredRate(&info.Video, head))
 		var configs []av.Packet
 		if m.video != av.Unknown && video.Frame != nil {
 			configs = append(configs, video)
@@ -427,11 +431,11 @@ func (src *source) plan(ctx context.Context, pub *stream.Publication, m *media, 
 	logos := make(map[logo][]byte)
 	if err := t.tool.Ready(ctx); err != nil {
 		errs[""] = err.Error()
-	} else if container(m.video, t.enhanced()) == "" {
-		errs[""] = fmt.Sprintf("ffmpeg %s cannot take %s from a pipe; 6.1 or later can", t.tool.Health().Version, m.video)
+	} else if m.video != av.Unknown && !mkv.Supports(m.video) {
+		errs[""] = fmt.Sprintf("there is no way to hand %s to ffmpeg", m.video)
 	}
-	if m.audio != av.Unknown && !hears(m.audio, t.enhanced()) {
-		src.log.Warn("renditions without sound: this ffmpeg cannot take its codec from a pipe", "codec", m.audio.String())
+	if m.audio != av.Unknown && !mkv.Supports(m.audio) {
+		src.log.Warn("renditions without sound: there is no way to hand its codec to ffmpeg", "codec", m.audio.String())
 		m.audio = av.Unknown
 	}
 	var list []*rendition
@@ -446,8 +450,6 @@ func (src *source) plan(ctx context.Context, pub *stream.Publication, m *media, 
 			} else {
 				o.enc, err = t.choose(ctx, o.template.Encoder, o.Codec)
 			}
-		case container(o.codec(m), t.enhanced()) == "":
-			err = fmt.Errorf("ffmpeg %s cannot hand on %s", t.tool.Health().Version, m.video)
 		}
 		if err != nil {
 			errs[o.Suffix] = err.Error()
@@ -518,7 +520,7 @@ func (src *source) feed(ctx context.Context, r *stream.Reader, pub *stream.Publi
 		switch {
 		case pkt.Kind == av.Data:
 			continue
-		case m.audio == av.Unknown && pkt.Kind == av.Audio && !pkt.Config && hears(pkt.Codec, src.t.enhanced()):
+		case m.audio == av.Unknown && pkt.Kind == av.Audio && !pkt.Config && mkv.Supports(pkt.Codec):
 			src.heard = pkt.Codec
 			return errChanged
 		case pkt.Break, pkt.Config && f.differs(pkt), pkt.Kind == av.Video && m.video == av.Unknown:

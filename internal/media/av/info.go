@@ -11,6 +11,7 @@ import (
 	"github.com/bluenviron/mediacommon/v2/pkg/codecs/h264"
 	"github.com/bluenviron/mediacommon/v2/pkg/codecs/h265"
 	"github.com/bluenviron/mediacommon/v2/pkg/codecs/mpeg1audio"
+	"github.com/bluenviron/mediacommon/v2/pkg/codecs/vp9"
 )
 
 // maxSide is the largest width and height that is believed.
@@ -77,6 +78,26 @@ func ParseVideoInfo(codec Codec, config []byte) (info VideoInfo, err error) {
 		info.FPS = 0
 	}
 	return info, nil
+}
+
+// KeyFrameSize returns the size of the picture that a key frame of VP8 or VP9 says,
+// 0 where it says none. The other codecs have it in their configuration.
+func KeyFrameSize(codec Codec, frame []byte) (width, height int) {
+	switch codec {
+	case VP8: // RFC 6386, 9.1: three bytes, a start code, then width and height, 14 bits each
+		if len(frame) >= 10 && frame[0]&1 == 0 && frame[3] == 0x9D && frame[4] == 0x01 && frame[5] == 0x2A {
+			width, height = int(frame[6])|int(frame[7]&0x3F)<<8, int(frame[8])|int(frame[9]&0x3F)<<8
+		}
+	case VP9:
+		var h vp9.Header
+		if h.Unmarshal(frame) == nil && h.FrameSize != nil {
+			width, height = h.Width(), h.Height()
+		}
+	}
+	if width <= 0 || height <= 0 || width > maxSide || height > maxSide {
+		return 0, 0
+	}
+	return width, height
 }
 
 // AudioInfo is what a stream says of its sound: the rate and channels that

@@ -1,0 +1,93 @@
+package transcode
+
+import (
+	"bytes"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+
+	"weir/internal/media/av"
+	"weir/internal/media/m3u8"
+	"weir/internal/media/mkv"
+	"weir/internal/policy"
+	"weir/internal/stream"
+)
+
+// Sources of all codecs are transcoded, to H.264 and to AV1 and as they are, with any version of ffmpeg: the
+// pictures are the same, and there is sound.
+func TestCodecs(t *testing.T) {
+	for _, tt := range []struct {
+		name, options string
+		video         av.Codec
+	}{
+		{"av1 and opus", "-c:v libsvtav1 -preset 12 -svtav1-params pred-struct=1 -b:v 1M -g 30 -c:a libopus", av.AV1},
+		{"vp9 and opus", "-c:v libvpx-vp9 -deadline realtime -cpu-used 8 -b:v 1M -g 30 -c:a libopus", av.VP9},
+		{"hevc and aac", "-c:v libx265 -preset ultrafast -x265-params log-level=none:bframes=0 -b:v 1M -g 30 -c:a aac", av.HEVC},
+		{"h264 and opus", "-c:v libx264 -preset ultrafast -bf 0 -b:v 1M -g 30 -c:a libopus", av.H264},
+		{"h264 and mp3", "-c:v libx264 -preset ultrafast -bf 0 -b:v 1M -g 30 -c:a libmp3lame", av.H264},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			for _, codec := range []string{"libsvtav1", "libopus", "libvpx-vp9", "libx265", "libmp3lame"} {
+				if out, _ := exec.Command("ffmpeg", "-hide_banner", "-encoders").Output(); !bytes.Contains(out, []byte(codec)) {
+					t.Skip("this ffmpeg has no " + codec)
+				}
+			}
+			args := strings.Fields("-nostdin -v error -f lavfi -i testsrc2=size=320x180:rate=30,format=yuv420p," + marks(0) +
+				" -f lavfi -i sine=440 -t 4 " + tt.options + " -f matroska -live 1 pipe:1")
+			b, err := exec.Command("ffmpeg", args...).Output()
+			if err != nil {
+				t.Fatal(err)
+			}
+			var film []av.Packet
+			for r := (tagged{mkv.NewReader(bytes.NewReader(b))}); ; {
+				p, err := r.ReadPacket()
+				if err != nil {
+					break
+				}
+				film = append(film, p)
+			}
+			w := newWorld(t, Options{}, *template(
+				rung(func(r *policy.Rendition) { r.BitRate = 500_000 }),
+				rung(func(r *policy.Rendition) { r.Suffix, r.Codec, r.BitRate = "_av1", policy.VideoAV1, 400_000 }),
+				rung(func(r *policy.Rendition) { r.Suffix, r.Copy = "_copy", policy.CopyVideo }),
+			))
+			pub := w.begin(t, film)
+			source := numbers(t, w.collect(t, "s1", 2600))
+			for name, codec := range map[string]av.Codec{"s1_a": av.H264, "s1_av1": av.AV1, "s1_copy": tt.video} {
+				list := w.collect(t, name, 2500)
+				seen := numbers(t, list)
+				same(t, name, source, seen, 1000/30.)
+				if len(seen) < 74 || len(seen) > 78 {
+					t.Errorf("%s: %d pictures of 76", name, len(seen))
+				}
+				sound := 0
+				for _, p := range list {
+					switch {
+					case p.Kind == av.Video && p.Codec != codec, p.Kind == av.Audio && p.Codec != av.AAC:
+						t.Fatalf("%s: %v", name, p.Codec)
+					case p.Kind == av.Audio && !p.Config:
+						sound++
+					case p.Config && p.Kind == av.Video:
+						if info, err := av.ParseVideoInfo(p.Codec, p.Frame); p.Codec != av.VP9 && (err != nil || info.Width != 320 || info.Height != 180) {
+							t.Errorf("%s: %+v, %v", name, info, err)
+						}
+					}
+				}
+				if sound < 95 {
+					t.Errorf("%s: %d frames of sound, want some 107", name, sound)
+				}
+			}
+			// HLS players are not offered what HLS has not.
+			variants, _ := w.Ladder(w.hub.Find(key))
+			if hasURI(variants, "s1_av1") || !hasURI(variants, "s1_a") || hasURI(variants, "s1") != inHLS(tt.video) {
+				t.Errorf("ladder: %+v", variants)
+			}
+			pub.End(stream.EndClosed)
+		})
+	}
+}
+
+func hasURI(list []m3u8.Variant, uri string) bool {
+	return slices.ContainsFunc(list, func(v m3u8.Variant) bool { return v.URI == uri })
+}
