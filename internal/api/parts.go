@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"reflect"
 	"slices"
@@ -157,17 +158,65 @@ func (s *Server) change(ctx context.Context, space string, m Match, note string,
 	}
 }
 
-// opens is the problem of a change that lets calls of a space go where none of
-// its calls could go before: into the networks of whoever runs the server. That
-// is for a token of all spaces.
+// opens is the problem of a change by which a space would reach what it could
+// not reach before: networks of whoever runs the server, or places in buckets in
+// which there may be what belongs to others. That is for a token of all spaces.
 func opens(old, next *policy.Space) error {
+	const only = "only a token that is not for one space may allow that"
 	allowed := networks(old)
 	for n := range networks(next) {
 		if !allowed[n] {
-			return problem(http.StatusForbidden, kindScope, "allow_networks names %v, which the space could not reach so far: only a token that is not for one space may allow that", n)
+			return problem(http.StatusForbidden, kindScope, "allow_networks names %v, which the space could not reach so far: %s", n, only)
+		}
+	}
+	mine := places(old)
+	if len(mine) == 0 {
+		mine[place{}] = true
+	}
+	for x := range places(next) {
+		if !mine[x] {
+			return problem(http.StatusForbidden, kindScope, "the space has had nothing in the bucket %.128q below the prefix %.128q so far: %s", x.bucket, x.prefix, only)
+		}
+	}
+	had := logos(old)
+	for x := range logos(next) {
+		below := func(at place) bool {
+			return x.bucket == at.bucket && (at.prefix == "" || strings.HasPrefix(x.prefix, at.prefix+"/"))
+		}
+		if !had[x] && !slices.ContainsFunc(slices.Collect(maps.Keys(mine)), below) {
+			return problem(http.StatusForbidden, kindScope, "the logo %.128q in the bucket %.128q is not in a place of the space: %s", x.prefix, x.bucket, only)
 		}
 	}
 	return nil
+}
+
+// place is where a space keeps something, or one object.
+type place struct{ bucket, prefix string }
+
+// places returns where the apps of a space put recordings and pictures.
+func places(sp *policy.Space) map[place]bool {
+	m := make(map[place]bool)
+	for i := range sp.Apps {
+		a := &sp.Apps[i]
+		m[place{a.Record.Bucket, a.Record.Prefix}] = true
+		m[place{a.Snapshot.Bucket, a.Snapshot.Prefix}] = true
+	}
+	return m
+}
+
+// logos returns the pictures that the renditions of a space show.
+func logos(sp *policy.Space) map[place]bool {
+	m := make(map[place]bool)
+	for _, a := range sp.Apps {
+		for _, t := range a.Transcode {
+			for _, o := range t.Outputs {
+				for _, l := range o.Logos {
+					m[place{l.Bucket, l.Key}] = true
+				}
+			}
+		}
+	}
+	return m
 }
 
 // networks returns all networks that a space allows.

@@ -153,6 +153,28 @@ func TestNetworksOfOneSpace(t *testing.T) {
 	}
 }
 
+// Nor can he have the apps of his space put their recordings where those of
+// others may be, and so read and delete these.
+func TestPlacesOfOneSpace(t *testing.T) {
+	w := newWorld(t)
+	all, one := w.token(t, Token{Role: Admin}), w.token(t, Token{Role: Admin, Space: "default"})
+	for i, x := range []struct {
+		token, app, body string
+		want             int
+	}{
+		{one, "show", `{}`, 200},
+		{one, "show", `{"record":{"prefix":"others"}}`, 403},
+		{one, "show", `{"snapshot":{"prefix":"others"}}`, 403},
+		{all, "show", `{"record":{"prefix":"ours"},"snapshot":{"prefix":"ours"}}`, 200},
+		{one, "more", `{"record":{"prefix":"ours"},"snapshot":{"prefix":"ours"}}`, 200},
+		{one, "more", `{"record":{"prefix":"ours/x"},"snapshot":{"prefix":"ours"}}`, 403},
+	} {
+		if code, _, text := w.send(t, x.token, "PUT", "/spaces/default/apps/"+x.app, x.body); code != x.want {
+			t.Errorf("%d: PUT %s: %d %s", i, x.body, code, text)
+		}
+	}
+}
+
 func TestAccessKeys(t *testing.T) {
 	w := newWorld(t)
 	admin, viewer := w.token(t, Token{Role: Admin}), w.token(t, Token{Role: Viewer})
