@@ -29,10 +29,11 @@ type lane struct {
 	listed bool        // it is in that list
 	wait   *time.Timer // of a parked lane, or of the flap guard; nil: none
 
-	park *park  // nil: the lane is not parked
-	last uint64 // while it is parked: the newest fact that a feed has brought
-	told int    // while it is parked: facts told since its record was written
-	done uint64 // what came before was told while the lane was parked, whatever a feed brings late
+	park   *park  // nil: the lane is not parked
+	last   uint64 // while it is parked: the newest fact that a feed has brought
+	unread bool   // while it is parked: there may be more behind it from before a restart
+	told   int    // while it is parked: facts told since its record was written
+	done   uint64 // what came before was told while the lane was parked, whatever a feed brings late
 
 	flap *flap // what the flap guard has kept from the receiver; nil: nothing
 }
@@ -124,6 +125,10 @@ func (l *lane) recordKey(kind string) string {
 
 // query is what a lane reads of the log; others than its own facts may be among it.
 func (l *lane) query() query { return query{l.r.space, l.key.app, l.key.stream} }
+
+// waits reports whether there may be facts behind the one that a lane is parked
+// by. The Dispatcher's lock is held.
+func (l *lane) waits() bool { return l.unread || l.last > l.park.Seq }
 
 // own returns how e is told, if it is one of the lane's.
 func (l *lane) own(e *event.Event) *event.Callback {

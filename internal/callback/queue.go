@@ -202,7 +202,7 @@ func (d *queue) load(ctx context.Context) error {
 			if err = json.Unmarshal(v, p); err == nil && p.Letter != nil {
 				l := d.receiver(p.Letter.Space, p.Letter.Group).lane(laneKey{p.Letter.App, p.Letter.Stream})
 				p.happened, p.Letter = p.Letter.Time, nil
-				l.park, l.last = p, p.Seq+1 // there may be more behind it
+				l.park, l.last, l.unread = p, p.Seq, true
 				l.r.parked++
 				l.sleep(time.Until(p.Next))
 			}
@@ -789,7 +789,7 @@ func (d *queue) catchUp(l *lane) {
 		}
 		return
 	}
-	l.park, l.last, l.told, l.done = nil, 0, 0, next
+	l.park, l.last, l.unread, l.told, l.done = nil, 0, false, 0, next
 	l.r.parked--
 	l.r.nudge()
 	d.mu.Unlock()
@@ -1093,7 +1093,7 @@ func readSome(ctx context.Context, rd reader) (list []entry, err error) {
 func (r *receiver) tryAgain() {
 	var first *lane
 	for _, l := range r.lanes {
-		if l.park != nil && !l.busy && l.last > l.park.Seq && !time.Now().Before(l.park.NotBefore) && (first == nil || l.park.Next.Before(first.park.Next)) {
+		if l.park != nil && !l.busy && l.waits() && !time.Now().Before(l.park.NotBefore) && (first == nil || l.park.Next.Before(first.park.Next)) {
 			first = l
 		}
 	}

@@ -107,6 +107,24 @@ func TestSchedule(t *testing.T) {
 	})
 }
 
+// A fact that is the newest of the log when weir is restarted, and could not be
+// told before, is told once, and then there is nothing more to do.
+func TestParkedOverRestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newVirtual(t)
+		w.push("a", "s1", "one.example", asV2())
+		time.Sleep(time.Second)
+		w.stop()
+		w.start()
+		w.answer("one.example", status(200))
+		time.Sleep(time.Minute)
+		if n, s := len(w.all("one.example")), w.d.account(); n != 1 || s.Parked+s.Calls+s.Held != 0 || len(w.mem.records) != 0 {
+			t.Errorf("told %d times; %+v, records %v", n, s, sortedKeys(w.mem.records))
+		}
+		w.stop()
+	})
+}
+
 func TestRetryAfter(t *testing.T) {
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	for s, want := range map[string]time.Duration{

@@ -65,7 +65,7 @@ func (d *queue) watch(ctx context.Context) {
 			w.q, w.from = query{space: r.space}, r.own.next
 		}
 		for _, l := range r.lanes {
-			if l.park != nil && l.last > l.park.Seq && (w.from == 0 || l.park.Seq+1 < w.from) {
+			if l.park != nil && l.waits() && (w.from == 0 || l.park.Seq+1 < w.from) {
 				w.q, w.from = l.query(), l.park.Seq+1
 			}
 		}
