@@ -26,15 +26,16 @@ import (
 // frameTime is how long after the last time stamp of a file the next one begins, ms.
 const frameTime = 40
 
-// publish URL FILE...
+// publish [-sound=RATE] URL FILE...
 //
 // Pushes FLV files as they are, one after the other in real time and on one
 // connection, whatever is in them. It is for what the encoders at hand cannot
-// send.
+// send. The clock of the sound goes at another rate than time, if that is said.
 func publish() error {
+	sound := flag.Float64("sound", 1, "rate of the sound's clock")
 	flag.Parse()
 	if flag.NArg() < 2 {
-		return errors.New("usage: publish URL FILE...")
+		return errors.New("usage: publish [-sound=RATE] URL FILE...")
 	}
 	tcURL, name, err := rtmp.SplitURL(flag.Arg(0))
 	if err != nil {
@@ -59,6 +60,9 @@ func publish() error {
 			p := t.packet(base)
 			end = max(end, p.DTS+frameTime)
 			<-time.After(time.Until(start.Add(time.Duration(p.DTS) * time.Millisecond)))
+			if p.Kind == av.Audio {
+				p.DTS = int64(float64(p.DTS) * *sound)
+			}
 			return conn.WritePacket(p)
 		})
 		f.Close()

@@ -176,8 +176,10 @@ var errWatchEnded = errors.New("the watch of the tokens has ended")
 // Run reads all tokens, if that has not been done, and learns what other nodes
 // do to them, until ctx ends.
 func (t *Tokens) Run(ctx context.Context) {
-	for ctx.Err() == nil {
-		t.follow(ctx)
+	for { // once at least: what Load has begun is stopped
+		if t.follow(ctx); ctx.Err() != nil {
+			return
+		}
 	}
 }
 

@@ -23,6 +23,9 @@ const (
 // While JetStream is away it is what the copy has, or else ErrAway.
 func (p *Policy) Key(ctx context.Context, name string) ([]byte, error) {
 	sealed, err := p.storedKey(ctx, name)
+	if newer := (*bus.Newer)(nil); errors.As(err, &newer) {
+		return nil, err
+	}
 	p.mu.Lock()
 	if err == nil && p.keys[name] != sealed {
 		p.keys[name], p.dirty = sealed, true

@@ -211,7 +211,11 @@ func OpenPolicy(ctx context.Context, js jetstream.JetStream, o Options) (*Policy
 	p.mu.Lock()
 	away, invalid := p.away, p.trouble()
 	p.mu.Unlock()
+	newer := (*bus.Newer)(nil)
 	switch {
+	case err != nil && errors.As(away, &newer): // which no waiting makes older
+		p.Close()
+		return nil, fmt.Errorf("the policy cannot be loaded: %w", newer)
 	case p.set.Load() != nil && err != nil:
 		p.log.Warn("the policy store is away; the policy is that which this node saw last", "err", away)
 	case p.set.Load() != nil:
