@@ -85,8 +85,10 @@ func (l *Log) Health() Health {
 		}
 		switch {
 		case h.Degraded:
+		case failure != nil && away != nil:
+			h.Degraded, h.Reason = true, fmt.Sprintf("the event log is away, and facts cannot be written to disk and wait in memory: %v; %v", failure, away.err)
 		case failure != nil:
-			h.Degraded, h.Reason = true, fmt.Sprintf("facts cannot be written to disk and wait in memory: %v", failure)
+			h.Degraded, h.Reason = true, fmt.Sprintf("facts cannot be written to disk and go to NATS from memory: %v", failure)
 		case full:
 			h.Degraded, h.Reason = true, fmt.Sprintf("the journal of %s is full: facts are lost", lane.config.Name)
 		case away != nil && time.Since(away.since) > graceTime:

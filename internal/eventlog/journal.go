@@ -412,7 +412,7 @@ func (j *journal) write(batch []record) error {
 	defer j.mu.Unlock()
 	if err != nil {
 		if j.failure == nil {
-			j.log.Error("facts cannot be written to disk and wait in memory", "err", err)
+			j.log.Error("facts cannot be written to disk; they go to NATS from memory while it takes them", "err", err)
 		}
 		j.failure = err
 		j.notify()
