@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 )
 
 func TestWhereControlGroupsAre(t *testing.T) {
@@ -92,20 +91,31 @@ func TestControlGroup(t *testing.T) {
 	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the group is still there: %v", err)
 	}
+	nothingLeft(t, tool)
+}
+
+// Control groups alone hold one that nothing else does: its memory, and how
+// many processes it may have.
+func TestControlGroupHolds(t *testing.T) {
+	g, err := openGroups()
+	if err != nil {
+		t.Skip(err)
+	}
 	for _, c := range []struct {
 		controller, verb string
-		limits           Limits
 		want             Reason
 		says             string
 	}{
-		{"memory", "memory", Limits{Memory: 128 << 20}, Failed, ""},
-		{"pids", "bomb", Limits{Time: 10 * time.Second}, 0, "resource temporarily unavailable"},
+		{"memory", "memory", Failed, ""},
+		{"pids", "bomb", 0, "511 processes: Resource temporarily unavailable\n"},
 	} {
-		t.Run(c.verb, func(t *testing.T) {
+		t.Run(c.controller, func(t *testing.T) {
 			if !slices.Contains(g.controllers, c.controller) {
 				t.Skipf("the controller %s is not ours here", c.controller)
 			}
-			p, err := tool.Start(t.Context(), job(c.limits))
+			tool := New(Options{Self: "/proc/self/exe", Path: buildEvil(t, unfiltered)})
+			defer tool.Close()
+			p, err := tool.Start(t.Context(), job(Limits{Memory: 128 << 20}))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -114,8 +124,11 @@ func TestControlGroup(t *testing.T) {
 			out, err := io.ReadAll(p.Output(0))
 			<-p.Done()
 			var e *Error
-			if errors.As(p.Err(), &e); (e == nil) != (c.want == 0) || e != nil && e.Reason != c.want || !strings.Contains(string(out), c.says) || err != nil {
+			if errors.As(p.Err(), &e); (e == nil) != (c.want == 0) || e != nil && e.Reason != c.want || string(out) != c.says || err != nil {
 				t.Errorf("it ended with %v and said %q, %v", p.Err(), out, err)
+			}
+			if use := p.Usage(); use.Memory > 128<<20+overhead+8<<20 {
+				t.Errorf("it has had %d MB", use.Memory>>20)
 			}
 			nothingLeft(t, tool)
 		})

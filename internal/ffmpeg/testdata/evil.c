@@ -2,6 +2,7 @@
  * it shall do is on its standard input. It is linked dynamically, so that the
  * fork server can be loaded into it. */
 #define _GNU_SOURCE
+#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
@@ -42,6 +43,16 @@ int main(int argc, char **argv)
 	if (!strcmp(verb, "memory"))
 		for (char *p; (p = malloc(sizeof big));)
 			memset(p, 1, sizeof big);
+	if (!strcmp(verb, "bomb")) {
+		int n = 0;
+		pid_t pid;
+
+		while ((pid = fork()) > 0 && n < 4096)
+			n++;
+		for (; pid == 0;)
+			pause();
+		return printf("%d processes: %s\n", n, pid < 0 ? strerror(errno) : "and no end") < 0;
+	}
 	if (!strcmp(verb, "probe")) {
 		printf("fork %d\n", fork() < 0);
 		printf("exec %d\n", execl("/bin/true", "true", (char *)0) < 0);
