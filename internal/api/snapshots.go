@@ -11,6 +11,7 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"weir/internal/ffmpeg"
+	"weir/internal/policy"
 	"weir/internal/snapshot"
 	"weir/internal/stream"
 )
@@ -19,6 +20,7 @@ import (
 type Pictures struct {
 	Now    func(ctx context.Context, st *stream.Stream, store bool) (*snapshot.Picture, error)
 	Latest func(stream.Key) *snapshot.Picture
+	Stored func(ctx context.Context, k stream.Key, cfg *policy.Snapshot) (*snapshot.Picture, error)
 	All    func() []*snapshot.Picture
 	FFmpeg func() ffmpeg.Health // that makes them
 }
@@ -76,8 +78,11 @@ func (s *Server) listSnapshots(ctx context.Context, in *SnapshotsInput) (*snapsh
 
 type pictureOutput struct{ Body func(huma.Context) }
 
-func (s *Server) getSnapshot(_ context.Context, in *StreamPath) (*pictureOutput, error) {
-	p := s.Pictures.Latest(in.key())
+func (s *Server) getSnapshot(ctx context.Context, in *StreamPath) (*pictureOutput, error) {
+	p, err := s.newestPicture(ctx, in.key())
+	if err != nil {
+		return nil, problem(http.StatusServiceUnavailable, kindUnavailable, "the bucket cannot be read at the moment")
+	}
 	if p == nil {
 		return nil, notFound("picture of the stream", in.key().String())
 	}
@@ -89,6 +94,29 @@ func (s *Server) getSnapshot(_ context.Context, in *StreamPath) (*pictureOutput,
 		h.Set("ETag", `"`+p.ETag+`"`)
 		http.ServeContent(w, r, "", p.Captured, bytes.NewReader(p.JPEG))
 	}}, nil
+}
+
+// newestPicture returns that of a stream: from memory or, if there is none, from
+// its app's bucket. It is nil where there is none either.
+func (s *Server) newestPicture(ctx context.Context, k stream.Key) (*snapshot.Picture, error) {
+	if p := s.Pictures.Latest(k); p != nil {
+		return p, nil
+	}
+	sp := s.Policy.Set().Space(k.Space)
+	if sp == nil {
+		return nil, nil
+	}
+	app := sp.App(k.App)
+	if app == nil {
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, takeTime)
+	defer cancel()
+	p, err := s.Pictures.Stored(ctx, k, &app.Snapshot)
+	if err != nil {
+		s.Log.Warn("the newest picture is not found", "stream", k, "err", err)
+	}
+	return p, err
 }
 
 type takeInput struct {
@@ -157,8 +185,8 @@ func (s *Server) snapshotRoutes() {
 	}, s.listSnapshots)
 	add(s, route{
 		ID: "getSnapshot", Method: http.MethodGet, Path: "/streams/{space}/{app}/{stream}/snapshot", Tag: "Snapshots", Summary: "The newest picture of a stream",
-		Detail: "As JPEG, with ETag and Last-Modified. It is there when one was taken by the app's interval or by takeSnapshot.",
-		Role:   Viewer, Scope: InSpace, Media: "image/jpeg",
+		Detail: "As JPEG, with ETag and Last-Modified. It is there when one was taken by the app's interval or by takeSnapshot: from memory or, after a restart, from the bucket.",
+		Role:   Viewer, Scope: InSpace, Media: "image/jpeg", Errors: []int{http.StatusServiceUnavailable},
 	}, s.getSnapshot)
 	add(s, route{
 		ID: "takeSnapshot", Method: http.MethodPost, Path: "/streams/{space}/{app}/{stream}/snapshots", Tag: "Snapshots", Summary: "Take a picture of a stream now",

@@ -2,11 +2,14 @@ package api
 
 import (
 	"context"
+	"errors"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
 	"weir/internal/ffmpeg"
+	"weir/internal/policy"
 	"weir/internal/snapshot"
 	"weir/internal/stream"
 )
@@ -39,6 +42,17 @@ func pictures() Pictures {
 			}
 			return nil
 		},
+		Stored: func(_ context.Context, k stream.Key, _ *policy.Snapshot) (*snapshot.Picture, error) {
+			switch k.Name {
+			case "old":
+				p := demoPicture()
+				p.ETag = "0c0d"
+				return p, nil
+			case "away":
+				return nil, errors.New("secret detail")
+			}
+			return nil, nil
+		},
 		All:    func() []*snapshot.Picture { return []*snapshot.Picture{demoPicture()} },
 		FFmpeg: func() ffmpeg.Health { return ffmpeg.Health{Version: "5.1", Path: "/usr/bin/ffmpeg"} },
 	}
@@ -59,6 +73,12 @@ func TestSnapshots(t *testing.T) {
 	}
 	if rec := w.do(t, request{method: http.MethodGet, path: path("demo"), token: token, header: map[string]string{"If-None-Match": `"0a0b"`}}); rec.Code != 304 {
 		t.Errorf("the same again: %d", rec.Code)
+	}
+	if rec := w.do(t, request{method: http.MethodGet, path: path("old"), token: token}); rec.Code != 200 || rec.Header().Get("ETag") != `"0c0d"` {
+		t.Errorf("one that is only in the bucket: %d %v", rec.Code, rec.Header())
+	}
+	if rec := w.do(t, request{method: http.MethodGet, path: path("away"), token: token}); rec.Code != 503 || strings.Contains(rec.Body.String(), "secret") {
+		t.Errorf("one whose bucket is away: %d %s", rec.Code, rec.Body)
 	}
 	for name, want := range map[string]int{"soon": 429, "silent": 409, "broken": 503, "none": 404, "demo": 200} {
 		if rec := w.do(t, request{method: http.MethodPost, path: path(name) + "s", token: token}); rec.Code != want {

@@ -1,10 +1,13 @@
 package snapshot
 
 import (
+	"bytes"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"image"
+	"image/jpeg"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -163,6 +166,66 @@ func FuzzReadFinding(f *testing.F) {
 			t.Errorf("action %q", x.Action)
 		}
 	})
+}
+
+// The newest picture is found again by one that has just started, in either way
+// of storing them.
+func TestStored(t *testing.T) {
+	w := newWorld(t, fakeTool(t), nil)
+	key := stream.Key{Space: "s", App: "live", Name: "a"}
+	picture := func(text string) string {
+		var b bytes.Buffer
+		if err := jpeg.Encode(&b, rectangle{image.NewUniform(tint([]byte(text))), image.Rect(0, 0, 64, 48)}, nil); err != nil {
+			t.Fatal(err)
+		}
+		return b.String()
+	}
+	put := func(object, text string) {
+		if _, err := w.bucket.Put(t.Context(), object, strings.NewReader(picture(text)), storage.PutOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	find := func(cfg policy.Snapshot, object, text string) {
+		t.Helper()
+		p, err := w.Stored(t.Context(), key, &cfg)
+		if object == "" {
+			if p != nil || err != nil {
+				t.Errorf("Stored = %+v, %v, want none", p, err)
+			}
+			return
+		}
+		if err != nil || p == nil || p.Object != object || string(p.JPEG) != picture(text) || p.Width != 64 || p.Bucket != "yourbucket" {
+			t.Errorf("Stored = %+v, %v, want %s", p, err, object)
+		}
+	}
+	find(policy.Snapshot{}, "", "")
+	find(policy.Snapshot{Overwrite: true}, "", "")
+	now := time.Now()
+	folder := func(age time.Duration, picture int) string {
+		at := now.Add(-age)
+		return fmt.Sprintf("record/live/a/picture/%d_123456789/a-%d.jpg", at.UnixMilli(), at.Unix()+int64(picture))
+	}
+	put("record/live/a/picture/a.jpg", "the only one")
+	find(policy.Snapshot{}, "", "")
+	for i, age := range []time.Duration{1000 * time.Hour, 48 * time.Hour, 47 * time.Hour, 2 * time.Hour, time.Hour} {
+		put("record/live/b/picture/9999999999999_1/b-1.jpg", "of another stream")
+		put(folder(age, 0), "first")
+		put(folder(age, 20), fmt.Sprint("second ", i))
+		find(policy.Snapshot{}, folder(age, 20), fmt.Sprint("second ", i))
+	}
+	find(policy.Snapshot{Overwrite: true}, "record/live/a/picture/a.jpg", "the only one")
+	find(policy.Snapshot{Prefix: "x"}, "", "")
+	p, err := w.Stored(t.Context(), key, &policy.Snapshot{})
+	if want := now.Add(-time.Hour).Unix() + 20; err != nil || p.Captured.Unix() != want {
+		t.Errorf("captured at %v, %v, want %d", p.Captured, err, want)
+	}
+	put(folder(time.Minute, 0), "x")
+	if _, err := w.bucket.Put(t.Context(), folder(time.Minute, 1), strings.NewReader("no picture"), storage.PutOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if p, err := w.Stored(t.Context(), key, &policy.Snapshot{}); err == nil {
+		t.Errorf("what is no picture: %+v", p)
+	}
 }
 
 func TestRetain(t *testing.T) {

@@ -439,10 +439,7 @@ func (s *Snapshotter) tell(p *push, now time.Time, data event.Data) {
 // key returns where c is stored (guide l.1054 to l.1091).
 func (c *capture) key() string {
 	k := c.push.pub.Stream().Key()
-	folder := "record/" + k.App + "/" + k.Name + "/picture/"
-	if c.cfg.Prefix != "" {
-		folder = c.cfg.Prefix + "/" + folder
-	}
+	folder := pictureFolder(c.cfg, k)
 	if c.cfg.Overwrite {
 		return folder + k.Name + ".jpg"
 	}
