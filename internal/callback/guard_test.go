@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -90,6 +91,37 @@ func TestFlapGuard(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What the guard has kept from a receiver is forgotten as well when the end of it
+// becomes a dead letter.
+func TestFlapGuardDies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newVirtual(t)
+		w.answer("one.example", status(200))
+		cb := asV2()
+		cb.FlapGuard = 5 * time.Second
+		for i := range 2 {
+			began := time.Now()
+			seq := w.push("a", "s1", "one.example", cb)
+			time.Sleep(10 * time.Second)
+			if i == 1 {
+				w.answer("one.example", nil)
+			}
+			w.end("a", "s1", "one.example", seq, began, cb)
+			time.Sleep(time.Second)
+		}
+		time.Sleep(100 * time.Hour)
+		if len(w.mem.dead) != 1 {
+			t.Errorf("%d dead letters, want that of the end", len(w.mem.dead))
+		}
+		w.stop()
+		for _, k := range sortedKeys(w.mem.records) {
+			if strings.HasPrefix(k, "flap.") {
+				t.Errorf("left behind: %s", k)
+			}
+		}
+	})
 }
 
 // F05, and the fourth proof of the issue: streams that flap pair up by Sequence

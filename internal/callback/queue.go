@@ -617,6 +617,7 @@ func (d *queue) missed(l *lane, p *park, o *outcome, at time.Time) bool {
 	if !more || expired(p.Letter.Time, now) {
 		d.report(l.r, p.Letter, at, o, "dead", time.Time{})
 		d.bury(l, p.Letter)
+		d.unflap(l, p.Letter) // nobody will be told any more that it is over
 		return true
 	}
 	p.NotBefore = time.Time{}
