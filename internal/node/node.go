@@ -265,6 +265,7 @@ func (n *Node) Run(ctx context.Context) error {
 	watch.Go(func() error { return n.buckets.Run(watching) })
 	watch.Go(func() error { n.runRetention(watching); return nil })
 	watch.Go(func() error { n.runSnapshots(watching); return nil })
+	watch.Go(func() error { n.checkEncoders(watching); return nil }) // ends when all have been tried
 
 	looking, stopLooking := context.WithCancel(context.WithoutCancel(ctx))
 	var look errgroup.Group

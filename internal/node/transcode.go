@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 
 	"weir/internal/hls"
 	"weir/internal/stream"
@@ -24,6 +25,46 @@ func (n *Node) openTranscoder() {
 		}
 		return &hls.Ladder{Variants: variants, All: all}
 	})
+}
+
+// checkEncoders says at the start what this machine encodes with, and which renditions
+// of the policy it cannot make. Where there are none it says nothing.
+func (n *Node) checkEncoders(ctx context.Context) {
+	set, said := n.Policy(), false
+	for i := range set.Spaces {
+		for j := range set.Spaces[i].Apps {
+			for k := range set.Spaces[i].Apps[j].Transcode {
+				t := &set.Spaces[i].Apps[j].Transcode[k]
+				if !said {
+					said = true
+					n.sayEncoders(ctx)
+				}
+				for l := range t.Outputs {
+					r := &t.Outputs[l]
+					if !r.Encodes() {
+						continue
+					}
+					if err := n.transcoder.Can(ctx, t.Encoder, r.Codec); err != nil && ctx.Err() == nil {
+						n.log.Warn("a rendition cannot be made here", "setting", fmt.Sprintf("spaces[%d].apps[%d].transcode[%d].outputs[%d]", i, j, k, l), "err", err)
+					}
+				}
+			}
+		}
+	}
+}
+
+func (n *Node) sayEncoders(ctx context.Context) {
+	var works []string
+	for _, a := range n.transcoder.Abilities(ctx) {
+		if a.Works {
+			works = append(works, a.Name)
+		} else {
+			n.log.Debug("an encoder does not work here", "encoder", a.Name, "err", a.Error)
+		}
+	}
+	if ctx.Err() == nil {
+		n.log.Info("renditions can be encoded", "with", strings.Join(works, " "))
+	}
 }
 
 // picture returns an object of a bucket that is no larger than most.

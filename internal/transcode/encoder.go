@@ -50,6 +50,12 @@ func (t *Transcoder) Abilities(ctx context.Context) []Ability {
 	return list
 }
 
+// Can returns why this machine cannot encode a codec with that encoder, or nil.
+func (t *Transcoder) Can(ctx context.Context, e policy.Encoder, codec policy.VideoCodec) error {
+	_, err := t.choose(ctx, e, codec)
+	return err
+}
+
 // choose returns the encoder of a rendition: of what its template allows, the
 // first that works here.
 func (t *Transcoder) choose(ctx context.Context, want policy.Encoder, codec policy.VideoCodec) (encoder, error) {

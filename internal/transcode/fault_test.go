@@ -124,7 +124,7 @@ func (w *world) live(t *testing.T, key stream.Key, film []av.Packet, push stream
 }
 
 // until waits for something, for so long.
-func until(t *testing.T, patience time.Duration, what string, is func() bool) time.Time {
+func until(t testing.TB, patience time.Duration, what string, is func() bool) time.Time {
 	t.Helper()
 	for end := time.Now().Add(patience); !is(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) {

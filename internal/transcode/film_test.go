@@ -37,7 +37,7 @@ func numbered(t *testing.T, size string, fps, seconds, first int, options string
 }
 
 // shoot makes a film of a source filter.
-func shoot(t *testing.T, source string, seconds int, options string) []av.Packet {
+func shoot(t testing.TB, source string, seconds int, options string) []av.Packet {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "film.flv")
 	args := append([]string{"-nostdin", "-v", "error", "-f", "lavfi", "-i", source}, strings.Fields("-f lavfi -i sine=440 -t "+fmt.Sprint(seconds)+" "+options+" -f flv")...)

@@ -85,7 +85,7 @@ func TestAsked(t *testing.T) {
 }
 
 // begin publishes a film, most of it once ffmpeg has begun with its first second.
-func (w *world) begin(t *testing.T, film []av.Packet) *stream.Publication {
+func (w *world) begin(t testing.TB, film []av.Packet) *stream.Publication {
 	t.Helper()
 	i := slices.IndexFunc(film, func(p av.Packet) bool { return p.DTS >= 950 })
 	pub := w.publish(t, film[:i], stream.Push{})

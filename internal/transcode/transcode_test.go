@@ -54,7 +54,7 @@ type world struct {
 	seen map[string][]av.Packet // of each stream
 }
 
-func newWorld(t *testing.T, o Options, templates ...policy.Transcode) *world {
+func newWorld(t testing.TB, o Options, templates ...policy.Transcode) *world {
 	t.Helper()
 	path, err := exec.LookPath("ffmpeg")
 	if err != nil {
@@ -67,7 +67,7 @@ func newWorld(t *testing.T, o Options, templates ...policy.Transcode) *world {
 	return newWorldOf(t, ffmpeg.New(ffmpeg.Options{Path: path, Self: self}), o, templates...)
 }
 
-func newWorldOf(t *testing.T, tool *ffmpeg.Tool, o Options, templates ...policy.Transcode) *world {
+func newWorldOf(t testing.TB, tool *ffmpeg.Tool, o Options, templates ...policy.Transcode) *world {
 	t.Helper()
 	hub := stream.NewHub(stream.Options{MaxPacketRate: 1 << 20, MaxByteRate: 1 << 30, ReaderBytes: 1 << 30})
 	o.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
@@ -112,7 +112,7 @@ func clip(t *testing.T, options string) []av.Packet {
 const h264 = "-c:v libx264 -preset ultrafast -pix_fmt yuv420p -g 30 -bf 2 -c:a aac"
 
 // publish publishes a clip and ends.
-func (w *world) publish(t *testing.T, list []av.Packet, push stream.Push) *stream.Publication {
+func (w *world) publish(t testing.TB, list []av.Packet, push stream.Push) *stream.Publication {
 	t.Helper()
 	pub, err := w.hub.Publish(key, &w.app, push)
 	if err != nil {
@@ -149,7 +149,7 @@ func (w *world) watch(_ context.Context, pub *stream.Publication, r *stream.Read
 
 // collect returns what there is of a rendition up to the first picture at or
 // after ms. It plays the rendition, if that is what starts it.
-func (w *world) collect(t *testing.T, name string, ms int64) []av.Packet {
+func (w *world) collect(t testing.TB, name string, ms int64) []av.Packet {
 	t.Helper()
 	if w.hub.Await(t.Context(), stream.Key{Space: key.Space, App: key.App, Name: name}) == nil {
 		t.Fatalf("%s: there is no such stream; %+v", name, w.Status())
@@ -307,7 +307,7 @@ func TestPresetAndLimit(t *testing.T) {
 }
 
 // await waits for a state of a source.
-func (w *world) await(t *testing.T, key stream.Key, state string) Status {
+func (w *world) await(t testing.TB, key stream.Key, state string) Status {
 	t.Helper()
 	for {
 		for _, st := range w.Status() {

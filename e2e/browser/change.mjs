@@ -1,0 +1,59 @@
+// change.mjs MASTER SECONDS: plays a master playlist with hls.js in a headless browser for so long, goes from one
+// level to the next every three seconds, whatever becomes of the source meanwhile, and succeeds when the picture never
+// stood still for long (the machine may be busy) and no error was fatal. It prints the sizes of the picture that were
+// seen, and the longest stop.
+import { createServer } from 'node:http';
+import { chromium } from 'playwright-core';
+
+const [master, seconds] = process.argv.slice(2);
+const server = createServer((request, response) => {
+  response.setHeader('Content-Type', 'text/html');
+  response.end('<video id="video" muted></video>');
+});
+await new Promise((ready) => server.listen(0, '127.0.0.1', ready));
+const browser = await chromium.launch({
+  executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
+  args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
+    '--disable-component-update', '--disable-sync', '--autoplay-policy=no-user-gesture-required'],
+});
+try {
+  const page = await browser.newPage();
+  page.on('pageerror', (error) => console.error(error.stack));
+  await page.goto(`http://127.0.0.1:${server.address().port}/`);
+  await page.addScriptTag({ url: new URL('/player/hls.js', master).href });
+  const state = await page.evaluate(async ([master, seconds]) => {
+    const video = document.getElementById('video');
+    const hls = new Hls({ startLevel: 0, maxBufferLength: 6 });
+    const problems = [], sizes = new Set();
+    let discontinuities = new Set();
+    hls.on(Hls.Events.ERROR, (_, data) => problems.push(`${data.fatal ? 'fatal ' : ''}${data.details}`));
+    hls.on(Hls.Events.FRAG_CHANGED, (_, data) => discontinuities.add(data.frag.cc));
+    const levels = new Promise((yes) => hls.on(Hls.Events.MANIFEST_PARSED, (_, data) => yes(data.levels.length)));
+    hls.loadSource(master);
+    hls.attachMedia(video);
+    const count = await levels;
+    await video.play();
+    const tick = () => new Promise((yes) => setTimeout(yes, 50));
+    while (video.currentTime === 0 || video.videoHeight === 0) await tick();
+    let stop = 0, longest = 0, last = video.currentTime, level = 0;
+    const first = last, begin = performance.now();
+    let next = begin + 3000;
+    for (let now = begin, before = begin; now < begin + seconds * 1000; before = now, now = performance.now()) {
+      await tick();
+      stop = video.currentTime > last ? 0 : stop + performance.now() - now;
+      last = video.currentTime;
+      longest = Math.max(longest, stop);
+      sizes.add(`${video.videoWidth}x${video.videoHeight}`);
+      if (now > next) {
+        next += 3000;
+        hls.nextLevel = level = (level + 1) % count;
+      }
+    }
+    return { sizes: [...sizes].sort(), played: Math.round(last - first), longest: Math.round(longest), discontinuities: discontinuities.size, problems };
+  }, [master, Number(seconds)]);
+  console.log(JSON.stringify(state));
+  process.exitCode = !state.problems.some((p) => p.startsWith('fatal')) && state.longest < 4000 ? 0 : 1;
+} finally {
+  await browser.close();
+  server.close();
+}
