@@ -172,9 +172,15 @@ var orders = map[string]func(*StreamInfo) float64{
 	"bytes":    func(d *StreamInfo) float64 { return float64(d.Bytes) },
 }
 
+// namedStream is a stream with what lists are sorted by.
+type namedStream struct {
+	st   *stream.Stream
+	name string
+}
+
 func (s *Server) listStreams(ctx context.Context, in *StreamsInput) (*streamPage, error) {
 	c, now := caller(ctx), time.Now()
-	var list []StreamInfo
+	var named []namedStream
 	for _, st := range s.Hub.Streams() {
 		k := st.Key()
 		switch {
@@ -184,7 +190,23 @@ func (s *Server) listStreams(ctx context.Context, in *StreamsInput) (*streamPage
 			!strings.HasPrefix(k.Name, in.Prefix):
 			continue
 		}
-		d := s.describeStream(st, now)
+		named = append(named, namedStream{st, k.Space + "/" + k.App + "/" + k.Name})
+	}
+	if in.Order == "name" && !in.Live && in.Players == 0 && in.BitRate == 0 {
+		// Only those of the page need be described.
+		p, err := page(named, in.Paging, sorting[namedStream]{list: "streams name", key: func(n *namedStream) string { return n.name }})
+		if err != nil {
+			return nil, err
+		}
+		out := &streamPage{Page[StreamInfo]{Items: make([]StreamInfo, 0, len(p.Items)), Next: p.Next}}
+		for _, n := range p.Items {
+			out.Body.Items = append(out.Body.Items, s.describeStream(n.st, now))
+		}
+		return out, nil
+	}
+	var list []StreamInfo
+	for _, n := range named {
+		d := s.describeStream(n.st, now)
 		if in.Live && !d.Live || d.Players.Total < in.Players || d.BitRate < in.BitRate {
 			continue
 		}
