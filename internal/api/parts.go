@@ -353,6 +353,86 @@ var (
 	}
 )
 
+// templatesOf are the templates of an app. Of an app that is not there, there
+// are none; inApp says so.
+func templatesOf(app string) *part[policy.Transcode] {
+	return &part[policy.Transcode]{
+		what: "template",
+		list: func(sp *policy.Space) *[]policy.Transcode {
+			if a := sp.App(app); a != nil {
+				return &a.Transcode
+			}
+			return new([]policy.Transcode)
+		},
+		key: func(t *policy.Transcode) *string { return &t.Name },
+	}
+}
+
+// inApp returns where in its space the templates of an app are, or the problem
+// that there is no such app.
+func (s *Server) inApp(p *AppPath) (list string, err error) {
+	_, sp, err := s.document(p.Space)
+	if err != nil {
+		return "", err
+	}
+	i := apps.find(sp, p.App)
+	if i < 0 {
+		return "", notFound("app", p.App)
+	}
+	return fmt.Sprintf("apps[%d].transcode", i), nil
+}
+
+type templatesInput struct {
+	AppPath
+	Paging
+}
+
+// TemplatePath names a template.
+type TemplatePath struct {
+	AppPath
+	Template string `path:"template" maxLength:"32" example:"hd" doc:"Name of the template."`
+}
+
+type templateWrite struct {
+	TemplatePath
+	Match
+	RawBody []byte
+}
+
+type templateDelete struct {
+	TemplatePath
+	Match
+}
+
+func (s *Server) listTemplates(ctx context.Context, in *templatesInput) (*partsOutput, error) {
+	if _, err := s.inApp(&in.AppPath); err != nil {
+		return nil, err
+	}
+	return listParts(ctx, s, templatesOf(in.App), in.Space, in.Paging)
+}
+
+func (s *Server) getTemplate(ctx context.Context, in *TemplatePath) (*PartOutput, error) {
+	if _, err := s.inApp(&in.AppPath); err != nil {
+		return nil, err
+	}
+	return getPart(ctx, s, templatesOf(in.App), in.Space, in.Template)
+}
+
+func (s *Server) putTemplate(ctx context.Context, in *templateWrite) (*PartOutput, error) {
+	list, err := s.inApp(&in.AppPath)
+	if err != nil {
+		return nil, err
+	}
+	return putPart(ctx, s, templatesOf(in.App), list, in.Space, in.Template, in.Match, in.RawBody)
+}
+
+func (s *Server) deleteTemplate(ctx context.Context, in *templateDelete) (*struct{}, error) {
+	if _, err := s.inApp(&in.AppPath); err != nil {
+		return nil, err
+	}
+	return nil, deletePart(ctx, s, templatesOf(in.App), in.Space, in.Template, in.Match)
+}
+
 // named returns a reference to the schema of t, which is called so in the
 // document, and is as the decoder of the policy has it.
 func (s *Server) named(name string, t reflect.Type) *huma.Schema {
@@ -639,6 +719,16 @@ func (s *Server) partRoutes() {
 		deletes+" Who is in the app stays: to end everybody in it, disable it.", nil), func(ctx context.Context, in *appDelete) (*struct{}, error) {
 		return nil, deletePart(ctx, s, apps, in.Space, in.App, in.Match)
 	})
+
+	template := s.named("Template", reflect.TypeFor[policy.Transcode]())
+	s.huma.OpenAPI().Components.Schemas.SchemaFromRef(template.Ref).Examples = []any{map[string]any{
+		"trigger": "play", "outputs": []any{map[string]any{"suffix": "_hd", "short_side": 720, "bit_rate": 2_000_000}},
+	}}
+	const oneTemplate = "/spaces/{space}/apps/{app}/templates/{template}"
+	add(s, read("listTemplates", "/spaces/{space}/apps/{app}/templates", "List the transcoding templates of an app", pageOf(template)), s.listTemplates)
+	add(s, read("getTemplate", oneTemplate, "A transcoding template", template), s.getTemplate)
+	add(s, write("putTemplate", http.MethodPut, oneTemplate, "Make or change a transcoding template", puts, template), s.putTemplate)
+	add(s, write("deleteTemplate", http.MethodDelete, oneTemplate, "Take a transcoding template out of its app", deletes, nil), s.deleteTemplate)
 
 	add(s, read("listDomains", "/spaces/{space}/domains", "List the domains of a space", pageOf(domain)), func(ctx context.Context, in *appsInput) (*partsOutput, error) {
 		return listParts(ctx, s, domains, in.Space, in.Paging)

@@ -267,3 +267,54 @@ func TestForbid(t *testing.T) {
 		t.Errorf("forbid what is no name: %d %s", code, text)
 	}
 }
+
+// TestTemplates makes, changes and takes away templates of an app, beside others
+// that stay.
+func TestTemplates(t *testing.T) {
+	w := newWorld(t)
+	admin := w.token(t, Token{Role: Admin})
+	const templates = "/spaces/default/apps/live/templates"
+	code, v1, text := w.send(t, admin, "PUT", templates+"/sd", `{"outputs":[{"suffix":"_sd","short_side":360,"bit_rate":500000}]}`)
+	if code != 200 || !strings.Contains(text, `"suffix":"_sd"`) || !strings.Contains(text, `"gop":"2s"`) {
+		t.Fatalf("PUT: %d %s", code, text)
+	}
+	if list := w.Policy.Set().Space("default").App("live").Transcode; len(list) != 2 || list[1].Name != "sd" || list[1].Outputs[0].ShortSide != 360 {
+		t.Errorf("in force are %+v", list)
+	}
+	if code, _, text := w.send(t, admin, "PUT", templates+"/sd", `{"outputs":[{"suffix":"_low","short_side":240,"bit_rate":300000}]}`, "If-Match", v1); code != 200 || strings.Contains(text, "_sd") {
+		t.Errorf("PUT of the version: %d %s", code, text)
+	}
+	if code, _, _ := w.send(t, admin, "PUT", templates+"/sd", `{"outputs":[{"suffix":"_x"}]}`, "If-Match", v1); code != 412 {
+		t.Errorf("PUT of an old version: %d", code)
+	}
+	var list Page[struct{ Name string }]
+	w.get(t, admin, templates, &list)
+	if len(list.Items) != 2 || list.Items[0].Name != "hd" || list.Items[1].Name != "sd" {
+		t.Errorf("list: %+v", list)
+	}
+	for body, at := range map[string]string{
+		`{}`: "body", `{"outputs":[{}]}`: "body.outputs[0]", `{"outputs":[{"suffix":"_hd"}]}`: "body.outputs[0].suffix", `{"frob":1,"outputs":[{"suffix":"_y"}]}`: "body.frob",
+		`{"outputs":[{"suffix":"_y","short_side":9999}]}`: "body.outputs[0].short_side",
+	} {
+		if code, _, text := w.send(t, admin, "PUT", templates+"/sd", body); code != 422 || !strings.Contains(text, `"location":"`+at+`"`) {
+			t.Errorf("PUT %s: %d %s, want %s", body, code, text, at)
+		}
+	}
+	for _, method := range []string{"GET", "PUT", "DELETE"} {
+		var body any
+		if method == "PUT" {
+			body = `{"outputs":[{"suffix":"_y"}]}`
+		}
+		if code, _, text := w.send(t, admin, method, "/spaces/default/apps/none/templates/sd", body); code != 404 || !strings.Contains(text, "app") {
+			t.Errorf("%s in no app: %d %s", method, code, text)
+		}
+	}
+	for range 2 {
+		if code, _, text := w.send(t, admin, "DELETE", templates+"/sd", nil); code != 204 {
+			t.Errorf("DELETE: %d %s", code, text)
+		}
+	}
+	if list := w.Policy.Set().Space("default").App("live").Transcode; len(list) != 1 || list[0].Name != "hd" {
+		t.Errorf("in force are %+v", list)
+	}
+}

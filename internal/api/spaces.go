@@ -40,6 +40,7 @@ func (s *Server) listSpaces(ctx context.Context, in *spacesInput) (*spacePage, e
 func (s *Server) spaceRoutes() {
 	add(s, route{
 		ID: "listSpaces", Method: http.MethodGet, Path: "/spaces", Tag: "Policy", Summary: "List spaces",
-		Role: Viewer, Scope: Filtered,
+		Detail: "One is made, changed and deleted by its document, /policy/documents/space/{name}; what belongs to one has endpoints below /spaces/{space}, too.",
+		Role:   Viewer, Scope: Filtered,
 	}, s.listSpaces)
 }

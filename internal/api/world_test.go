@@ -165,10 +165,22 @@ func newWorld(t testing.TB, change ...func(*Options)) *world {
 	return w
 }
 
-// recordedApp is an app whose streams are recorded when somebody asks for it.
+// hdTemplate is a template that somebody may play by.
+func hdTemplate() policy.Transcode {
+	var t policy.Transcode
+	t.SetDefaults()
+	if wrong := policy.DecodeJSON([]byte(`{"name":"hd","trigger":"play","outputs":[{"suffix":"_hd","short_side":720,"bit_rate":2000000}]}`), &t); wrong != nil {
+		panic(wrong[0].Message)
+	}
+	return t
+}
+
+// recordedApp is an app whose streams are recorded when somebody asks for it,
+// and have a template.
 func recordedApp() policy.App {
 	a := policy.DefaultApp("live")
 	a.Record.Mode = policy.RecordRequest
+	a.Transcode = []policy.Transcode{hdTemplate()}
 	return a
 }
 
