@@ -107,6 +107,12 @@ func summary(f *event.Event) string {
 		return fmt.Sprintf("%s: %s, %s, %s", d.Bucket, d.Key, age(d.Duration), amount(d.Size, "B"))
 	case event.RecordFailed:
 		return d.Bucket + ": " + d.Key + ": " + d.Errmsg
+	case event.ClipRequested:
+		return fmt.Sprintf("%s: %s of %s", d.Name, age(d.To-d.From), d.Of)
+	case event.ClipFinished:
+		return fmt.Sprintf("%s: %s, %s, %s", d.Bucket, d.Key, age(d.Duration), amount(d.Size, "B"))
+	case event.ClipFailed:
+		return d.Name + ": " + d.Errmsg
 	case event.SnapshotTaken:
 		return d.Bucket + ": " + d.Key
 	case event.SnapshotFailed:

@@ -39,6 +39,15 @@ func redact(e event.Event) event.Event {
 	case event.RecordFailed:
 		d.Callback = redactCallback(d.Callback)
 		e.Data = d
+	case event.ClipRequested:
+		d.Callback = redactCallback(d.Callback)
+		e.Data = d
+	case event.ClipFinished:
+		d.Callback = redactCallback(d.Callback)
+		e.Data = d
+	case event.ClipFailed:
+		d.Callback = redactCallback(d.Callback)
+		e.Data = d
 	case event.SnapshotTaken:
 		d.Callback = redactCallback(d.Callback)
 		e.Data = d

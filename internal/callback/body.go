@@ -44,6 +44,10 @@ func render(e *event.Event, cb *event.Callback, sequence string) (body, error) {
 		return recordBody(e, cb, &d.Recording, &d, "", 0)
 	case event.RecordFailed:
 		return recordBody(e, cb, &d.Recording, nil, d.Errmsg, d.Errnum)
+	case event.ClipFinished: // as the recordings of its format
+		return recordBody(e, cb, &d.Recording, &event.RecordFinished{Recording: d.Recording, Duration: d.Duration, Size: d.Size, Media: d.Media}, "", 0)
+	case event.ClipFailed:
+		return recordBody(e, cb, &d.Recording, nil, d.Errmsg, d.Errnum)
 	case event.SnapshotTaken:
 		return snapshotBody(e, cb, &d.Snapshot, &d, "", 0)
 	case event.SnapshotFailed:
@@ -70,6 +74,10 @@ func callbackOf(e *event.Event) *event.Callback {
 		cb = d.Callback
 	case event.RecordFailed:
 		cb = d.Callback
+	case event.ClipFinished:
+		cb = d.Callback
+	case event.ClipFailed:
+		cb = d.Callback
 	case event.SnapshotTaken:
 		cb = d.Callback
 	case event.SnapshotFailed:
@@ -89,6 +97,7 @@ func callbackOf(e *event.Event) *event.Callback {
 var types = []event.Type{
 	event.TypePublishStarted, event.TypePublishEnded, event.TypePublishRefused,
 	event.TypeRecordFinished, event.TypeRecordFailed,
+	event.TypeClipFinished, event.TypeClipFailed,
 	event.TypeSnapshotTaken, event.TypeSnapshotFailed,
 	event.TypeAlertRaised, event.TypeAlertCleared,
 }

@@ -21,6 +21,10 @@ const (
 	TypeRecordFinished Type = "record.finished"
 	TypeRecordFailed   Type = "record.failed"
 
+	TypeClipRequested Type = "clip.requested"
+	TypeClipFinished  Type = "clip.finished"
+	TypeClipFailed    Type = "clip.failed"
+
 	TypeSnapshotTaken  Type = "snapshot.taken"
 	TypeSnapshotFailed Type = "snapshot.failed"
 
@@ -50,6 +54,9 @@ var decoders = map[Type]func([]byte) (Data, error){
 	TypeRecordStarted:     decode[RecordStarted],
 	TypeRecordFinished:    decode[RecordFinished],
 	TypeRecordFailed:      decode[RecordFailed],
+	TypeClipRequested:     decode[ClipRequested],
+	TypeClipFinished:      decode[ClipFinished],
+	TypeClipFailed:        decode[ClipFailed],
 	TypeSnapshotTaken:     decode[SnapshotTaken],
 	TypeSnapshotFailed:    decode[SnapshotFailed],
 	TypeCallbackAttempted: decode[CallbackAttempted],
@@ -244,6 +251,35 @@ type RecordFailed struct {
 	Errmsg string `json:"errmsg"`
 }
 
+// Clip is a range of a recording as a file of its own. Start and End are when
+// its media came, Task is its own, and Format is hls or mp4.
+type Clip struct {
+	Recording
+	Name  string        `json:"name"` // unique among the clips of the stream
+	Of    string        `json:"of"`   // Task of the recording
+	From  time.Duration `json:"from"` // where it begins and ends in the recording
+	To    time.Duration `json:"to"`
+	Exact bool          `json:"exact,omitempty"` // not cut at key frames
+}
+
+// ClipRequested says that somebody wants a clip: from Start to End.
+type ClipRequested struct{ Clip }
+
+// ClipFinished says that a clip is whole, in its bucket, and verified.
+type ClipFinished struct {
+	Clip
+	Duration time.Duration `json:"duration"`
+	Size     int64         `json:"size"` // of the file, HLS: with the segments that it names
+	Media    *MediaInfo    `json:"media,omitempty"`
+}
+
+// ClipFailed says that there will be no such clip.
+type ClipFailed struct {
+	Clip
+	Errnum int    `json:"errnum"`
+	Errmsg string `json:"errmsg"`
+}
+
 // MediaInfo is what a prober would say of a file.
 type MediaInfo struct {
 	FormatName string        `json:"format_name"`
@@ -371,6 +407,9 @@ func (PlayEnded) Type() Type         { return TypePlayEnded }
 func (RecordStarted) Type() Type     { return TypeRecordStarted }
 func (RecordFinished) Type() Type    { return TypeRecordFinished }
 func (RecordFailed) Type() Type      { return TypeRecordFailed }
+func (ClipRequested) Type() Type     { return TypeClipRequested }
+func (ClipFinished) Type() Type      { return TypeClipFinished }
+func (ClipFailed) Type() Type        { return TypeClipFailed }
 func (SnapshotTaken) Type() Type     { return TypeSnapshotTaken }
 func (SnapshotFailed) Type() Type    { return TypeSnapshotFailed }
 func (CallbackAttempted) Type() Type { return TypeCallbackAttempted }

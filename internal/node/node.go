@@ -152,6 +152,7 @@ func New(cfg *Config, log *slog.Logger) (_ *Node, err error) {
 	if err := n.openTracer(); err != nil {
 		return nil, err
 	}
+	n.openFFmpeg()
 	if err := n.openRecorder(); err != nil {
 		return nil, err
 	}

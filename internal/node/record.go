@@ -38,6 +38,7 @@ func (n *Node) openRecorder() error {
 	n.recorder, err = record.Open(n.hub, record.Options{
 		Log: n.log, Tracer: n.tracer, Dir: spool, Size: int64(c.SpoolSize), Sync: orNever(c.Sync), Uploads: c.Uploads, Files: c.Files, GiveUp: c.GiveUp,
 		Bucket: n.buckets.Named, BucketName: n.buckets.Name,
+		FFmpeg: n.ffmpeg,
 		Signer: n.signer,
 		Share:  n.share(),
 		Emit:   n.events.Emit,
@@ -82,7 +83,7 @@ func (n *Node) share() *record.Share {
 	}
 }
 
-// runRetention deletes recordings that the policy does not want kept, until ctx
+// runRetention deletes recordings and clips that the policy does not want kept, until ctx
 // is done.
 func (n *Node) runRetention(ctx context.Context) {
 	tick := time.NewTicker(retainEvery)

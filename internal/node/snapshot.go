@@ -15,16 +15,21 @@ import (
 // retainPictures is how often old pictures are looked for.
 const retainPictures = time.Hour
 
-// openSnapshots makes what takes pictures, and the ffmpeg that it has.
-func (n *Node) openSnapshots() {
+// openFFmpeg makes the ffmpeg that takes pictures, encodes clips, and makes
+// renditions.
+func (n *Node) openFFmpeg() {
 	c := &n.cfg.FFmpeg
 	t := ffmpeg.Options{Log: n.log, Path: c.Path, Self: n.cfg.Self, ForkServer: c.forkServer(), Strict: c.Strict}
 	if c.Path == "off" {
 		t.Self = ""
 	}
 	n.ffmpeg = ffmpeg.New(t)
+}
+
+// openSnapshots makes what takes pictures.
+func (n *Node) openSnapshots() {
 	o := snapshot.Options{
-		Log: n.log, Tool: n.ffmpeg, Pictures: c.Pictures, Forbid: n.forbid,
+		Log: n.log, Tool: n.ffmpeg, Pictures: n.cfg.FFmpeg.Pictures, Forbid: n.forbid,
 		Emit: n.events.Emit, Bucket: n.buckets.Named, Tracer: n.tracer, BucketName: n.buckets.Name, AlertCallback: n.alertCallback,
 	}
 	n.snapshots = snapshot.New(o)

@@ -30,6 +30,8 @@ type Record struct {
 
 	KeepAge  time.Duration `yaml:"keep_age"`  // recordings are deleted so long after their end; 0: never
 	KeepSize Size          `yaml:"keep_size"` // of a stream's recordings; above it the oldest are deleted; 0: no limit
+
+	KeepClips time.Duration `yaml:"keep_clips"` // clips are deleted so long after they were made; 0: never
 }
 
 // RecordFormat is one of the formats of recordings.
@@ -129,6 +131,9 @@ func (c *checker) record(path string, sp *Space, r *Record) {
 	c.between(path+".cut", r.Cut, time.Minute, 24*time.Hour)
 	if r.KeepAge != 0 {
 		c.between(path+".keep_age", r.KeepAge, time.Hour, 100*365*24*time.Hour)
+	}
+	if r.KeepClips != 0 {
+		c.between(path+".keep_clips", r.KeepClips, time.Hour, 100*365*24*time.Hour)
 	}
 	if r.KeepSize != 0 && r.KeepSize < 1<<20 {
 		c.add(path+".keep_size", "must be 1MiB or more, or 0 for no limit, not %s", r.KeepSize)

@@ -133,7 +133,8 @@ func find(key stream.Key, cfg *policy.Record, name string) (File, error) {
 }
 
 // Delete removes the file of a stream whose key ends in name; of HLS first the
-// playlist, then its segments.
+// playlist, then its segments but for those that clips name: they go with the
+// last of these.
 func (r *Recorder) Delete(ctx context.Context, key stream.Key, cfg *policy.Record, name string) error {
 	f, err := find(key, cfg, name)
 	if err != nil {
@@ -147,26 +148,7 @@ func (r *Recorder) Delete(ctx context.Context, key stream.Key, cfg *policy.Recor
 	if f.Format != "hls" {
 		return b.Delete(ctx, object)
 	}
-	list, err := playlistAt(ctx, b, object)
-	if errors.Is(err, storage.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if err := b.Delete(ctx, object); err != nil {
-		return err
-	}
-	var keys []string
-	for _, s := range list.Segments {
-		keys = append(keys, path.Join(path.Dir(object), s.URI))
-	}
-	for chunk := range slices.Chunk(keys, 500) {
-		if err := b.Delete(ctx, chunk...); err != nil {
-			return err
-		}
-	}
-	return nil
+	return r.deleteHLS(ctx, b, key, cfg, object)
 }
 
 // maxPlaylist is the longest playlist of a recording that is read.
@@ -266,13 +248,13 @@ func (r *Recorder) Unfinished() []Unfinished {
 	return list
 }
 
-// Retain deletes the recordings that the policy does not want to be kept any
+// Retain deletes the recordings and clips that the policy does not want to be kept any
 // longer, and says how many. Where it fails it goes on with the next stream.
 func (r *Recorder) Retain(ctx context.Context, set *policy.Set) (deleted int, err error) {
 	for i := range set.Spaces {
 		for j := range set.Spaces[i].Apps {
 			app := &set.Spaces[i].Apps[j]
-			if cfg := &app.Record; cfg.KeepAge > 0 || cfg.KeepSize > 0 {
+			if cfg := &app.Record; cfg.KeepAge > 0 || cfg.KeepSize > 0 || cfg.KeepClips > 0 {
 				n, e := r.retain(ctx, set.Spaces[i].Name, app.Name, cfg)
 				deleted, err = deleted+n, errors.Join(err, e)
 			}
@@ -293,6 +275,10 @@ func (r *Recorder) retain(ctx context.Context, space, app string, cfg *policy.Re
 	}
 	for _, name := range streams {
 		key := stream.Key{Space: space, App: app, Name: name}
+		if cfg.KeepClips > 0 {
+			n, e := r.retainClips(ctx, b, key, cfg)
+			deleted, err = deleted+n, errors.Join(err, e)
+		}
 		files, e := r.Files(ctx, key, cfg, time.Time{}, time.Time{})
 		if e != nil {
 			err = errors.Join(err, e)

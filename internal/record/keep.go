@@ -100,6 +100,7 @@ func (t *take) forget() {
 	delete(t.r.takes, t.head.Task)
 	t.r.mu.Unlock()
 	t.remove()
+	t.r.clips.grew.all()
 }
 
 // next returns the number of a segment that is not uploaded, or 0, and whether
@@ -217,6 +218,7 @@ func (t *take) upload(ctx context.Context, n int) (err error) {
 	t.segment(n).stored = true
 	t.noteLocked(entry{Stored: n}, false)
 	t.mu.Unlock()
+	t.r.clips.grew.all()
 	if !again {
 		t.r.spool.stored(t, n, s.Size)
 	}

@@ -21,6 +21,7 @@
 //	{prefix}/record/{app}/{stream}/hls/{stream}-{start}-{task}/000001.ts …
 //	{prefix}/record/{app}/{stream}/mp4/{stream}-{start}-{end}.mp4
 //	{prefix}/record/{app}/{stream}/flv/{stream}-{start}-{end}.flv
+//	{prefix}/record/{app}/{stream}/clip/{name}-{start}-{end}.mp4 or .m3u8
 //
 // Start and end are Unix seconds. A name that is taken gets -1, -2 … behind it;
 // nothing is overwritten.
@@ -40,6 +41,7 @@ import (
 	"time"
 
 	"weir/internal/event"
+	"weir/internal/ffmpeg"
 	"weir/internal/policy"
 	"weir/internal/storage"
 	"weir/internal/stream"
@@ -65,6 +67,8 @@ type Options struct {
 	// BucketName returns the name of the bucket that Bucket returns; nil: it is
 	// what the policy says.
 	BucketName func(name string) string
+
+	FFmpeg *ffmpeg.Tool // encodes exact clips; nil: there are none
 
 	// Signer makes URLs for HLS recordings; nil: the bucket does.
 	Signer *storage.Signer
@@ -99,8 +103,12 @@ type Recorder struct {
 	spool   spool
 	uploads chan struct{} // a place for each upload
 	making  chan struct{} // a place for each file being made
-	stats   stats
-	alerts  alerts
+
+	clips    clips
+	clipping chan struct{} // a place for each MP4 clip being made
+
+	stats  stats
+	alerts alerts
 
 	ctx    context.Context // of keepers
 	cancel context.CancelFunc
@@ -146,8 +154,9 @@ func Open(hub *stream.Hub, o Options) (*Recorder, error) {
 	}
 	r := &Recorder{
 		hub: hub, log: o.Log, dir: o.Dir, sync: o.Sync, giveUp: o.GiveUp, retry: o.Retry, bucket: o.Bucket, named: o.BucketName, signer: o.Signer, emit: o.Emit, flush: o.Flush,
-		spool: spool{limit: o.Size}, uploads: make(chan struct{}, o.Uploads), making: make(chan struct{}, o.Files),
+		spool: spool{limit: o.Size}, uploads: make(chan struct{}, o.Uploads), making: make(chan struct{}, o.Files), clipping: make(chan struct{}, o.Files),
 		places: make(map[stream.Key]*place), takes: make(map[string]*take), orders: make(map[string]*Order),
+		clips: clips{tool: o.FFmpeg, turn: make(chan struct{}, 1), list: make(map[clipID]*clip)},
 	}
 	r.opened = time.Now()
 	r.spool.high = r.spoolHigh
@@ -217,7 +226,7 @@ func (r *Recorder) recover() error {
 	for key, p := range r.places {
 		r.await(key, p)
 	}
-	return nil
+	return r.loadClips()
 }
 
 // isTask reports whether a folder's name is that of a take. What else there is in

@@ -200,8 +200,9 @@ func (t *take) finish(duration int64) error {
 	return err
 }
 
-// wake tells keep that there is something to do.
+// wake tells keep that there is something to do, and clips that there is more.
 func (t *take) wake() {
+	t.r.clips.grew.all()
 	select {
 	case t.changed <- struct{}{}:
 	default:

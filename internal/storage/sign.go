@@ -28,7 +28,8 @@ import (
 // Weir, which reads the object for the client.
 //
 // A URL is BASE/BUCKET/TOKEN/KEY. The token has the time it expires, how many
-// bytes of the key are signed (0: all of it, and nothing more may follow), and
+// bytes of the key are signed (0: all of it, and nothing more may follow; -1: of a
+// playlist in which all is signed that it names), and
 // the HMAC-SHA256 of these, the bucket and those bytes. It stands in the
 // path before the key, so that what a playlist names beside itself resolves to
 // URLs that are signed too if the playlist's was made by PrefixURL.
@@ -97,8 +98,22 @@ func (s *Signer) PrefixURL(bucket, prefix, key string, valid time.Duration) (str
 	return s.url(bucket, key, len(prefix), valid), nil
 }
 
+// PlaylistURL returns the URL of a playlist in which the Handler signs what
+// it names, each for itself: who has it gets that and nothing else. The playlist
+// names objects relative to itself, below the folder that its own folder is in.
+func (s *Signer) PlaylistURL(bucket, key string, valid time.Duration) string {
+	return s.url(bucket, key, ofPlaylist, valid)
+}
+
+// ofPlaylist stands in the token of a PlaylistURL for the number of bytes.
+const ofPlaylist = -1
+
 func (s *Signer) url(bucket, key string, n int, valid time.Duration) string {
-	expires := time.Now().Add(valid).Unix()
+	return s.urlUntil(bucket, key, n, time.Now().Add(valid))
+}
+
+func (s *Signer) urlUntil(bucket, key string, n int, end time.Time) string {
+	expires := end.Unix()
 	token := fmt.Sprintf("%d.%d.%s", expires, n, base64.RawURLEncoding.EncodeToString(s.mac(bucket, key, n, expires)))
 	parts := strings.Split(key, "/")
 	for i := range parts {
@@ -120,20 +135,21 @@ func (s *Signer) mac(bucket, key string, n int, expires int64) []byte {
 	return h.Sum(nil)
 }
 
-// check reports whether a token is good for a key now, and when it expires.
-func (s *Signer) check(bucket, token, key string) (time.Time, bool) {
+// check reports whether a token is good for a key now, when it expires, and
+// whether it is that of a PlaylistURL.
+func (s *Signer) check(bucket, token, key string) (end time.Time, playlist, ok bool) {
 	parts := strings.Split(token, ".")
 	if len(parts) != 3 || CheckKey(key) != nil {
-		return time.Time{}, false
+		return time.Time{}, false, false
 	}
 	expires, err1 := strconv.ParseInt(parts[0], 10, 64)
 	n, err2 := strconv.Atoi(parts[1])
 	sent, err3 := base64.RawURLEncoding.Strict().DecodeString(parts[2])
-	if err1 != nil || err2 != nil || err3 != nil || n < 0 || n > len(key) {
-		return time.Time{}, false
+	if err1 != nil || err2 != nil || err3 != nil || n < ofPlaylist || n > len(key) {
+		return time.Time{}, false, false
 	}
-	end := time.Unix(expires, 0)
-	return end, hmac.Equal(sent, s.mac(bucket, key, n, expires)) && time.Now().Before(end)
+	end = time.Unix(expires, 0)
+	return end, n == ofPlaylist, hmac.Equal(sent, s.mac(bucket, key, n, expires)) && time.Now().Before(end)
 }
 
 // Handler serves the Signer's URLs, from below the path of its base, which has been
@@ -161,7 +177,7 @@ func (s *Signer) Handler(named func(bucket string) (Bucket, error)) http.Handler
 		}
 		bucket, rest, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
 		token, key, _ := strings.Cut(rest, "/")
-		end, ok := s.check(bucket, token, key)
+		end, playlist, ok := s.check(bucket, token, key)
 		if !ok {
 			http.Error(w, "this URL is not signed, or no longer: ask for another", http.StatusForbidden)
 			return
@@ -171,8 +187,57 @@ func (s *Signer) Handler(named func(bucket string) (Bucket, error)) http.Handler
 			http.Error(w, "there is no such bucket", http.StatusNotFound)
 			return
 		}
+		if playlist {
+			s.servePlaylist(w, r, b, bucket, key, end)
+			return
+		}
 		serve(w, r, b, key, end)
 	})
+}
+
+// maxPlaylist is the longest playlist in which objects are signed.
+const maxPlaylist = 4 << 20
+
+// servePlaylist answers with a playlist whose objects are signed for as long as
+// itself.
+func (s *Signer) servePlaylist(w http.ResponseWriter, r *http.Request, b Bucket, bucket, key string, end time.Time) {
+	body, obj, err := b.Get(r.Context(), key, 0, maxPlaylist)
+	var text []byte
+	if err == nil {
+		text, err = io.ReadAll(body)
+		body.Close()
+	}
+	if err == nil && obj.Size > maxPlaylist {
+		err = fmt.Errorf("a playlist of %d bytes", obj.Size)
+	}
+	switch {
+	case errors.Is(err, ErrNotExist):
+		http.Error(w, "there is no such object", http.StatusNotFound)
+		return
+	case err != nil:
+		w.Header().Set("Retry-After", "5")
+		http.Error(w, "the storage does not answer", http.StatusServiceUnavailable)
+		return
+	}
+	var out strings.Builder
+	within := path.Dir(path.Dir(key)) + "/"
+	for line := range strings.Lines(string(text)) {
+		uri := strings.TrimRight(line, "\r\n")
+		if uri == "" || uri[0] == '#' {
+			out.WriteString(line)
+			continue
+		}
+		if k := path.Join(path.Dir(key), uri); strings.HasPrefix(k, within) && CheckKey(k) == nil {
+			out.WriteString(s.urlUntil(bucket, k, 0, end) + "\n")
+		} else { // whoever wrote this: not in our name
+			out.WriteString(line)
+		}
+	}
+	h := w.Header()
+	h.Set("Content-Type", servedType(obj.ContentType))
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Cache-Control", fmt.Sprintf("private, max-age=%d", max(int(time.Until(end).Seconds()), 0)))
+	http.ServeContent(w, r, "", obj.Modified, strings.NewReader(out.String()))
 }
 
 // serve answers with the object, which stays in caches no longer than its URL is good.
