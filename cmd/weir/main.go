@@ -47,6 +47,7 @@ type cli struct {
 	History    history        `cmd:"" help:"List pushes that are over, or were refused."`
 	Statistics statistics     `cmd:"" help:"Print bytes and players over time."`
 	Recordings recordings     `cmd:"" help:"List recordings, start and stop them, print their URLs, delete them."`
+	Clips      clips          `cmd:"" help:"Make clips of recordings, list them, print their URLs, delete them."`
 	Snapshots  snapshots      `cmd:"" help:"List, take and save pictures of streams."`
 	Renditions listTranscodes `cmd:"" help:"List renditions, and how they fare."`
 	Nodes      nodes          `cmd:"" help:"List the servers."`

@@ -98,11 +98,16 @@ func (r *recordingURL) Run(ctx context.Context, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
+	return r.signed(ctx, stdout, path, r.Valid)
+}
+
+// signed prints the URL by which what is at a path can be played for that long.
+func (r *remote) signed(ctx context.Context, stdout io.Writer, path string, valid time.Duration) error {
 	var signed struct {
 		URL     string    `json:"url"`
 		Expires time.Time `json:"expires"`
 	}
-	q := set("seconds", fmt.Sprint(int(r.Valid.Seconds())))
+	q := set("seconds", fmt.Sprint(int(valid.Seconds())))
 	if err := r.do(ctx, http.MethodGet, path+"/url", q, nil, &signed); err != nil {
 		return err
 	}

@@ -144,6 +144,7 @@ func New(o Options) *Server {
 	s.historyRoutes()
 	s.callbackRoutes()
 	s.recordingRoutes()
+	s.clipRoutes()
 	s.nodeRoutes()
 	s.statisticsRoutes()
 	s.transcodeRoutes()

@@ -132,7 +132,7 @@ func newWorld(t testing.TB, change ...func(*Options)) *world {
 		Ended: func(p *stream.Publication) { monitor.Ended(p); book.Ended(p) },
 	})
 	gate := access.NewGate(rules.Set)
-	recorder := newRecorder(t, hub)
+	recorder := newRecorder(t, hub, events.Emit)
 	o := Options{
 		Recorder: recorder,
 		Log:      log, Version: "0.0.0", Node: "n1", Started: time.Now(),
@@ -184,9 +184,9 @@ func recordedApp() policy.App {
 	return a
 }
 
-// newRecorder returns a Recorder, in whose bucket is a recording of demo, and
-// which has an order for another.
-func newRecorder(t testing.TB, hub *stream.Hub) *record.Recorder {
+// newRecorder returns a Recorder, in whose bucket are a recording and a clip of
+// demo, and which has an order for another.
+func newRecorder(t testing.TB, hub *stream.Hub, emit func(event.Event)) *record.Recorder {
 	t.Helper()
 	signer, err := storage.NewSigner("/objects", bytes.Repeat([]byte{1}, 32))
 	if err != nil {
@@ -200,6 +200,7 @@ func newRecorder(t testing.TB, hub *stream.Hub) *record.Recorder {
 		"record/live/demo/mp4/demo-1764193275-1764193335.mp4":  "mp4",
 		"record/live/demo/hls/demo-1764193275-1764193335.m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\ndemo-1764193275-a/000001.ts\n#EXT-X-ENDLIST\n",
 		"record/live/demo/hls/demo-1764193275-a/000001.ts":     "ts",
+		"record/live/demo/clip/goal-1764193275-1764193277.mp4": "mp4",
 	} {
 		if _, err := b.Put(t.Context(), key, strings.NewReader(text), storage.PutOptions{}); err != nil {
 			t.Fatal(err)
@@ -211,7 +212,7 @@ func newRecorder(t testing.TB, hub *stream.Hub) *record.Recorder {
 		t.Fatal(err)
 	}
 	r, err := record.Open(hub, record.Options{
-		Dir: dir, Signer: signer, Emit: func(event.Event) {},
+		Dir: dir, Signer: signer, Emit: emit,
 		Bucket: func(string) (storage.Bucket, error) { return b, nil },
 	})
 	if err != nil {
