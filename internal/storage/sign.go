@@ -227,7 +227,8 @@ func (s *Signer) servePlaylist(w http.ResponseWriter, r *http.Request, b Bucket,
 			out.WriteString(line)
 			continue
 		}
-		if k := path.Join(path.Dir(key), uri); strings.HasPrefix(k, within) && CheckKey(k) == nil {
+		k := path.Join(path.Dir(key), uri)
+		if uri[0] != '/' && !strings.Contains(uri, ":") && strings.HasPrefix(k, within) && CheckKey(k) == nil {
 			out.WriteString(s.urlUntil(bucket, k, 0, end) + "\n")
 		} else { // whoever wrote this: not in our name
 			out.WriteString(line)
