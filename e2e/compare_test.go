@@ -28,7 +28,7 @@ func readFrames(file, kind string, decode bool) ([]frame, error) {
 	switch {
 	case decode:
 		args = append(args, "-fps_mode", "passthrough", "-enc_time_base", "-1")
-	case kind == "a" && strings.HasSuffix(file, ".ts"):
+	case kind == "a" && (strings.HasSuffix(file, ".ts") || strings.HasSuffix(file, ".m3u8")):
 		args = append(args, "-c", "copy", "-bsf", "aac_adtstoasc")
 	default:
 		args = append(args, "-c", "copy")

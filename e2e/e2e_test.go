@@ -84,6 +84,7 @@ func TestScripts(t *testing.T) {
 			"expand":     cmdExpand,
 			"sameframes": cmdSameFrames,
 			"sametags":   cmdSameTags,
+			"frames":     cmdFrames,
 			"tap":        cmdTap,
 			"answered":   cmdAnswered,
 			"keypair":    cmdKeypair,

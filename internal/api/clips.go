@@ -99,8 +99,10 @@ func (s *Server) createClip(ctx context.Context, in *clipInput) (*clipOutput, er
 	switch {
 	case errors.Is(err, record.ErrClipRange):
 		return nil, invalid(field{"body.start", err.Error()})
+	case errors.Is(err, record.ErrNoFile) && q.Recording == "":
+		return nil, problem(http.StatusNotFound, kindNotFound, "there is no recording of the stream then, that this node knows of")
 	case errors.Is(err, record.ErrNoFile):
-		return nil, notFound("recording", in.Body.Recording)
+		return nil, notFound("recording", q.Recording)
 	case errors.Is(err, record.ErrClipName), errors.Is(err, record.ErrClips):
 		return nil, problem(http.StatusConflict, kindConflict, "%v", err)
 	case errors.Is(err, record.ErrExact):

@@ -214,6 +214,8 @@ type clip struct {
 	cancel context.CancelFunc
 	done   chan struct{} // closed when run has ended
 
+	seen [2]int // segments that there were, and whether more were to come, when it was not far enough; run's
+
 	mu      sync.Mutex
 	job     clipJob
 	waiting bool // for media
@@ -373,7 +375,7 @@ func (r *Recorder) Clip(ctx context.Context, key stream.Key, app *policy.App, q 
 	if j.From = max(j.From, 0); j.From >= have || j.To <= j.From {
 		return Clip{}, fmt.Errorf("%w: it has %v of them, and the clip would be from %v to %v", ErrClipRange, ms(have), ms(j.From), ms(j.To))
 	}
-	j.Start, j.End = src.wall(j.From, false), src.wall(j.To, true)
+	j.Start, j.End = src.times(j.From, j.To)
 	if q.Callback {
 		f := &app.Record.HLS
 		if q.Format == "mp4" {
@@ -382,6 +384,7 @@ func (r *Recorder) Clip(ctx context.Context, key stream.Key, app *policy.App, q 
 		j.Callback = callback(f)
 	}
 	c := r.newClip(j)
+	c.waiting = j.To > src.end()
 	r.clips.mu.Lock()
 	defer r.clips.mu.Unlock()
 	switch old := r.clips.list[j.id()]; {
@@ -417,7 +420,13 @@ func (r *Recorder) same(ctx context.Context, key stream.Key, cfg *policy.Record,
 	r.clips.mu.Lock()
 	c := r.clips.list[j.id()]
 	r.clips.mu.Unlock()
-	if c != nil && !c.failed() {
+	if c != nil && c.failed() {
+		select {
+		case <-c.done: // everybody has been told
+		case <-ctx.Done():
+			return Clip{}, ctx.Err()
+		}
+	} else if c != nil {
 		if c.now().Ask != j.Ask {
 			return Clip{}, ErrClipName
 		}

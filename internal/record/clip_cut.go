@@ -289,6 +289,16 @@ func (s *footage) wall(at int64, end bool) time.Time {
 	return g.Time.Add(ms(at - g.Start)).UTC()
 }
 
+// times returns when the media from one place to another came. Those of a push
+// that sent faster than they play may have come at once.
+func (s *footage) times(from, to int64) (start, end time.Time) {
+	start, end = s.wall(from, false), s.wall(to, true)
+	if end.Before(start) {
+		end = start
+	}
+	return start, end
+}
+
 // cut is where a clip begins and ends, and the segments that it is made of.
 // Places are in ms of the recording. Frames are meant as they are decoded;
 // they are shown later by Lead at the beginning, by Tail at the end.
@@ -355,6 +365,12 @@ func (c *clip) find(ctx context.Context, b storage.Bucket, j *clipJob) (*cut, er
 	from, to := j.From, j.To
 	if s.open && (len(s.segments) == 0 || to > s.end()) {
 		return nil, errNotYet
+	}
+	seen := [2]int{len(s.segments)}
+	if s.live {
+		if seen[1] = 1; c.seen == seen { // nothing new; another recording has grown
+			return nil, errNotYet
+		}
 	}
 	if to = min(to, s.end()); from >= to {
 		return nil, &failure{errnumMedia, fmt.Errorf("%w: it ends after %v", ErrClipRange, ms(s.end()))}
@@ -428,6 +444,7 @@ func (c *clip) find(ctx context.Context, b storage.Bucket, j *clipJob) (*cut, er
 		}
 		if i+1 == len(s.segments) {
 			if s.live {
+				c.seen = seen
 				return nil, errNotYet // it comes with the next segment, or the end
 			}
 			break
@@ -445,7 +462,7 @@ func (c *clip) find(ctx context.Context, b storage.Bucket, j *clipJob) (*cut, er
 			x.Tail = shift
 		}
 	}
-	x.Start, x.End = s.wall(x.From, false), s.wall(x.To, true)
+	x.Start, x.End = s.times(x.From, x.To)
 	return x, nil
 }
 
@@ -514,8 +531,21 @@ func (c *clip) open(ctx context.Context, b storage.Bucket, j *clipJob, s *segmen
 // after the configuration that it needs.
 type chosen struct {
 	x      *cut
+	all    bool           // also what an exact clip leaves out
 	config [3]*av.Packet // not given yet
 	f      func(av.Packet) error
+}
+
+// sound returns from where to where a clip has sound: as long as pictures are
+// shown.
+func (x *cut) sound(all bool) (from, to int64) {
+	switch {
+	case !x.Pictures:
+		return x.From, x.To
+	case all:
+		return x.First, x.Last + x.Tail
+	}
+	return x.From + x.Lead, x.To + x.Tail
 }
 
 func (h *chosen) add(p av.Packet) error {
@@ -526,12 +556,9 @@ func (h *chosen) add(p av.Packet) error {
 		h.config[p.Kind] = &p
 		return nil
 	}
-	x := h.x
-	from, to := x.First, x.Last
+	from, to := h.x.First, h.x.Last
 	if p.Kind == av.Audio {
-		if from, to = x.From, x.To; x.Pictures {
-			from, to = from+x.Lead, to+x.Tail
-		}
+		from, to = h.x.sound(h.all)
 	}
 	if p.DTS < from || p.DTS >= to {
 		return nil

@@ -38,6 +38,7 @@ func (c *clip) encode(ctx context.Context, b storage.Bucket, j *clipJob, f func(
 	if err := c.r.canEncode(ctx); err != nil {
 		return err
 	}
+	x := j.Cut
 	p, err := c.r.clips.tool.Start(ctx, c.command(ctx, j))
 	if err != nil {
 		return err
@@ -50,17 +51,21 @@ func (c *clip) encode(ctx context.Context, b storage.Bucket, j *clipJob, f func(
 	}()
 	d := mpegts.NewDemuxer(p.Output(0))
 	pictures := 0
+	from, to := x.sound(false)
 	for {
 		pkt, err := d.ReadPacket()
 		if err == io.EOF {
 			break
 		}
 		if err == nil {
-			if pkt.Kind == av.Video && !pkt.Config {
-				pictures++
-			}
 			pkt.DTS -= baseTime
-			err = f(pkt)
+			switch at := pkt.DTS + x.First; {
+			case pkt.Kind == av.Video && !pkt.Config:
+				pictures++
+				err = f(pkt)
+			case pkt.Config || at >= from && at < to:
+				err = f(pkt)
+			}
 		}
 		if err != nil {
 			p.Kill()
@@ -74,6 +79,7 @@ func (c *clip) encode(ctx context.Context, b storage.Bucket, j *clipJob, f func(
 	if bad := p.Err(); bad != nil && !errors.As(err, &fail) && ctx.Err() == nil {
 		err = bad
 		if e := (*ffmpeg.Error)(nil); errors.As(bad, &e) && e.Reason != ffmpeg.Killed {
+			c.log.Warn("ffmpeg", "says", e.Stderr)
 			err = &failure{errnumMedia, bad}
 		}
 	}
@@ -86,7 +92,7 @@ func (c *clip) encode(ctx context.Context, b storage.Bucket, j *clipJob, f func(
 // feed writes what an exact clip is made of as a transport stream.
 func (c *clip) feed(ctx context.Context, b storage.Bucket, j *clipJob, w io.Writer) error {
 	mux := mpegts.NewMuxer(baseTime * mpegts.Clock)
-	h := chosen{x: j.Cut, f: func(p av.Packet) error {
+	h := chosen{x: j.Cut, all: true, f: func(p av.Packet) error {
 		if p.Break {
 			mux.Break()
 		}

@@ -19,6 +19,10 @@ import (
 	"weir/internal/storage"
 )
 
+// exactAttempts are how often an ffmpeg is looked for that was there when the
+// clip was asked for.
+const exactAttempts = 5
+
 // run makes the clip and tells of it. It ends when that is done, or with
 // c.ctx.
 func (c *clip) run() {
@@ -43,6 +47,8 @@ func (c *clip) run() {
 			}
 			continue
 		case errors.As(err, &fail):
+		case errors.Is(err, ErrExact) && attempt >= exactAttempts:
+			fail = &failure{errnumCodec, err}
 		case time.Since(c.now().Created) > c.r.giveUp:
 			fail = &failure{errnumStorage, err}
 		default:
@@ -108,12 +114,14 @@ func (c *clip) conclude(m *made, fail *failure) error {
 	j := c.now()
 	var data event.Data
 	if fail != nil {
+		c.r.stats.clipsFailed.Add(1)
 		c.log.Error("there will be no clip", "err", fail)
 		if err := c.r.abandon(c.ctx, &j); err != nil {
 			c.log.Warn("what there is of a clip stays in the bucket until it is deleted", "err", err)
 		}
 		data = event.ClipFailed{Clip: c.event(&j), Errnum: fail.errnum, Errmsg: fail.Error()}
 	} else {
+		c.r.stats.clips.Add(1)
 		data = event.ClipFinished{Clip: c.event(&j), Duration: ms(j.Cut.To - j.Cut.From), Size: m.size, Media: m.media}
 	}
 	e := c.fact(time.Now(), data)
@@ -175,8 +183,8 @@ func (c *clip) makeHLS(ctx context.Context, b storage.Bucket, j *clipJob) (*made
 		list = list[:len(list)-1]
 	}
 	p := m3u8.Playlist{Version: 3, Type: "VOD", End: true}
-	size := int64(0)
 	var whole []segment
+	parts := map[string]int{} // of which of list
 	for i := range list {
 		s := &list[i]
 		from, to, part := s.Start, s.end(), ""
@@ -194,25 +202,29 @@ func (c *clip) makeHLS(ctx context.Context, b storage.Bucket, j *clipJob) (*made
 			whole = append(whole, *s)
 			e.URI = "../hls/" + path.Base(j.Folder) + "/" + segmentName(s.N)
 		} else {
-			var next *segment
-			if part == "head.ts" && i+1 < len(list) && !list[i+1].Discontinuity {
-				next = &list[i+1]
-			}
-			key := j.base() + "/" + part
-			n, err := c.part(ctx, b, j, s, next, key)
-			if err != nil {
-				return nil, err
-			}
-			size += n
+			parts[part] = i
 			e.URI = path.Base(j.base()) + "/" + part
 		}
 		p.TargetDuration = max(p.TargetDuration, int((e.Duration+time.Second/2)/time.Second))
 		p.Segments = append(p.Segments, e)
 	}
 	if !c.uploaded(j, whole) {
+		c.wait(true)
 		return nil, errNotYet
 	}
 	c.wait(false)
+	size := int64(0)
+	for part, i := range parts {
+		var next *segment
+		if part == "head.ts" && i+1 < len(list) && !list[i+1].Discontinuity {
+			next = &list[i+1]
+		}
+		n, err := c.part(ctx, b, j, &list[i], next, j.base()+"/"+part)
+		if err != nil {
+			return nil, err
+		}
+		size += n
+	}
 	text := p.Append(nil, "", "")
 	key := j.base() + ".m3u8"
 

@@ -417,6 +417,7 @@ func (r *Recorder) await(key stream.Key, p *place) {
 // stats is what a Recorder counts.
 type stats struct {
 	recording, uploadedBytes, uploads, uploadErrors, finished, failed, lost atomic.Int64
+	clips, clipsFailed                                                      atomic.Int64
 }
 
 // Stats is a Recorder's account since it began.
@@ -431,6 +432,9 @@ type Stats struct {
 	Finished     int64 // files of all formats
 	Failed       int64
 	Stops        int64 // times that recording stopped for want of room
+	ClipsWanted  int64 // clips being made, or that could not be
+	Clips        int64 // finished
+	ClipsFailed  int64
 }
 
 // Stats returns the Recorder's account.
@@ -439,7 +443,11 @@ func (r *Recorder) Stats() Stats {
 	st := Stats{
 		Recording: s.recording.Load(), Uploads: s.uploads.Load(), UploadBytes: s.uploadedBytes.Load(), UploadErrors: s.uploadErrors.Load(),
 		Finished: s.finished.Load(), Failed: s.failed.Load(), Stops: s.lost.Load(),
+		Clips: s.clips.Load(), ClipsFailed: s.clipsFailed.Load(),
 	}
+	r.clips.mu.Lock()
+	st.ClipsWanted = int64(len(r.clips.list))
+	r.clips.mu.Unlock()
 	st.SpoolBytes, st.SpoolLimit = r.spool.level()
 	r.mu.Lock()
 	defer r.mu.Unlock()
