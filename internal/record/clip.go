@@ -186,7 +186,7 @@ type clipJob struct {
 	Start     time.Time       `json:"start"`
 	End       time.Time       `json:"end"`
 
-	Cut    *cut         `json:"cut,omitempty"`
+	Cut    *clipCut     `json:"cut,omitempty"`
 	Key    string       `json:"key,omitempty"`
 	Upload []byte       `json:"upload,omitempty"`
 	Whole  *converted   `json:"whole,omitempty"` // all parts are there

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"path"
 	"slices"
 	"strconv"
@@ -24,6 +25,9 @@ type footage struct {
 	growing  *segment  // the one being written: Start and Time
 	open     bool      // more may come
 	live     bool      // a push goes on into it
+
+	base  int64 // ms that the times in its segments have before it; not known unless based
+	based bool
 }
 
 // errNotYet is the error of a clip whose media are still to come, or to be
@@ -42,10 +46,13 @@ func (r *Recorder) running(key stream.Key, task string) *footage {
 		return nil
 	}
 	p := r.places[key]
-	s := &footage{folder: t.folder(), live: p != nil && p.take == t && p.session != nil}
+	s := &footage{folder: t.folder(), base: t.head.Base, based: true, live: p != nil && p.take == t && p.session != nil}
 	r.mu.Unlock()
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.shared.moved { // another node has it, and more of it
+		return nil
+	}
 	s.segments, s.open = slices.Clone(t.segments), t.closed == nil
 	s.live = s.live && s.open
 	if n := t.now.N; s.live && n == len(s.segments)+1 {
@@ -59,7 +66,7 @@ func (r *Recorder) running(key stream.Key, task string) *footage {
 func (r *Recorder) finished(ctx context.Context, b storage.Bucket, folder string) (*footage, error) {
 	name := path.Base(folder)
 	var lists []string
-	err := each(ctx, b, strings.TrimSuffix(folder, taskOf(folder)), func(o *storage.Object) {
+	err := each(ctx, b, strings.TrimSuffix(folder, taskIn(folder)), func(o *storage.Object) {
 		if path.Ext(o.Key) == ".m3u8" {
 			lists = append(lists, o.Key)
 		}
@@ -85,8 +92,8 @@ func (r *Recorder) finished(ctx context.Context, b storage.Bucket, folder string
 	return nil, errNoSource
 }
 
-// taskOf returns the task in the name of a folder of segments.
-func taskOf(folder string) string { return folder[strings.LastIndexByte(folder, '-')+1:] }
+// taskIn returns the task in the name of a folder of segments.
+func taskIn(folder string) string { return folder[strings.LastIndexByte(folder, '-')+1:] }
 
 // listed returns the recording that a playlist is of.
 func listed(ctx context.Context, b storage.Bucket, key string) (*footage, error) {
@@ -98,13 +105,16 @@ func listed(ctx context.Context, b storage.Bucket, key string) (*footage, error)
 	at := int64(0)
 	for i := range list.Segments {
 		e := &list.Segments[i]
-		n, err := strconv.Atoi(strings.TrimSuffix(path.Base(e.URI), ".ts"))
+		number, owner, _ := strings.Cut(strings.TrimSuffix(path.Base(e.URI), ".ts"), "-")
+		g := segment{Start: at, Duration: e.Duration.Milliseconds(), Time: e.Time, Discontinuity: e.Discontinuity}
+		g.N, _ = strconv.Atoi(number)
+		g.Owner, _ = strconv.Atoi(owner)
 		folder := path.Join(path.Dir(key), path.Dir(e.URI))
-		if err != nil || path.Base(e.URI) != segmentName(n) || i > 0 && folder != s.folder {
+		if path.Base(e.URI) != g.name() || i > 0 && folder != s.folder {
 			return nil, &failure{errnumMedia, fmt.Errorf("%s is not the playlist of a recording", key)}
 		}
 		s.folder = folder
-		s.segments = append(s.segments, segment{N: n, Start: at, Duration: e.Duration.Milliseconds(), Time: e.Time, Discontinuity: e.Discontinuity})
+		s.segments = append(s.segments, g)
 		at = s.end()
 	}
 	if len(s.segments) == 0 {
@@ -125,6 +135,36 @@ func parseAny(key string) (File, bool) {
 	return parse(path.Base(path.Dir(path.Dir(key))), "hls", key)
 }
 
+// findBase finds out what the times in the segments of a finished recording
+// have before it. It is 0 but for one that began as the rest of another.
+func (c *clip) findBase(ctx context.Context, b storage.Bucket, j *clipJob, s *footage) error {
+	if s.based {
+		return nil
+	}
+	const some = 50 // packets, among which the first one of each track is
+	n, first := 0, int64(math.MaxInt64)
+	err := c.packets(ctx, b, j, s.segments[:1], 0, func(p av.Packet) error {
+		if !p.Config {
+			first = min(first, p.DTS)
+			n++
+		}
+		if n == some {
+			return errEnough
+		}
+		return nil
+	})
+	if errors.Is(err, errEnough) {
+		err = nil
+	}
+	if n > 0 && first >= baseTime/2 { // less is a frame that is decoded before it is shown
+		s.base = first
+	}
+	s.based = err == nil
+	return err
+}
+
+var errEnough = errors.New("enough")
+
 // source returns the recording of a job.
 func (c *clip) source(ctx context.Context, b storage.Bucket, j *clipJob) (*footage, error) {
 	if s := c.r.running(j.key(), j.Recording); s != nil {
@@ -139,7 +179,7 @@ func (r *Recorder) choose(ctx context.Context, b storage.Bucket, j *clipJob, q *
 	if err != nil {
 		return nil, err
 	}
-	j.Folder, j.Recording = s.folder, taskOf(s.folder)
+	j.Folder, j.Recording = s.folder, taskIn(s.folder)
 	return s, nil
 }
 
@@ -159,7 +199,7 @@ func (r *Recorder) meant(ctx context.Context, b storage.Bucket, j *clipJob, q *C
 		}
 		folder := ""
 		if err := scan(ctx, b, dir, func(*storage.Object) {}, func(name string) {
-			if taskOf(name) == q.Recording {
+			if taskIn(name) == q.Recording {
 				folder = dir + name
 			}
 		}); err != nil {
@@ -299,10 +339,10 @@ func (s *footage) times(from, to int64) (start, end time.Time) {
 	return start, end
 }
 
-// cut is where a clip begins and ends, and the segments that it is made of.
+// clipCut is where a clip begins and ends, and the segments that it is made of.
 // Places are in ms of the recording. Frames are meant as they are decoded;
 // they are shown later by Lead at the beginning, by Tail at the end.
-type cut struct {
+type clipCut struct {
 	First    int64 `json:"first"` // the key frame that it begins with
 	Last     int64 `json:"last"`  // the key frame before which it ends, or the recording's end
 	Lead     int64 `json:"lead,omitempty"`
@@ -320,7 +360,8 @@ type cut struct {
 	Start time.Time `json:"start"`
 	End   time.Time `json:"end"`
 
-	Segments []segment `json:"segments"` // that have any of it
+	Segments []segment `json:"segments"`       // that have any of it
+	Base     int64     `json:"base,omitempty"` // what their times have before the recording
 	HeadPart bool      `json:"head_part,omitempty"`
 	TailPart bool      `json:"tail_part,omitempty"` // of the first and of the last segment a part is wanted
 	NoLast   bool      `json:"no_last,omitempty"`   // of the last one nothing but sound, which HLS does without
@@ -335,9 +376,9 @@ type keys struct {
 }
 
 // keysOf reads a segment.
-func (c *clip) keysOf(ctx context.Context, b storage.Bucket, j *clipJob, s *segment) (*keys, error) {
+func (c *clip) keysOf(ctx context.Context, b storage.Bucket, j *clipJob, s *segment, base int64) (*keys, error) {
 	k := &keys{}
-	err := c.packets(ctx, b, j, []segment{*s}, func(p av.Packet) error {
+	err := c.packets(ctx, b, j, []segment{*s}, base, func(p av.Packet) error {
 		switch {
 		case p.Kind != av.Video:
 			return nil
@@ -357,7 +398,7 @@ func (c *clip) keysOf(ctx context.Context, b storage.Bucket, j *clipJob, s *segm
 }
 
 // find finds out where a clip can be cut.
-func (c *clip) find(ctx context.Context, b storage.Bucket, j *clipJob) (*cut, error) {
+func (c *clip) find(ctx context.Context, b storage.Bucket, j *clipJob) (*clipCut, error) {
 	s, err := c.source(ctx, b, j)
 	if err != nil {
 		return nil, err
@@ -375,14 +416,17 @@ func (c *clip) find(ctx context.Context, b storage.Bucket, j *clipJob) (*cut, er
 	if to = min(to, s.end()); from >= to {
 		return nil, &failure{errnumMedia, fmt.Errorf("%w: it ends after %v", ErrClipRange, ms(s.end()))}
 	}
-	x := &cut{}
+	if err := c.findBase(ctx, b, j, s); err != nil {
+		return nil, err
+	}
+	x := &clipCut{Base: s.base}
 
 	// The last key frame at or before from; the first one of its push if there
 	// is none, and where there is no picture just there.
 	first := s.index(from)
 	for i := first; ; i-- {
 		g := &s.segments[i]
-		k, err := c.keysOf(ctx, b, j, g)
+		k, err := c.keysOf(ctx, b, j, g, s.base)
 		if err != nil {
 			return nil, err
 		}
@@ -422,7 +466,7 @@ func (c *clip) find(ctx context.Context, b storage.Bucket, j *clipJob) (*cut, er
 	}
 	for i := last; ; i++ {
 		g := &s.segments[i]
-		k, err := c.keysOf(ctx, b, j, g)
+		k, err := c.keysOf(ctx, b, j, g, s.base)
 		if err != nil {
 			return nil, err
 		}
@@ -477,8 +521,9 @@ func lastKey(list []av.Packet, at int64) int {
 }
 
 // packets calls f with the packets of segments that follow each other, in the
-// order in which they are there. Times are places in the recording.
-func (c *clip) packets(ctx context.Context, b storage.Bucket, j *clipJob, list []segment, f func(av.Packet) error) error {
+// order in which they are there. Times are places in the recording; base is what
+// they have before it there.
+func (c *clip) packets(ctx context.Context, b storage.Bucket, j *clipJob, list []segment, base int64, f func(av.Packet) error) error {
 	d := mpegts.NewDemuxer(nil)
 	for i := range list {
 		r, err := c.open(ctx, b, j, &list[i])
@@ -497,7 +542,7 @@ func (c *clip) packets(ctx context.Context, b storage.Bucket, j *clipJob, list [
 			if err == nil {
 				p.Break = first && i > 0 && list[i].Discontinuity
 				first = false
-				p.DTS -= baseTime
+				p.DTS -= baseTime + base
 				err = f(p)
 			}
 			if err != nil {
@@ -516,7 +561,7 @@ func (c *clip) open(ctx context.Context, b storage.Bucket, j *clipJob, s *segmen
 	t := c.r.takes[j.Recording]
 	c.r.mu.Unlock()
 	if t == nil {
-		body, _, err := b.Get(ctx, path.Join(j.Folder, segmentName(s.N)), 0, -1)
+		body, _, err := b.Get(ctx, path.Join(j.Folder, s.name()), 0, -1)
 		if errors.Is(err, storage.ErrNotExist) {
 			err = &failure{errnumMedia, fmt.Errorf("segment %d: %w", s.N, err)}
 		}
@@ -530,15 +575,15 @@ func (c *clip) open(ctx context.Context, b storage.Bucket, j *clipJob, s *segmen
 // chosen are the packets of a clip among those of its segments, each kind
 // after the configuration that it needs.
 type chosen struct {
-	x      *cut
-	all    bool           // also what an exact clip leaves out
+	x      *clipCut
+	all    bool          // also what an exact clip leaves out
 	config [3]*av.Packet // not given yet
 	f      func(av.Packet) error
 }
 
 // sound returns from where to where a clip has sound: as long as pictures are
 // shown.
-func (x *cut) sound(all bool) (from, to int64) {
+func (x *clipCut) sound(all bool) (from, to int64) {
 	switch {
 	case !x.Pictures:
 		return x.From, x.To

@@ -107,7 +107,7 @@ func (c *clip) feed(ctx context.Context, b storage.Bucket, j *clipJob, w io.Writ
 		_, err := w.Write(data)
 		return err
 	}}
-	if err := c.packets(ctx, b, j, j.Cut.Segments, h.add); err != nil {
+	if err := c.packets(ctx, b, j, j.Cut.Segments, j.Cut.Base, h.add); err != nil {
 		return err
 	}
 	data, _ := mux.Cut()

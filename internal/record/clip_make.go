@@ -28,7 +28,7 @@ const exactAttempts = 5
 func (c *clip) run() {
 	defer close(c.done)
 	defer c.cancel()
-	wait := firstRetry
+	wait := c.r.retry
 	for attempt := 1; c.now().Fact == nil; attempt++ {
 		grew := c.r.clips.grew.next() // from before we look
 		m, err := c.make()
@@ -58,13 +58,13 @@ func (c *clip) run() {
 			case <-c.ctx.Done():
 				return
 			}
-			wait = min(2*wait, lastRetry)
+			wait = min(2*wait, lastRetry*c.r.retry)
 			continue
 		}
 		if err := c.conclude(m, fail); err != nil {
 			c.log.Warn("spool", "err", err)
 			select {
-			case <-time.After(lastRetry):
+			case <-time.After(lastRetry * c.r.retry):
 			case <-c.ctx.Done():
 				return
 			}
@@ -122,7 +122,11 @@ func (c *clip) conclude(m *made, fail *failure) error {
 		data = event.ClipFailed{Clip: c.event(&j), Errnum: fail.errnum, Errmsg: fail.Error()}
 	} else {
 		c.r.stats.clips.Add(1)
-		data = event.ClipFinished{Clip: c.event(&j), Duration: ms(j.Cut.To - j.Cut.From), Size: m.size, Media: m.media}
+		d := event.ClipFinished{Clip: c.event(&j), Duration: ms(j.Cut.To - j.Cut.From), Size: m.size, Media: m.media}
+		if m.bucket != "" {
+			d.Bucket = m.bucket
+		}
+		data = d
 	}
 	e := c.fact(time.Now(), data)
 	return c.change(func(j *clipJob) { j.Fact = &e })
@@ -200,7 +204,7 @@ func (c *clip) makeHLS(ctx context.Context, b storage.Bucket, j *clipJob) (*made
 		}
 		if part == "" {
 			whole = append(whole, *s)
-			e.URI = "../hls/" + path.Base(j.Folder) + "/" + segmentName(s.N)
+			e.URI = "../hls/" + path.Base(j.Folder) + "/" + s.name()
 		} else {
 			parts[part] = i
 			e.URI = path.Base(j.base()) + "/" + part
@@ -242,7 +246,8 @@ func (c *clip) makeHLS(ctx context.Context, b storage.Bucket, j *clipJob) (*made
 	if err != nil && !errors.Is(err, storage.ErrExist) {
 		return nil, err
 	}
-	switch same, err2 := holds(ctx, b, key, text); {
+	bucket, same, err2 := holds(ctx, b, key, text)
+	switch {
 	case err2 != nil:
 		return nil, err2
 	case !same && err == nil:
@@ -253,7 +258,7 @@ func (c *clip) makeHLS(ctx context.Context, b storage.Bucket, j *clipJob) (*made
 	if _, err := c.there(ctx, b, j, whole); err != nil { // another node has deleted them meanwhile
 		return nil, errors.Join(err, b.Delete(ctx, key))
 	}
-	return &made{size: size}, c.change(func(j *clipJob) { j.Key = key })
+	return &made{bucket: bucket, size: size}, c.change(func(j *clipJob) { j.Key = key })
 }
 
 // uploaded reports whether segments are in the bucket, as far as this node
@@ -285,7 +290,7 @@ func (c *clip) there(ctx context.Context, b storage.Bucket, j *clipJob, list []s
 		return 0, err
 	}
 	for i := range list {
-		n, ok := sizes[segmentName(list[i].N)]
+		n, ok := sizes[list[i].name()]
 		if !ok || list[i].Size > 0 && n != list[i].Size {
 			return 0, &failure{errnumMedia, fmt.Errorf("segment %d is not in the bucket", list[i].N)}
 		}
@@ -297,7 +302,7 @@ func (c *clip) there(ctx context.Context, b storage.Bucket, j *clipJob, list []s
 // part writes what a clip has of a segment: a segment of its own, which next
 // follows if that is not nil.
 func (c *clip) part(ctx context.Context, b storage.Bucket, j *clipJob, s, next *segment, key string) (int64, error) {
-	mux := mpegts.NewMuxer(baseTime * mpegts.Clock)
+	mux := mpegts.NewMuxer((baseTime + j.Cut.Base) * mpegts.Clock)
 	mux.Anew()
 	h := chosen{x: j.Cut, f: func(p av.Packet) error {
 		if err := mux.WritePacket(p); !errors.Is(err, mpegts.ErrFrame) {
@@ -305,7 +310,7 @@ func (c *clip) part(ctx context.Context, b storage.Bucket, j *clipJob, s, next *
 		}
 		return nil
 	}}
-	if err := c.packets(ctx, b, j, []segment{*s}, h.add); err != nil {
+	if err := c.packets(ctx, b, j, []segment{*s}, j.Cut.Base, h.add); err != nil {
 		return 0, err
 	}
 	data, _ := mux.Cut()
@@ -427,7 +432,7 @@ func (c *clip) makeMP4(ctx context.Context, b storage.Bucket) (*made, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &made{size: o.Size, media: j.Whole.Media}, c.change(func(j *clipJob) { j.Key = key })
+	return &made{bucket: o.Bucket, size: o.Size, media: j.Whole.Media}, c.change(func(j *clipJob) { j.Key = key })
 }
 
 // write writes all parts of an MP4 file.
@@ -459,7 +464,7 @@ func (c *clip) write(ctx context.Context, b storage.Bucket, j *clipJob, up stora
 	if encode {
 		err = c.encode(ctx, b, j, in.add)
 	} else {
-		err = c.packets(ctx, b, j, x.Segments, h.add)
+		err = c.packets(ctx, b, j, x.Segments, x.Base, h.add)
 	}
 	if err != nil {
 		return nil, err

@@ -13,8 +13,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/Eyevinn/mp4ff/mp4"
-
 	"weir/internal/event"
 	"weir/internal/media/av"
 	"weir/internal/media/m3u8"
@@ -65,6 +63,9 @@ func (w *world) made(c Clip) Clip {
 func (w *world) readClip(c Clip) *file {
 	w.t.Helper()
 	if c.Format == "mp4" {
+		if at := bytes.Index(w.get(c.Key), []byte("moov")); at < 0 || at > 100 {
+			w.t.Errorf("%s: the index is not in front", c.Key)
+		}
 		return w.readMP4(c.Key)
 	}
 	text := w.get(c.Key)
@@ -111,45 +112,6 @@ func (w *world) readClip(c Clip) *file {
 	}
 	if size != c.Size {
 		w.t.Errorf("%s has %d bytes with its segments, the clip %d", c.Key, size, c.Size)
-	}
-	return got
-}
-
-// readMP4 returns the frames of an MP4 file.
-func (w *world) readMP4(key string) *file {
-	w.t.Helper()
-	data := w.get(key)
-	f, err := mp4.DecodeFile(bytes.NewReader(data))
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	if names := f.Children; len(names) < 2 || names[1].Type() != "moov" {
-		w.t.Errorf("%s: the index is not in front", key)
-	}
-	got := &file{frames: map[av.Kind][]string{}}
-	for _, trak := range f.Moov.Traks {
-		kind, codec := av.Video, av.H264
-		stsd := trak.Mdia.Minf.Stbl.Stsd
-		if stsd.HvcX != nil {
-			codec = av.HEVC
-		}
-		if stsd.Mp4a != nil {
-			kind, codec = av.Audio, av.AAC
-		}
-		n := trak.GetNrSamples()
-		ranges, err := trak.GetRangesForSampleInterval(1, n)
-		if err != nil {
-			w.t.Fatal(err)
-		}
-		var media []byte
-		for _, r := range ranges {
-			media = append(media, data[r.Offset:r.Offset+r.Size]...)
-		}
-		for i := uint32(1); i <= n; i++ {
-			size := trak.Mdia.Minf.Stbl.Stsz.GetSampleSize(int(i))
-			got.frames[kind] = append(got.frames[kind], number(w.t, av.Packet{Kind: kind, Codec: codec, Frame: media[:size]}))
-			media = media[size:]
-		}
 	}
 	return got
 }
@@ -323,6 +285,39 @@ func TestClipOverSplice(t *testing.T) {
 			gap := began.Add(40 * time.Second).Format(time.RFC3339)
 			c = w.made(w.clip(format, gap, again.Add(1500*time.Millisecond).Format(time.RFC3339Nano)))
 			if seam := c.From - 15*time.Second; seam < 0 || seam > 20*time.Millisecond || c.To != c.From+2*time.Second {
+				t.Errorf("clip %+v", c)
+			}
+		}
+	})
+}
+
+// A recording that began as the rest of another, as it does where two nodes went
+// on with one, has times that do not begin with it.
+func TestClipOfRest(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, w *world) {
+		w.both(w.push()).run(60_000).end()
+		f := w.read(w.finished(1)[0])
+		list := m3u8.Playlist{Version: 3, TargetDuration: 10, Type: "VOD", End: true}
+		for i, s := range f.list.Segments[2:] {
+			data := w.get("record/live/s-1/hls/" + s.URI)
+			s.URI = fmt.Sprintf("s-1-946684820-%032d/%06d-1.ts", 7, i+1)
+			if _, err := w.b.Put(t.Context(), "record/live/s-1/hls/"+s.URI, bytes.NewReader(data), storage.PutOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			list.Segments = append(list.Segments, s)
+		}
+		key := "record/live/s-1/hls/s-1-946684820-946684860.m3u8"
+		if _, err := w.b.Put(t.Context(), key, bytes.NewReader(list.Append(nil, "", "")), storage.PutOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		for _, format := range []string{"hls", "mp4"} {
+			c, err := w.r.Clip(t.Context(), testKey, &w.app, ClipRequest{Recording: path.Base(key), Format: format, Start: at(t, "3.5"), End: at(t, "18.2")})
+			if err != nil {
+				t.Fatal(err)
+			}
+			c = w.made(c)
+			w.has(c, w.readClip(c), 23, 39)
+			if c.From != 3*time.Second || c.To != 19*time.Second {
 				t.Errorf("clip %+v", c)
 			}
 		}
