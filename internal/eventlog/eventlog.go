@@ -5,7 +5,8 @@
 // then written to a journal on this machine, with one fsync for all that wait;
 // Flush waits for that. From there it is sent to JetStream, where everybody
 // reads: while JetStream is away, facts wait in the journal, and nothing else
-// does. What is sent again after a failure is stored once, and in order, however
+// does. While it is the disk that takes nothing, facts go to JetStream from
+// memory, and are durable when it has them. What is sent again after a failure is stored once, and in order, however
 // long the pause was and whether or not the process was killed in between.
 //
 // The journal also knows which pushes have begun and not ended. When the
