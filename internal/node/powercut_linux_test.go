@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
@@ -167,4 +168,56 @@ func TestPowerCut(t *testing.T) {
 			t.Logf("%d pushes had been let in, %d facts are in the log, %d pushes died", len(m.accepted), len(list), died)
 		})
 	}
+}
+
+// The disk of the data folder is full, and NATS is elsewhere: publishers are let
+// in as ever, readiness says what is wrong, and the facts are there.
+func TestFullDisk(t *testing.T) {
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=4m"); err != nil {
+		t.Skipf("needs to be root: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	nats := newNATS(t)
+	c := testConfig(t)
+	c.Data, c.NATS.URL = filepath.Join(dir, "data"), nats.ClientURL()
+	n, _, stop := start(t, c)
+	publish(t, n, "before").Close()
+	fill := filepath.Join(dir, "fill")
+	if err := os.WriteFile(fill, make([]byte, 8<<20), 0o600); err == nil {
+		t.Fatal("the disk is not full")
+	}
+	const pushes = 20
+	accepted := map[string]bool{"before": true}
+	for i := range pushes {
+		name := fmt.Sprint("full", i)
+		accepted[name] = true
+		publish(t, n, name).Close()
+	}
+	eventually(t, "all have left", func() bool { return n.hub.Stats().Publishers == 0 })
+	if early := n.sessions.Stats().Early; early > 0 {
+		t.Errorf("%d publishers went on before anybody had their facts", early)
+	}
+	if status, text := get(t, n.url("admin", "/readyz")); status != 200 || !strings.HasPrefix(text, "degraded: facts cannot be written to disk and go to NATS from memory") {
+		t.Errorf("readiness is %d %q", status, text)
+	}
+	checkPushes(t, entries(t, n), accepted)
+	if err := os.Remove(fill); err != nil {
+		t.Fatal(err)
+	}
+	publish(t, n, "after").Close()
+	accepted["after"] = true
+	eventually(t, "the node to be well", func() bool {
+		_, text := get(t, n.url("admin", "/readyz"))
+		return text == "ok\n"
+	})
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	n, _, _ = start(t, c)
+	checkPushes(t, entries(t, n), accepted)
 }
