@@ -5,6 +5,7 @@ package e2e
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"math"
 	"os"
@@ -188,6 +189,80 @@ func TestFiles(t *testing.T) {
 	}
 }
 
+// TestFileOfSixHours makes an MP4 of six hours of segments: FFmpeg, mp4box.js and
+// Chromium open it and go to any place in it. It takes some minutes: WEIR_LONG=1.
+func TestFileOfSixHours(t *testing.T) {
+	if os.Getenv("WEIR_LONG") == "" {
+		t.Skip("set WEIR_LONG=1")
+	}
+	dir := t.TempDir()
+	clip := filepath.Join(dir, "clip.flv")
+	args := strings.Fields("-nostdin -v error -y -f lavfi -i testsrc2=size=128x72:rate=25 " + noise + "-t 10 -c:v libx264 -preset ultrafast -pix_fmt yuv420p -sc_threshold 0 -b:v 40k -maxrate 40k -bufsize 40k -bf 2 -g 50 -c:a aac -b:a 32k -ac 1")
+	if _, err := output("ffmpeg", append(args, clip)...); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(clip)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var packets []av.Packet
+	for r := flv.NewReader(f); ; {
+		p, err := r.ReadPacket()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		packets = append(packets, p)
+	}
+	const loops, length = 6 * 360, 10_000 // ms
+	const size = mp4.DefaultPartSize
+	file := filepath.Join(dir, "file.mp4")
+	m := mp4.NewMuxer(writer(t, file, size), mp4.Options{PartSize: size, Duration: 6 * time.Hour})
+	in, out := mpegts.NewMuxer(0), mpegts.NewDemuxer(nil)
+	frames := 0
+	for i := range loops {
+		for _, p := range packets {
+			if p.Config && i > 0 || p.DTS >= length {
+				continue
+			}
+			p.DTS += int64(i) * length
+			if err := in.WritePacket(p); err != nil {
+				t.Fatal(err)
+			}
+			if p.Kind == av.Video && !p.Config {
+				frames++
+			}
+		}
+		segment, _ := in.Cut()
+		out.Continue(bytes.NewReader(segment))
+		if err := av.Copy(m, out); err != nil {
+			t.Fatal(err)
+		}
+	}
+	info, err := m.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !info.InFront || info.Dropped > 0 || info.Tracks[0].Samples != frames || (info.Duration-6*time.Hour).Abs() > time.Second {
+		t.Errorf("%+v, want %d frames", info, frames)
+	}
+	text, err := output("ffprobe", "-v", "error", "-show_entries", "format=duration:stream=nb_frames", "-of", "csv=p=0", file)
+	if err != nil || !strings.Contains(string(text), fmt.Sprint(frames)) || !strings.Contains(string(text), "2160") && !strings.Contains(string(text), "21599") {
+		t.Errorf("ffprobe says %s, %v", text, err)
+	}
+	for _, at := range []string{"0", "3599.5", "10800", "21595"} {
+		if _, err := output("ffmpeg", "-nostdin", "-v", "error", "-xerror", "-ss", at, "-i", file, "-t", "4", "-f", "null", "-"); err != nil {
+			t.Error(err)
+		}
+	}
+	checkBoxes(t, file, info)
+	playFile(t, file, info, "1", "10800", "21590", "3600.5")
+	t.Logf("%+v", info)
+}
+
 // checkBoxes lets mp4box.js read the file, piece after piece.
 func checkBoxes(t *testing.T, file string, info mp4.Info) {
 	t.Helper()
@@ -207,7 +282,7 @@ func checkBoxes(t *testing.T, file string, info mp4.Info) {
 	if err := json.Unmarshal(out[bytes.LastIndexByte(bytes.TrimSpace(out), '\n')+1:], &found); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	if found.Ready != 0 || len(found.Tracks) != len(info.Tracks) {
+	if found.Ready < 0 || int64(found.Ready) > info.Size/10 || len(found.Tracks) != len(info.Tracks) {
 		t.Errorf("mp4box.js knew %d tracks of %d after %d bytes", len(found.Tracks), len(info.Tracks), found.Ready)
 		return
 	}

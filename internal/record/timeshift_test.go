@@ -1,6 +1,9 @@
 package record
 
 import (
+	"crypto/md5"
+	"encoding/hex"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -16,6 +19,8 @@ import (
 // may play the stream, and by nobody else.
 func TestTimeShift(t *testing.T) {
 	bubble(t, nil, func(t *testing.T, w *world) {
+		b := &faulty{Bucket: w.b}
+		w.b = b
 		set := &policy.Set{DefaultSpace: "default", Spaces: []policy.Space{{
 			Name: "default", Domains: []policy.Domain{{Name: "*", Type: policy.Both}}, Apps: []policy.App{w.app},
 		}}}
@@ -64,10 +69,29 @@ func TestTimeShift(t *testing.T) {
 		set.Spaces[0].Domains[0].Play = policy.Access{Simple: &policy.Simple{Key: policy.NewSecret("topsecret")}}
 		get("http://x.example/live/s-1/"+where, http.StatusForbidden)
 		get("http://x.example/live/s-1/"+segment, http.StatusForbidden)
-		set.Spaces[0].Domains[0].Play = policy.Access{}
 
-		b := &faulty{Bucket: w.b, err: http.ErrHandlerTimeout} // so that it stays
-		w.b = b
+		// Who has a right to the playlist has one to the segments, for as long as the
+		// recording may become, also after the right to the playlist is over.
+		expires := fmt.Sprintf("%010d", time.Now().Add(time.Minute).Unix())
+		sum := md5.Sum([]byte("topsecret" + expires + "/live/s-1/record.m3u8"))
+		key := hex.EncodeToString(sum[:])[8:24]
+		where = get("http://x.example/live/s-1/record.m3u8?k="+key+"&t="+expires, http.StatusFound).Header().Get("Location")
+		tokened := list(4).Segments
+		if _, query, _ := strings.Cut(tokened[0].URI, "?"); query == "" || strings.Contains(query, key) {
+			t.Fatalf("segment %s", tokened[0].URI)
+		}
+		for _, s := range tokened {
+			get("http://x.example/live/s-1/"+s.URI, http.StatusOK)
+			get("http://x.example/live/other/"+s.URI, http.StatusForbidden)
+			get("http://x.example/live/s-1/"+strings.Replace(s.URI, "wt=", "wt=A", 1), http.StatusForbidden)
+		}
+		time.Sleep(2 * time.Minute)
+		get("http://x.example/live/s-1/"+where, http.StatusForbidden)
+		get("http://x.example/live/s-1/"+tokened[3].URI, http.StatusOK)
+		set.Spaces[0].Domains[0].Play = policy.Access{}
+		where = "record.m3u8?take=" + strings.Split(tokened[0].URI, "-")[1]
+
+		b.fail(http.ErrHandlerTimeout) // so that it stays
 		e.end()
 		time.Sleep(4 * time.Minute)
 		if l := list(5); !l.End || l.Type != "VOD" {
