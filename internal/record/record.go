@@ -356,13 +356,15 @@ func (r *Recorder) record(pub *stream.Publication, rd *stream.Reader) {
 // compare sees to it that the take of a place is that with which the push can
 // go on, also where it was with other nodes in the meantime. It holds the place's turn.
 func (r *Recorder) compare(p *place, pub *stream.Publication) {
-	if r.ledger == nil {
+	if r.ledger == nil || !r.ledger.answers() {
 		return
 	}
+	ctx, cancel := context.WithTimeout(r.ctx, compareTime)
+	defer cancel()
 	r.mu.Lock()
 	t := p.take
 	r.mu.Unlock()
-	if t != nil && !t.ours() {
+	if t != nil && !t.ours(ctx) {
 		r.mu.Lock()
 		if p.take == t {
 			t.close("moved", t.leaving().Last)
@@ -371,12 +373,12 @@ func (r *Recorder) compare(p *place, pub *stream.Publication) {
 		r.mu.Unlock()
 		select {
 		case <-t.done: // its folder is free for what the others have of it
-		case <-time.After(shareTime):
+		case <-ctx.Done():
 		}
 		t = nil
 	}
 	if t == nil {
-		r.borrow(pub, pub.App().Record.Splice)
+		r.borrow(ctx, pub, pub.App().Record.Splice)
 	}
 }
 

@@ -60,6 +60,10 @@ const (
 	shareWait = 5 * time.Second // between attempts
 	adoptTime = time.Minute     // to read a take and to look whether it is there
 
+	// compareTime is for how long a push's media wait in its stream's log until it is
+	// known whether others have a take of it: much less than the log holds.
+	compareTime = 1500 * time.Millisecond
+
 	// graveTime is how long it is remembered that another node has finished a take.
 	graveTime = 30 * 24 * time.Hour
 )
@@ -85,6 +89,7 @@ type ledger struct {
 
 	mu     sync.Mutex
 	stream jetstream.Stream     // nil until it was reached
+	failed time.Time            // when it last did not answer a push
 	gone   map[string]time.Time // nodes that own something and are not there, since when
 }
 
@@ -118,6 +123,21 @@ func (l *ledger) open(ctx context.Context) (jetstream.Stream, error) {
 	}
 	l.stream = s
 	return s, nil
+}
+
+// answers reports whether it is worth while to let a push wait for an answer.
+func (l *ledger) answers() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return time.Since(l.failed) > shareWait
+}
+
+// silent notes that there was no answer.
+func (l *ledger) silent(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.failed = time.Now()
+	l.log.Warn("a recording begins without a word of other nodes", "err", err)
 }
 
 // subject is that of a take.
@@ -779,19 +799,18 @@ func (t *take) compact() ([]byte, error) {
 
 // borrow goes on with the take of a stream that another node has let go of, if
 // there is one, for a push that has begun here.
-func (r *Recorder) borrow(pub *stream.Publication, splice time.Duration) {
+func (r *Recorder) borrow(ctx context.Context, pub *stream.Publication, splice time.Duration) {
 	l := r.ledger
-	if l == nil || splice <= 0 {
+	if splice <= 0 {
 		return
 	}
-	ctx, cancel := context.WithTimeout(r.ctx, shareTime)
-	defer cancel()
 	s, err := l.open(ctx)
-	if err != nil {
-		return
+	var info *jetstream.StreamInfo
+	if err == nil {
+		info, err = s.Info(ctx, jetstream.WithSubjectFilter(streamSubject(pub.Stream().Key())+">"))
 	}
-	info, err := s.Info(ctx, jetstream.WithSubjectFilter(streamSubject(pub.Stream().Key())+">"))
 	if err != nil {
+		l.silent(err)
 		return
 	}
 	for subject := range info.State.Subjects {
@@ -809,14 +828,12 @@ func (r *Recorder) borrow(pub *stream.Publication, splice time.Duration) {
 }
 
 // ours reports whether the take is still ours to go on with, as far as can be known.
-func (t *take) ours() bool {
+func (t *take) ours(ctx context.Context) bool {
 	l := t.r.ledger
-	if l == nil {
-		return true
-	}
-	ctx, cancel := context.WithTimeout(t.r.ctx, shareTime)
-	defer cancel()
 	last, err := l.last(ctx, subject(&t.head))
+	if err != nil {
+		l.silent(err)
+	}
 	if err != nil || last == nil {
 		return true
 	}

@@ -554,6 +554,39 @@ func (n *node) free() bool {
 	return false
 }
 
+// F52: two nodes record a stream of one name in the same second into one bucket.
+// Both recordings are whole, in every format, under names of their own.
+func TestSameNameOnTwoNodes(t *testing.T) {
+	c := newCluster(t)
+	at := func(r *policy.Record) { r.Splice = 0 }
+	a, b := c.start("a", "", at), c.start("b", "", at)
+	defer a.leave()
+	defer b.leave()
+	// Each counts its own frames.
+	a.sent, b.sent = map[av.Kind][]string{}, map[av.Kind][]string{}
+	one, two := a.fast(a.push()), b.fast(b.push())
+	one.run(3000)
+	two.run(3000)
+	one.end()
+	two.end()
+	m := c.files(6)
+	c.tidy(m)
+	for _, format := range formats {
+		if len(m[format]) != 2 || m[format][0].Key == m[format][1].Key {
+			t.Fatalf("files %+v", m[format])
+		}
+		for i := range m[format] {
+			f := &m[format][i]
+			got := a.readAny(f)
+			if f.Pushes[0] == one.pub.Push().Sequence {
+				a.all(got)
+			} else {
+				b.all(got)
+			}
+		}
+	}
+}
+
 // A node that comes back finds that another has finished its recording. What it
 // still had and the other could not know becomes a file of its own; what both had
 // does not come twice.
@@ -590,6 +623,7 @@ func TestComesBack(t *testing.T) {
 				want = 6
 			}
 			m = c.files(want)
+			c.tidy(m)
 			c.until("an empty spool", func() bool {
 				list, err := filepath.Glob(filepath.Join(spool, "*", "*"))
 				return err == nil && len(list) == 0
@@ -606,6 +640,38 @@ func TestComesBack(t *testing.T) {
 			}
 		})
 	}
+}
+
+// While NATS is away pushes are recorded all the same; nobody is told of a file
+// before others could know what is told.
+func TestNATSAway(t *testing.T) {
+	c := newCluster(t)
+	a := c.start("a", "", func(r *policy.Record) { r.Splice = 0 })
+	defer a.leave()
+	a.stall(true)
+	for range 2 {
+		a.fast(a.push()).run(3000).end()
+	}
+	c.until("the segments", func() bool {
+		n := 0
+		for _, u := range a.r.Unfinished() {
+			n += u.Uploaded
+		}
+		return n == 6
+	})
+	c.mu.Lock()
+	for _, e := range c.events {
+		if e.Type == event.TypeRecordFinished {
+			t.Errorf("a fact while NATS is away: %+v", e)
+		}
+	}
+	c.mu.Unlock()
+	a.stall(false)
+	m := c.files(6)
+	for _, format := range formats {
+		a.all(a.readAny(&m[format][0]), a.readAny(&m[format][1]))
+	}
+	c.empty(0)
 }
 
 // A node that is cut off from the others for long, and records on: when it is
