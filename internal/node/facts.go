@@ -55,6 +55,9 @@ func (n *Node) closeEvents(ctx context.Context) {
 	if n.bus != nil {
 		n.bus.Close()
 	}
+	if n.spool != nil {
+		n.spool.Close()
+	}
 	if n.data != nil {
 		n.data.close()
 	}

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"reflect"
 	"strings"
 	"sync"
@@ -67,6 +68,7 @@ type Node struct {
 	hls      *hls.Server
 	signer   *storage.Signer
 	buckets  *storage.Buckets
+	spool    *os.File // that is locked for the recorder
 	recorder *record.Recorder
 	quality  *quality.Monitor
 	stats    *stats.Book
@@ -110,6 +112,9 @@ func New(cfg *Config, log *slog.Logger) (_ *Node, err error) {
 		}
 	}()
 	if err := n.openEvents(); err != nil {
+		return nil, err
+	}
+	if err := n.openSpool(); err != nil {
 		return nil, err
 	}
 	if err := n.openPolicy(); err != nil {

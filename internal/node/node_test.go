@@ -583,3 +583,18 @@ func TestRescue(t *testing.T) {
 	}
 	l.wait(t, "panic client=192.0.2.1:1 value=boom")
 }
+
+// Two nodes with one spool would go on with each other's recordings.
+func TestOneSpoolEach(t *testing.T) {
+	a, b := testConfig(t), testConfig(t)
+	a.Record.Spool = t.TempDir()
+	b.Record.Spool = a.Record.Spool
+	_, _, stop := start(t, a)
+	if _, err := New(b, slog.New(slog.DiscardHandler)); err == nil || !strings.Contains(err.Error(), "record.spool") || !strings.Contains(err.Error(), "another process") {
+		t.Errorf("New with the spool of another node: %v", err)
+	}
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	start(t, b)
+}

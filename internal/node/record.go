@@ -1,10 +1,12 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"fmt"
 	"os"
+	"path/filepath"
 	"time"
 
 	"weir/internal/cluster"
@@ -19,16 +21,11 @@ const objectsPath = "/-/objects/"
 // retainEvery is how often recordings are looked for that are not to be kept.
 const retainEvery = time.Hour
 
+// spoolFolder returns the folder of what is recorded and not uploaded yet.
+func (n *Node) spoolFolder() string { return cmp.Or(n.cfg.Record.Spool, n.data.sub("record")) }
+
 // openRecorder makes the Recorder, and the buckets that it writes to.
-func (n *Node) openRecorder() error {
-	spool := n.cfg.Record.Spool
-	if spool == "" {
-		spool = n.data.sub("record")
-	}
-	if err := os.MkdirAll(spool, 0o700); err != nil {
-		return fmt.Errorf("record.spool: %w", err)
-	}
-	var err error
+func (n *Node) openRecorder() (err error) {
 	if n.signer, err = n.openSigner(); err != nil {
 		return err
 	}
@@ -36,7 +33,7 @@ func (n *Node) openRecorder() error {
 	n.buckets.Apply(n.Policy())
 	c := &n.cfg.Record
 	n.recorder, err = record.Open(n.hub, record.Options{
-		Log: n.log, Tracer: n.tracer, Dir: spool, Size: int64(c.SpoolSize), Sync: orNever(c.Sync), Uploads: c.Uploads, Files: c.Files, GiveUp: c.GiveUp,
+		Log: n.log, Tracer: n.tracer, Dir: n.spoolFolder(), Size: int64(c.SpoolSize), Sync: orNever(c.Sync), Uploads: c.Uploads, Files: c.Files, GiveUp: c.GiveUp,
 		Bucket: n.buckets.Named, BucketName: n.buckets.Name,
 		FFmpeg: n.ffmpeg,
 		Signer: n.signer,
@@ -45,6 +42,25 @@ func (n *Node) openRecorder() error {
 		Flush:  n.events.Flush,
 	})
 	return err
+}
+
+// openSpool makes the spool's folder, if need be, and takes it for this process:
+// two would go on with the recordings of each other.
+func (n *Node) openSpool() error {
+	dir := n.spoolFolder()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("record.spool: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("record.spool: %w", err)
+	}
+	if lockFile(f) != nil {
+		f.Close()
+		return fmt.Errorf("record.spool: %s belongs to another process: each node needs a folder of its own", dir)
+	}
+	n.spool = f
+	return nil
 }
 
 // openSigner makes the signer of URLs of objects, with the key that all nodes
