@@ -86,16 +86,26 @@ func newEncoder(kind policy.Encoder, name string) encoder {
 	return e
 }
 
-// works tries an encoder on some grey frames, once.
+// trial is what came of an encoder.
+type trial struct {
+	err error
+	at  time.Time
+}
+
+// trialLife is for how long an encoder that failed is believed not to work: the machine
+// may have been busy.
+const trialLife = time.Minute
+
+// works tries an encoder on some grey frames, once if it does.
 func (t *Transcoder) works(ctx context.Context, kind policy.Encoder, name string) error {
 	t.trialMu.Lock()
 	defer t.trialMu.Unlock()
-	if err, tried := t.trials[name]; tried {
-		return err
+	if last, tried := t.trials[name]; tried && (last.err == nil || time.Since(last.at) < trialLife) {
+		return last.err
 	}
 	err := t.try(ctx, kind, name)
 	if ctx.Err() == nil {
-		t.trials[name] = err
+		t.trials[name] = trial{err, time.Now()}
 	}
 	return err
 }

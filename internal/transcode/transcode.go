@@ -83,7 +83,7 @@ type Transcoder struct {
 	pace pace
 
 	trialMu sync.Mutex
-	trials  map[string]error // of encoders, by name
+	trials  map[string]trial // of encoders, by name
 
 	mu      sync.Mutex
 	sources map[stream.Key]*source
@@ -113,7 +113,7 @@ func New(hub *stream.Hub, tool *ffmpeg.Tool, o Options) *Transcoder {
 	}
 	t := &Transcoder{
 		hub: hub, tool: tool, opt: o, log: o.Log, pace: patient,
-		trials: make(map[string]error), sources: make(map[stream.Key]*source),
+		trials: make(map[string]trial), sources: make(map[stream.Key]*source),
 	}
 	hub.OnPublish(t.follow)
 	hub.OnWanted(t.wanted)
