@@ -118,7 +118,8 @@ func TestAnswersToNobody(t *testing.T) {
 	c := newCaller(quick(), nil, nil) // even where both are of one group
 	defer c.close()
 	for range 20 {
-		if o := c.do(t.Context(), callTo(cheat)); !o.ok || o.response != "ok" {
+		// Its next call may get the answer that nobody asked for: that is its own affair.
+		if o := c.do(t.Context(), callTo(cheat)); !o.ok {
 			t.Fatalf("the one that cheats: %+v", o)
 		}
 		if o := c.do(t.Context(), callTo(s.URL)); o.ok || o.status != http.StatusTeapot || o.response != "honest\n" {
