@@ -397,6 +397,10 @@ func (c *clip) keysOf(ctx context.Context, b storage.Bucket, j *clipJob, s *segm
 	return k, err
 }
 
+// moment is how much, in ms, of what a push has not brought before it left is
+// not waited for: what was to be the end when it was there is the end.
+const moment = 1000
+
 // find finds out where a clip can be cut.
 func (c *clip) find(ctx context.Context, b storage.Bucket, j *clipJob) (*clipCut, error) {
 	s, err := c.source(ctx, b, j)
@@ -404,7 +408,8 @@ func (c *clip) find(ctx context.Context, b storage.Bucket, j *clipJob) (*clipCut
 		return nil, err
 	}
 	from, to := j.From, j.To
-	if s.open && (len(s.segments) == 0 || to > s.end()) {
+	missing := to - s.end()
+	if s.open && (len(s.segments) == 0 || missing > moment || missing > 0 && s.live) {
 		return nil, errNotYet
 	}
 	seen := [2]int{len(s.segments)}

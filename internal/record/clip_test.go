@@ -257,6 +257,30 @@ func TestClipOfRunning(t *testing.T) {
 	})
 }
 
+// What a push has brought until it left is there, though it may return.
+func TestClipOfLeft(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, w *world) {
+		e := w.both(w.push())
+		e.run(34_000)
+		time.Sleep(300 * time.Millisecond) // a network that hesitates
+		last, more := w.clip("mp4", "-4.1", "-0"), w.clip("mp4", "31", "37")
+		e.end()
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		last, err := w.r.ClipOf(t.Context(), testKey, &w.app.Record, last.Name)
+		if err != nil || last.State != "finished" {
+			t.Fatalf("clip %+v, %v", last, err)
+		}
+		w.has(last, w.readClip(last), 30, 34)
+		if c, err := w.r.ClipOf(t.Context(), testKey, &w.app.Record, more.Name); err != nil || c.State != "waiting" {
+			t.Errorf("a clip of more: %+v, %v", c, err)
+		}
+		w.both(w.push()).run(10_000).end()
+		more = w.made(more)
+		w.has(more, w.readClip(more), 31, 37)
+	})
+}
+
 // A clip over a splice has the media of both pushes, with a discontinuity; one
 // that ends at the splice has nothing of the second.
 func TestClipOverSplice(t *testing.T) {

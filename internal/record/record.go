@@ -346,6 +346,7 @@ func (r *Recorder) record(pub *stream.Publication, rd *stream.Reader) {
 	defer r.mu.Unlock()
 	p.refs--
 	p.session = nil
+	r.clips.grew.all() // as far as it will for now
 	if s.stopped && p.take != nil {
 		p.take.close("stopped", s.last)
 		p.take = nil
