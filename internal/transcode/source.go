@@ -548,12 +548,6 @@ func sameTemplates(a, b []*policy.Transcode) bool {
 	return slices.EqualFunc(a, b, func(x, y *policy.Transcode) bool { return x.Name == y.Name })
 }
 
-func (src *source) startTime() time.Time {
-	src.mu.Lock()
-	defer src.mu.Unlock()
-	return src.started
-}
-
 // idle forgets the templates that no player has wanted for long enough, and
 // reports whether there was one.
 func (src *source) idle(now time.Time, pub *stream.Publication, in []*policy.Transcode) bool {

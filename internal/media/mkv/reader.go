@@ -32,8 +32,8 @@ type Reader struct {
 func NewReader(r io.Reader) *Reader { return &Reader{r: bufio.NewReaderSize(r, 64<<10)} }
 
 var (
-	errNumber = errors.New("Matroska: bad number")
-	errSize   = errors.New("Matroska: an element is too large")
+	errNumber = errors.New("matroska: bad number")
+	errSize   = errors.New("matroska: an element is too large")
 )
 
 // number reads one of EBML's numbers of variable length (RFC 8794, 4), with its marker
@@ -130,7 +130,7 @@ func (r *Reader) element() error {
 		return r.group(b)
 	}
 	if size < 0 {
-		return fmt.Errorf("Matroska: element %X of unknown length", id)
+		return fmt.Errorf("matroska: element %X of unknown length", id)
 	}
 	if _, err := io.CopyN(io.Discard, r.r, size); err != nil {
 		return unexpected(err)
@@ -258,11 +258,11 @@ func (r *Reader) block(b []byte, simple, key bool) error {
 	p, ok := r.tracks[uint64(n)]
 	switch {
 	case c.Err() != nil:
-		return fmt.Errorf("Matroska block: %w", c.Err())
+		return fmt.Errorf("matroska block: %w", c.Err())
 	case !ok || len(frame) == 0:
 		return nil
 	case flags&flagsLacing != 0:
-		return errors.New("Matroska: a block of several frames")
+		return errors.New("matroska: a block of several frames")
 	}
 	if simple {
 		key = flags&flagKey != 0
