@@ -98,8 +98,10 @@ func goodOnes(t *testing.T, misbehave bool) time.Duration {
 			case <-over:
 			}
 		},
-		"500":    status(500),
-		"302":    func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://127.0.0.1/", 302) },
+		"500": status(500),
+		"302": func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "http://127.0.0.1/", http.StatusFound)
+		},
 		"closes": func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
 		"endless": func(w http.ResponseWriter, r *http.Request) {
 			for r.Context().Err() == nil {

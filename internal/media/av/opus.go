@@ -22,7 +22,7 @@ const opusMagic = "OpusHead"
 // ParseOpusConfig reads an identification header.
 func ParseOpusConfig(b []byte) (*OpusConfig, error) {
 	if len(b) < 19 || string(b[:8]) != opusMagic || b[8]>>4 != 0 || b[9] == 0 {
-		return nil, errors.New("Opus configuration: not an identification header")
+		return nil, errors.New("configuration of Opus: not an identification header")
 	}
 	c := &OpusConfig{
 		Channels: int(b[9]), PreSkip: int(binary.LittleEndian.Uint16(b[10:])), Rate: int(binary.LittleEndian.Uint32(b[12:])),
@@ -30,10 +30,10 @@ func ParseOpusConfig(b []byte) (*OpusConfig, error) {
 	}
 	switch {
 	case c.Family == 0 && c.Channels > 2:
-		return nil, errors.New("Opus configuration: more than two channels without a mapping")
+		return nil, errors.New("configuration of Opus: more than two channels without a mapping")
 	case c.Family != 0:
 		if len(b) < 21+c.Channels {
-			return nil, errors.New("Opus configuration: the mapping is too short")
+			return nil, errors.New("configuration of Opus: the mapping is too short")
 		}
 		c.Mapping = b[19 : 21+c.Channels]
 	}

@@ -30,7 +30,7 @@ func NewMuxer(w io.Writer, video av.Codec, width, height int, audio av.Codec) (*
 			continue
 		}
 		if !Supports(c) {
-			return nil, fmt.Errorf("Matroska without %v", c)
+			return nil, fmt.Errorf("no Matroska of %v", c)
 		}
 		m.tracks[i] = &track{codec: c, width: width, height: height}
 	}
@@ -38,7 +38,7 @@ func NewMuxer(w io.Writer, video av.Codec, width, height int, audio av.Codec) (*
 }
 
 // ErrChanged is the error of a configuration that comes after the first frame.
-var ErrChanged = errors.New("Matroska: the configuration has changed")
+var ErrChanged = errors.New("matroska: the configuration has changed")
 
 // WritePacket writes a frame, at once. Configurations come before the first frame.
 // What is of no track is left out.
