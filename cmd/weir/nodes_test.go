@@ -86,6 +86,60 @@ func startWeir(t *testing.T, config string) *process {
 	return p
 }
 
+// TestFirstTokenIsPrintedOnce starts a process twice over the same data: the
+// first one prints the token of an admin, once, with which the API can be called.
+func TestFirstTokenIsPrintedOnce(t *testing.T) {
+	data := t.TempDir()
+	config := filepath.Join(data, "weir.yaml")
+	if err := os.WriteFile(config, []byte(`listen: {rtmp: "127.0.0.1:0", http: "off", admin: "127.0.0.1:0"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for start, want := range []int{1, 0} {
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "serve", "-c", config, "--data", data+"/state")
+		cmd.Env = append(os.Environ(), asWeir+"=1")
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		var tokens []string
+		var admin string
+		for lines := bufio.NewScanner(out); lines.Scan(); {
+			f := strings.Fields(lines.Text())
+			if len(f) == 2 && f[0] == "Token" {
+				tokens = append(tokens, f[1])
+				cmd.Process.Signal(syscall.SIGTERM)
+			}
+			if len(f) == 2 && f[0] == "Admin" {
+				admin = strings.TrimSuffix(f[1], "/metrics")
+			}
+			if want == 0 && len(f) == 2 && f[0] == "Data" {
+				var list strings.Builder
+				if err := run(t.Context(), []string{"token", "list", "--server", admin, "--data", data + "/state"}, &list); err != nil {
+					t.Error(err)
+				}
+				if n := strings.Count(list.String(), "first start"); n != 1 {
+					t.Errorf("there are %d first tokens:\n%s", n, &list)
+				}
+				cmd.Process.Signal(syscall.SIGTERM)
+			}
+		}
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("start %d: %v", start, err)
+		}
+		if len(tokens) != want {
+			t.Errorf("start %d printed %d tokens, want %d", start, len(tokens), want)
+		}
+		for _, text := range tokens {
+			if !strings.HasPrefix(text, "weir_") {
+				t.Errorf("printed the token %q", text)
+			}
+		}
+	}
+}
+
 // weir runs a command against the process, as on its machine.
 func (p *process) weir(t *testing.T, args ...string) (string, error) {
 	t.Helper()

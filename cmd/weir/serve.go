@@ -38,7 +38,7 @@ func (s *serve) Run(ctx context.Context, stdout io.Writer) error {
 	}
 	printURLs(stdout, n.Addr, n.Policy())
 	fmt.Fprintf(stdout, "Data  %s\n", n.DataFolder())
-	if token := n.FirstToken(); token != "" {
+	n.FirstToken = func(token string) { // nobody else writes by then
 		fmt.Fprintf(stdout, "Token %s\n      is that of an admin, made at this first start and shown this once\n", token)
 	}
 	return n.Run(ctx)

@@ -108,6 +108,12 @@ type Tokens struct {
 	replicas int
 	log      *slog.Logger
 
+	// Loaded is called by Run when the tokens have been read, until it succeeds;
+	// nil: nothing is. It is set before Run.
+	Loaded func(context.Context) error
+
+	told bool // by First, which one goroutine calls
+
 	mu    sync.RWMutex
 	kv    jetstream.KeyValue // nil until loaded
 	watch jetstream.KeyWatcher
@@ -202,8 +208,24 @@ func (t *Tokens) follow(ctx context.Context) {
 		}
 	}
 	defer t.watch.Stop()
+	again := make(<-chan time.Time)
+	loaded := func() {
+		if t.Loaded == nil {
+			return
+		}
+		try, cancel := context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
+		if err := t.Loaded(try); err == nil {
+			t.Loaded = nil
+		} else if again = time.After(time.Second); ctx.Err() == nil {
+			t.log.Warn("the tokens have been read, and that goes no further", "err", err)
+		}
+	}
+	loaded()
 	for {
 		select {
+		case <-again:
+			loaded()
 		case e, ok := <-t.watch.Updates():
 			if !ok {
 				t.log.Warn("tokens are read again", "err", errWatchEnded)
@@ -305,25 +327,61 @@ func (t *Tokens) Create(ctx context.Context, tok Token) (*Token, string, error) 
 	return &tok, text, nil
 }
 
+// pending begins what the store says of the first token before it is told; then
+// come when that began and the node that tells it. Afterwards only the time
+// stands there.
+const pending = "pending "
+
+// tellTime is how long a node may take to tell the first token before another
+// one does.
+const tellTime = time.Minute
+
 // First makes the first token of an admin if there has never been one, and
-// returns its text; otherwise it returns an empty text.
-func (t *Tokens) First(ctx context.Context) (string, error) {
+// calls tell with its text. A start that is killed before it has been told is
+// none: that node makes and tells another one when it starts again, and so does
+// any other after a while.
+func (t *Tokens) First(ctx context.Context, node string, tell func(text string)) error {
 	kv := t.store()
 	if kv == nil {
-		return "", errNotLoaded
+		return errNotLoaded
 	}
-	_, err := kv.Create(ctx, startedKey, []byte(time.Now().UTC().Format(time.RFC3339)))
-	if errors.Is(err, jetstream.ErrKeyExists) {
-		return "", nil
+	if t.told { // and that could not be stored the last time
+		return t.tellNoMore(ctx, kv)
+	}
+	revision := uint64(0)
+	switch e, err := kv.Get(ctx, startedKey); {
+	case err == nil:
+		rest, waits := strings.CutPrefix(string(e.Value()), pending)
+		at, who, _ := strings.Cut(rest, " ")
+		if began, err := time.Parse(time.RFC3339, at); !waits || err == nil && who != node && time.Since(began) < tellTime {
+			return nil
+		}
+		revision = e.Revision()
+	case !errors.Is(err, jetstream.ErrKeyNotFound):
+		return fmt.Errorf("read whether there was a first token: %w", err)
+	}
+	now := time.Now().UTC().Format(time.RFC3339)
+	_, err := kv.Update(ctx, startedKey, []byte(pending+now+" "+node), revision)
+	if errors.Is(err, jetstream.ErrKeyRevisionMismatch) {
+		return nil // another node does it
 	}
 	if err != nil {
-		return "", fmt.Errorf("store the first token: %w", err)
+		return fmt.Errorf("store that there is a first token: %w", err)
 	}
 	_, text, err := t.Create(ctx, Token{Name: "first", Role: Admin, CreatedBy: "first start"})
 	if err != nil {
-		kv.Purge(context.WithoutCancel(ctx), startedKey)
+		return err
 	}
-	return text, err
+	tell(text)
+	t.told = true
+	return t.tellNoMore(ctx, kv)
+}
+
+func (t *Tokens) tellNoMore(ctx context.Context, kv jetstream.KeyValue) error {
+	if _, err := kv.Put(ctx, startedKey, []byte(time.Now().UTC().Format(time.RFC3339))); err != nil {
+		return fmt.Errorf("store that the first token was told: %w", err)
+	}
+	return nil
 }
 
 // Revoke ends a token: on this node at once, on others within a second.

@@ -100,7 +100,7 @@ func TestFirstToken(t *testing.T) {
 	js, log := newJetStream(t), slog.New(slog.DiscardHandler)
 	open := func() *Tokens {
 		tokens := NewTokens(js, 1, log)
-		if _, err := tokens.First(t.Context()); err != errNotLoaded {
+		if err := tokens.First(t.Context(), "n1", func(string) { t.Error("told before Load") }); err != errNotLoaded {
 			t.Fatalf("First() before Load: %v", err)
 		}
 		if err := tokens.Load(t.Context()); err != nil {
@@ -108,15 +108,44 @@ func TestFirstToken(t *testing.T) {
 		}
 		return tokens
 	}
+	var told []string
+	tell := func(text string) { told = append(told, text) }
+	first := func(ctx context.Context, node string, want int) *Tokens {
+		t.Helper()
+		tokens := open()
+		told = nil
+		if err := tokens.First(ctx, node, tell); ctx.Err() == nil && err != nil {
+			t.Fatalf("First(): %v", err)
+		}
+		if len(told) != want {
+			t.Fatalf("on %s %d tokens were told, want %d", node, len(told), want)
+		}
+		for _, text := range told {
+			if h := tokens.find(text); h == nil || h.Role != Admin {
+				t.Fatalf("%q is not the token of an admin", text)
+			}
+		}
+		return tokens
+	}
+
+	// It dies when it has begun, before there is a token.
 	tokens := open()
-	text, err := tokens.First(t.Context())
-	if err != nil || tokens.find(text) == nil || tokens.find(text).Role != Admin {
-		t.Fatalf("First() = %q, %v", text, err)
+	begun := []byte(pending + time.Now().UTC().Format(time.RFC3339) + " n1")
+	if _, err := tokens.kv.Create(t.Context(), startedKey, begun); err != nil {
+		t.Fatal(err)
+	}
+	first(t.Context(), "n2", 0) // n1 may be about to tell it
+	// It dies when there is one, before that is known to have been told.
+	dying, die := context.WithCancel(t.Context())
+	tell = func(text string) { told = append(told, text); die() }
+	first(dying, "n1", 1)
+	tell = func(text string) { told = append(told, text) }
+	first(t.Context(), "n1", 1)
+	text := told[0]
+	for _, node := range []string{"n1", "n2"} {
+		first(t.Context(), node, 0)
 	}
 	tokens = open()
-	if again, err := tokens.First(t.Context()); again != "" || err != nil {
-		t.Errorf("First() the second time = %q, %v", again, err)
-	}
 	h := tokens.find(text)
 	if h == nil {
 		t.Fatal("the first token is gone after a restart")
@@ -124,10 +153,16 @@ func TestFirstToken(t *testing.T) {
 	if err := tokens.Revoke(t.Context(), h.ID); err != nil {
 		t.Fatal(err)
 	}
-	tokens = open()
-	if again, err := tokens.First(t.Context()); again != "" || err != nil || tokens.find(text) != nil {
-		t.Errorf("after the first token was revoked: %q, %v", again, err)
+	if tokens = first(t.Context(), "n1", 0); tokens.find(text) != nil {
+		t.Error("the first token is there after it was revoked")
 	}
+
+	// A node that has begun and does not come back is not waited for.
+	long := []byte(pending + time.Now().Add(-2*tellTime).UTC().Format(time.RFC3339) + " n1")
+	if _, err := tokens.kv.Put(t.Context(), startedKey, long); err != nil {
+		t.Fatal(err)
+	}
+	first(t.Context(), "n2", 1)
 }
 
 // TestTokensOfTwoNodes makes and revokes a token on one node and uses it on

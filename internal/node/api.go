@@ -69,18 +69,13 @@ func (c *Config) AdminURL() string {
 	return "http://" + net.JoinHostPort(host, port)
 }
 
-// newAPI makes the API of the node, and the first token if there has never
-// been one. While the store is away there are no tokens but the one of this
-// machine.
+// newAPI makes the API of the node. While the store is away there are no tokens
+// but the one of this machine.
 func (n *Node) newAPI() error {
 	n.tokens = api.NewTokens(n.bus.JetStream(), n.bus.Replicas(), n.log)
 	ctx, cancel := context.WithTimeout(context.Background(), n.storeTime())
 	defer cancel()
-	err := n.tokens.Load(ctx)
-	if err == nil {
-		n.firstToken, err = n.tokens.First(ctx)
-	}
-	if err != nil {
+	if err := n.tokens.Load(ctx); err != nil {
 		n.log.Warn("tokens cannot be read yet", "err", err)
 	}
 	if err := n.tokens.Local(n.data.sub(tokenFile)); err != nil {
@@ -99,6 +94,9 @@ func (n *Node) newAPI() error {
 
 // runAPI does what the API needs done, until ctx ends.
 func (n *Node) runAPI(ctx context.Context) {
+	if n.FirstToken != nil {
+		n.tokens.Loaded = func(ctx context.Context) error { return n.tokens.First(ctx, n.name, n.FirstToken) }
+	}
 	var tasks sync.WaitGroup
 	tasks.Go(func() { n.tokens.Run(ctx) })
 	tasks.Go(func() { n.nodes.Run(ctx, n.self) })
@@ -151,10 +149,6 @@ func (n *Node) self() cluster.Node {
 	l.at, l.in, l.out, l.cpu, l.last = now, in, out, cpu, me
 	return me
 }
-
-// FirstToken returns the token of an admin that was made because there had
-// never been one; it is empty otherwise.
-func (n *Node) FirstToken() string { return n.firstToken }
 
 // config returns the configuration for the API.
 func (n *Node) config() []byte {

@@ -8,9 +8,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -459,5 +461,64 @@ func TestForeignSpace(t *testing.T) {
 	other.token = token.Token
 	if resp, text := other.do("GET", "/api/v1/self", ""); resp.StatusCode != http.StatusOK {
 		t.Errorf("the token: %s %s", resp.Status, text)
+	}
+}
+
+// The store is reached late, when the node has served for long: the first token
+// is told then, once, and at no other start.
+func TestFirstTokenLate(t *testing.T) {
+	nats := newNATS(t)
+	c := testConfig(t)
+	c.NATS.URL, c.PolicySource = nats.ClientURL(), PolicyFile // which needs no store to begin with
+	nats.stop()
+	run := func(later func(n *Node)) []string {
+		t.Helper()
+		n, err := New(c, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		told := make(chan string, 10)
+		n.FirstToken = func(token string) { told <- token }
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- n.Run(ctx) }() // ends with ctx
+		later(n)
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		close(told)
+		return slices.Collect(func(yield func(string) bool) {
+			for token := range told {
+				yield(token)
+			}
+		})
+	}
+	self := func(n *Node) int {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, n.url("admin", "/api/v1/self"), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer weir_aaaaaaaa_a")
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		return resp.StatusCode
+	}
+	first := run(func(n *Node) {
+		if got := self(n); got != http.StatusServiceUnavailable {
+			t.Errorf("a token while the store is away: %d", got)
+		}
+		nats.start()
+		eventually(t, "the tokens", func() bool { return self(n) == http.StatusUnauthorized })
+		eventually(t, "the first token", func() bool { list, err := n.tokens.List(); return err == nil && len(list) == 1 })
+	})
+	if len(first) != 1 || !strings.HasPrefix(first[0], "weir_") {
+		t.Errorf("told %q, want one token", first)
+	}
+	if again := run(func(n *Node) { eventually(t, "the tokens", func() bool { return self(n) == http.StatusUnauthorized }) }); len(again) > 0 {
+		t.Errorf("told %d tokens at the second start", len(again))
 	}
 }

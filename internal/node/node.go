@@ -43,6 +43,11 @@ import (
 
 // Node is one server.
 type Node struct {
+	// FirstToken is called by Run, from a goroutine of its own, with the token of an
+	// admin that is made if there has never been one: once the store of tokens is
+	// reached, which may be late. With nil none is made. It is set before Run.
+	FirstToken func(token string)
+
 	cfg     *Config
 	log     *slog.Logger
 	cert    *certificate // nil without TLS
@@ -79,12 +84,11 @@ type Node struct {
 	snapshots  *snapshot.Snapshotter
 	transcoder *transcode.Transcoder
 
-	api        *api.Server
-	tokens     *api.Tokens
-	nodes      *cluster.Nodes
-	firstToken string // made at this start
-	started    time.Time
-	load       load
+	api     *api.Server
+	tokens  *api.Tokens
+	nodes   *cluster.Nodes
+	started time.Time
+	load    load
 }
 
 // New makes a node: it opens the data folder, the event log and the listeners.
