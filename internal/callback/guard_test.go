@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"os"
@@ -12,6 +13,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"weir/internal/event"
 )
 
 type pushNotice struct {
@@ -91,6 +94,168 @@ func TestFlapGuard(t *testing.T) {
 			}
 		})
 	}
+}
+
+// An end that comes into the log when its start was told already is told, however
+// short the push was: of a node that died, or one that was slow to write. So it is
+// after a restart, and when the stream has returned on another node meanwhile.
+func TestFlapGuardLateEnd(t *testing.T) {
+	for _, restart := range []bool{false, true} {
+		for _, returned := range []bool{false, true} {
+			synctest.Test(t, func(t *testing.T) {
+				w := newVirtual(t)
+				w.answer("one.example", status(200))
+				cb := asV2()
+				cb.FlapGuard = 5 * time.Second
+				again := func() {
+					if restart {
+						w.stop()
+						w.start()
+					}
+				}
+				began := time.Now()
+				first := w.push("a", "s1", "one.example", cb)
+				time.Sleep(5500 * time.Millisecond)
+				want := []pushNotice{{"PubStart", "s1", first}}
+				var second string
+				if returned {
+					second = w.push("a", "s1", "one.example", cb)
+					want = append(want, pushNotice{"PubStart", "s1", second})
+					time.Sleep(6 * time.Second)
+				}
+				again()
+				w.endAt(began.Add(4500*time.Millisecond), "a", "s1", "one.example", first, began, cb)
+				want = append(want, pushNotice{"PubEnd", "s1", first})
+				time.Sleep(time.Second)
+				again()
+				if returned {
+					w.endAt(began.Add(9*time.Second), "a", "s1", "one.example", second, began.Add(5500*time.Millisecond), cb)
+					want = append(want, pushNotice{"PubEnd", "s1", second})
+				}
+				time.Sleep(20 * time.Second)
+				if got := w.notices("one.example"); !slices.Equal(got, want) {
+					t.Errorf("restarts: %t, returned: %t: told of %v, want %v", restart, returned, got, want)
+				}
+				w.stop()
+				if len(w.mem.records) != 0 {
+					t.Errorf("left behind: %v", sortedKeys(w.mem.records))
+				}
+			})
+		}
+	}
+}
+
+// A start that weir died over, and whose end came meanwhile, is told again: the
+// receiver may know of it.
+func TestFlapGuardCrash(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newVirtual(t)
+		w.answer("one.example", func(rw http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+		cb := asV2()
+		cb.FlapGuard = 5 * time.Second
+		began := time.Now()
+		sequence := w.push("a", "s1", "one.example", cb)
+		time.Sleep(6 * time.Second)
+		if n := len(w.all("one.example")); n != 1 {
+			t.Fatalf("%d calls, want one that hangs", n)
+		}
+		w.stop()
+		w.endAt(began.Add(time.Second), "a", "s1", "one.example", sequence, began, cb)
+		w.answer("one.example", status(200))
+		w.start()
+		time.Sleep(20 * time.Second)
+		want := []pushNotice{{"PubStart", "s1", sequence}, {"PubEnd", "s1", sequence}}
+		if got := w.notices("one.example"); !slices.Equal(got, want) || len(w.all("one.example")) != 3 {
+			t.Errorf("told of %v, want %v", got, want)
+		}
+		w.check("one.example", func(x told) bool { return true })
+		w.stop()
+	})
+}
+
+// The guard waits while the log cannot be read or nothing can be recorded, and
+// finds an end however much of the stream is between.
+func TestFlapGuardBlind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newVirtual(t)
+		w.answer("one.example", status(200))
+		cb := asV2()
+		cb.FlapGuard = 5 * time.Second
+		set := func(unread, fail error) {
+			w.mem.mu.Lock()
+			defer w.mem.mu.Unlock()
+			w.mem.unread, w.mem.fail = unread, fail
+		}
+		began := time.Now()
+		sequence := w.push("a", "s1", "one.example", cb)
+		set(errTest, nil)
+		for range 100 {
+			e := event.New(time.Now(), event.Omitted{})
+			e.Space, e.App, e.Stream = "a", "live", "s1"
+			w.mem.add(e)
+		}
+		time.Sleep(time.Second)
+		w.end("a", "s1", "one.example", sequence, began, cb)
+		time.Sleep(20 * time.Second)
+		set(nil, nil)
+		time.Sleep(20 * time.Second)
+		if got := w.notices("one.example"); len(got) != 0 {
+			t.Errorf("told of %v, which was too short", got)
+		}
+
+		set(nil, errTest)
+		w.push("a", "s1", "one.example", cb)
+		time.Sleep(20 * time.Second)
+		if got := w.notices("one.example"); len(got) != 0 {
+			t.Errorf("told of %v, without a record of it", got)
+		}
+		set(nil, nil)
+		time.Sleep(2 * time.Second)
+		if got := w.notices("one.example"); len(got) != 1 {
+			t.Errorf("told of %v, want one start", got)
+		}
+		w.stop()
+	})
+}
+
+// What the guard keeps from a receiver does not become a dead letter because he
+// was down all the time.
+func TestFlapGuardExpires(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newVirtual(t)
+		cb := asV2()
+		cb.FlapGuard = 5 * time.Second
+		want := map[string]int{}
+		for turn := range 4 {
+			for i := range 40 {
+				name, began := fmt.Sprintf("s%d", i), time.Now()
+				seq := w.push("a", name, "down.example", cb)
+				if turn == 0 {
+					time.Sleep(6 * time.Second)
+					want[seq] = 2
+				}
+				w.end("a", name, "down.example", seq, began, cb)
+			}
+			time.Sleep(time.Minute)
+		}
+		time.Sleep(200 * time.Hour)
+		got, untried := map[string]int{}, 0
+		for _, l := range w.mem.dead {
+			got[l.Sequence]++
+			if l.Attempts == 0 {
+				untried++
+			}
+		}
+		if !maps.Equal(got, want) || untried == 0 {
+			t.Errorf("dead letters of %d pushes, %d without an attempt, want the start and the end of %d", len(got), untried, len(want))
+		}
+		w.stop()
+		for _, k := range sortedKeys(w.mem.records) {
+			if strings.HasPrefix(k, "flap.") {
+				t.Errorf("left behind: %s", k)
+			}
+		}
+	})
 }
 
 // What the guard has kept from a receiver is forgotten as well when the end of it

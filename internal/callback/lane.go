@@ -35,7 +35,7 @@ type lane struct {
 	told   int    // while it is parked: facts told since its record was written
 	done   uint64 // what came before was told while the lane was parked, whatever a feed brings late
 
-	flap *flap // what the flap guard has kept from the receiver; nil: nothing
+	flap *flap // what the receiver was told behind a flap guard; nil: nothing
 }
 
 // item is a fact in a lane.
@@ -88,17 +88,30 @@ func (l *Letter) call() *call {
 	return &call{l.ID, l.Type, l.Format, l.URL, body{l.Body, l.ContentType}, l.Attempts + 1, l.Sequence}
 }
 
-// flap is what the flap guard has kept from a receiver: pushes of a stream that
-// he takes for one.
+// flap is the record of the flap guard: what a receiver was told of a stream, of
+// whose pushes he may take several for one. There is one while a push that he
+// was told of goes on.
 type flap struct {
 	Space  string `json:"space"`
 	Group  string `json:"group"`
 	App    string `json:"app"`
 	Stream string `json:"stream"`
 
-	As   string   `json:"as"`   // the Sequence that he was told
-	Now  string   `json:"now"`  // that of the push that goes on under it
-	Kept []string `json:"kept"` // those whose start he was not told, the newest last
+	// Told are the pushes whose start he was told and whose end he was not: more
+	// than one where the end of a node that died comes after the next start.
+	Told []alias  `json:"told"`
+	Kept []string `json:"kept,omitempty"` // Sequences whose start he was not told, the newest last
+
+	// Seq is the place in the log of a fact of that Time: those before it are
+	// done with when this is written.
+	Seq  uint64    `json:"seq"`
+	Time time.Time `json:"time"`
+}
+
+// alias is a push and the Sequence that the receiver knows it by.
+type alias struct {
+	As  string `json:"as"`
+	Now string `json:"now"`
 }
 
 // maxKept is how many Sequences a flap remembers: as many as may be read again
@@ -107,6 +120,32 @@ const maxKept = 256
 
 func (f *flap) has(sequence string) bool {
 	return f != nil && slices.Contains(f.Kept, sequence)
+}
+
+// toldAs returns the Sequence that the receiver knows a push by, and whether he
+// was told of its start.
+func (f *flap) toldAs(sequence string) (as string, told bool) {
+	if f != nil {
+		for _, a := range f.Told {
+			if a.Now == sequence {
+				return a.As, true
+			}
+		}
+	}
+	return sequence, false
+}
+
+func (f *flap) forget(sequence string) {
+	f.Told = slices.DeleteFunc(f.Told, func(a alias) bool { return a.Now == sequence })
+}
+
+// next returns a copy of f as it is when the lane has come to a fact; f may be nil.
+func (f *flap) next(l *lane, it *item) *flap {
+	n := &flap{Space: l.r.space, Group: l.r.group, App: l.key.app, Stream: l.key.stream, Seq: it.seq, Time: it.event.Time}
+	if f != nil {
+		n.Told, n.Kept = slices.Clone(f.Told), slices.Clone(f.Kept)
+	}
+	return n
 }
 
 // key returns the key of a record: names of any length and form are in it by
@@ -149,10 +188,7 @@ func groupOf(cb *event.Callback) string {
 // letter renders the fact of an item.
 func (l *lane) letter(it *item) (*Letter, error) {
 	e := &it.event
-	sequence := e.Sequence
-	if l.flap != nil && l.flap.Now == sequence {
-		sequence = l.flap.As
-	}
+	sequence, _ := l.flap.toldAs(e.Sequence)
 	b, err := render(e, it.cb, sequence)
 	if err != nil {
 		return nil, err

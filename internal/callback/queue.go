@@ -712,6 +712,24 @@ func (d *queue) again(l *lane) bool {
 	return true
 }
 
+// abandon buries a fact that nobody was told of in its time, unless it is one that
+// the flap guard keeps from the receiver. It reports false if that is not known.
+func (d *queue) abandon(l *lane, it *item, why string) bool {
+	wait, drop := d.guard(l, it)
+	if wait > 0 || drop {
+		return drop
+	}
+	letter, err := l.letter(it)
+	if err != nil {
+		return true
+	}
+	letter.Error = why
+	d.bury(l, letter)
+	d.count(l.r, "dead")
+	d.unflap(l, letter)
+	return true
+}
+
 // expire buries what waits in a lane behind a dead letter and is as old.
 func (d *queue) expire(l *lane) {
 	for d.calls.Err() == nil {
@@ -724,10 +742,8 @@ func (d *queue) expire(l *lane) {
 				if !expired(e.event.Time, time.Now()) {
 					return
 				}
-				if letter, err := l.letter(&item{entry: e, cb: cb}); err == nil {
-					letter.Error = "it waited for one before it that could not be told"
-					d.bury(l, letter)
-					d.count(l.r, "dead")
+				if !d.abandon(l, &item{entry: e, cb: cb}, "it waited for one before it that could not be told") {
+					return
 				}
 			}
 			d.mu.Lock()
@@ -1142,23 +1158,22 @@ func (d *queue) expireOwn(r *receiver) {
 					delete(r.skip, e.seq)
 					cb = nil
 				}
-				l := &lane{r: r, key: laneOf(&e.event)}
-				if known := r.lanes[l.key]; known != nil {
-					l.flap = known.flap
-					if e.seq < known.done {
-						cb = nil
-					} else if known.park != nil { // it is found behind the one that the lane is parked by
-						known.last = e.seq
-						cb = nil
-					}
+				l := r.lane(laneOf(&e.event))
+				if e.seq < l.done {
+					cb = nil
+				} else if l.park != nil { // it is found behind the one that the lane is parked by
+					l.last = e.seq
+					cb = nil
 				}
 				d.mu.Unlock()
-				if cb != nil {
-					if letter, err := l.letter(&item{entry: e, cb: cb}); err == nil {
-						letter.Error = "the receiver failed all the time"
-						d.bury(l, letter)
-						d.count(r, "dead")
-					}
+				known := cb == nil || d.abandon(l, &item{entry: e, cb: cb}, "the receiver failed all the time")
+				d.mu.Lock()
+				if !l.busy {
+					l.idle()
+				}
+				d.mu.Unlock()
+				if !known {
+					return
 				}
 			}
 			from = e.seq + 1

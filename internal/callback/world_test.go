@@ -35,6 +35,7 @@ type memory struct {
 	dead    []Letter
 	emitted []event.Event
 	fail    error // of writes
+	unread  error // of scans
 	gone    int   // facts that are not kept any more
 	full    float64
 }
@@ -94,6 +95,9 @@ func (q query) matches(e *event.Event) bool {
 func (m *memory) scan(_ context.Context, q query, from uint64, most int) (list []entry, next uint64, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.unread != nil {
+		return nil, from, m.unread
+	}
 	for i := max(from, uint64(m.gone)+1); i <= uint64(len(m.facts)); i++ {
 		if e := m.facts[i-1]; q.matches(&e.event) {
 			if list = append(list, e); len(list) == most {
@@ -331,8 +335,13 @@ func (w *world) push(space, stream, host string, cb event.Callback) (sequence st
 }
 
 func (w *world) end(space, stream, host, sequence string, started time.Time, cb event.Callback) {
+	w.endAt(time.Now(), space, stream, host, sequence, started, cb)
+}
+
+// endAt is end for one that comes into the log only now.
+func (w *world) endAt(at time.Time, space, stream, host, sequence string, started time.Time, cb event.Callback) {
 	cb.URL = "http://" + host + "/live"
-	e := event.New(time.Now(), event.PublishEnded{Started: started, Reason: event.ReasonClosed, Callback: &cb})
+	e := event.New(at, event.PublishEnded{Started: started, Reason: event.ReasonClosed, Callback: &cb})
 	e.Space, e.App, e.Stream, e.Sequence = space, "live", stream, sequence
 	w.mem.add(e)
 }
