@@ -296,7 +296,8 @@ func (l *Log) Before() (clean bool, pushes int) { return l.before.clean, len(l.b
 // order in the log. A fact without a Node is one of this node.
 //
 // Of facts of crowds some may be left out, which are counted. Others are only
-// when the journal, and the memory before it, are full.
+// when the journal, and the memory before it, are full. The end of a push is
+// left out when its beginning was, and only then while there is room for it.
 func (l *Log) Emit(e event.Event) {
 	if limit := l.limits[e.Type]; limit != nil && !limit.Allow() {
 		l.counter(e.Type).omitted.Add(1)
@@ -315,6 +316,11 @@ func (l *Log) emit(e event.Event) bool {
 	if err != nil || len(data) > maxFact {
 		l.log.Error("a fact cannot be kept", "type", e.Type, "bytes", len(data), "err", err)
 		c.omitted.Add(1)
+		if e.Type == event.TypePublishStarted {
+			l.facts.mu.Lock()
+			defer l.facts.mu.Unlock()
+			l.facts.refuse(e.Sequence)
+		}
 		return false
 	}
 	subject := subjectOf(&e)
@@ -340,6 +346,19 @@ func (l *Log) emit(e event.Event) bool {
 // Flush waits until all facts emitted before, but those of crowds, are durable.
 // An error means that they are not yet; they still will be, if they can.
 func (l *Log) Flush(ctx context.Context) error { return l.facts.flush(ctx) }
+
+// FlushPush is Flush for who has begun the push that sequence names: if there
+// was no room for that fact it returns ErrFull at once.
+func (l *Log) FlushPush(ctx context.Context, sequence string) error {
+	if l.facts.hasRefused(sequence) {
+		return ErrFull
+	}
+	return l.facts.flush(ctx)
+}
+
+// ErrFull is the error of waiting for a fact for which there was no room: it
+// will not be in the log.
+var ErrFull = errors.New("there is no room for facts")
 
 // Close writes what is left to disk and ends the Log. Until ctx is done, and
 // while JetStream is there, it also waits until that has it; what it does not

@@ -33,7 +33,7 @@ type journal struct {
 	log         *slog.Logger
 	segmentSize int64         // a longer one is followed by the next
 	limit       int64         // bytes on disk; more are refused
-	queueLimit  int           // bytes in memory; more are refused
+	queueLimit  int           // bytes in memory; more are refused. Of both, ends of pushes may have a quarter more
 	beat        time.Duration // between two marks
 	fresh       bool          // no process before has left anything of which JetStream may have a part
 
@@ -48,14 +48,15 @@ type journal struct {
 	appended uint64   // records, since the journal was opened
 	durable  uint64   // of them, on disk
 	changed  chan struct{}
-	segs     []*segment // those that JetStream does not have whole; the last is written to
-	bytes    int64      // of all of segs
-	acked    mark       // without its time
-	marked   mark       // the last acked that is on disk
-	failure  error      // of the last attempt to write
-	claimed  uint64     // facts of the active segment that were, perhaps, sent before they were written
-	whole    bool       // the file of that name is there
-	unsure   bool       // what became of the pushes of before is not known yet; no mark goes on
+	segs     []*segment      // those that JetStream does not have whole; the last is written to
+	bytes    int64           // of all of segs
+	acked    mark            // without its time
+	marked   mark            // the last acked that is on disk
+	failure  error           // of the last attempt to write
+	claimed  uint64          // facts of the active segment that were, perhaps, sent before they were written
+	whole    bool            // the file of that name is there
+	unsure   bool            // what became of the pushes of before is not known yet; no mark goes on
+	refused  map[string]bool // Sequences of pushes whose beginning found no room, and that have not ended
 	closing  bool
 	latency  histogram
 
@@ -260,15 +261,23 @@ func (j *journal) head(m mark) []byte {
 }
 
 // append puts a record behind all others. It reports whether there was room.
+// Where there was none for the beginning of a push, its end is not taken either.
 func (j *journal) append(r record) bool {
 	n := r.size()
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	limit := j.limit
-	if r.ends != "" { // of what has begun the end is told
-		limit += limit / 4
+	if j.refused[r.ends] {
+		delete(j.refused, r.ends)
+		return false
 	}
-	if j.closing || j.queued+n > j.queueLimit || j.bytes+int64(j.queued+n) > limit {
+	limit, queueLimit := j.limit, j.queueLimit
+	if r.ends != "" { // of what has begun the end is told
+		limit, queueLimit = limit+limit/4, queueLimit+queueLimit/4
+	}
+	if j.closing || j.queued+n > queueLimit || j.bytes+int64(j.queued+n) > limit {
+		if r.begins != "" {
+			j.refuse(r.begins)
+		}
 		return false
 	}
 	j.queue = append(j.queue, r)
@@ -282,6 +291,22 @@ func (j *journal) append(r record) bool {
 	default:
 	}
 	return true
+}
+
+// refuse notes that the beginning of a push is not in the journal. The caller
+// holds j.mu.
+func (j *journal) refuse(sequence string) {
+	if j.refused == nil {
+		j.refused = make(map[string]bool)
+	}
+	j.refused[sequence] = true
+}
+
+// hasRefused reports whether the beginning of a push that goes on found no room.
+func (j *journal) hasRefused(sequence string) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.refused[sequence]
 }
 
 // flush waits until all records appended before are on disk.

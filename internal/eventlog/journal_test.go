@@ -3,6 +3,7 @@ package eventlog
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -10,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"weir/internal/event"
 )
 
 // testJournal opens the journal in dir, and runs it until the test ends.
@@ -286,6 +289,72 @@ func TestJournalFull(t *testing.T) {
 	}
 	if !j.append(note(n + 1)) {
 		t.Error("it takes nothing although there is room again")
+	}
+}
+
+// Where there was no room for the beginning of a push there is no end either,
+// and whoever waits for that beginning is told. What has begun can end.
+func TestFullAtTheBeginning(t *testing.T) {
+	o := newOutside(t)
+	l := o.world().open(func(o *Options) { o.JournalBytes = 100_000 })
+	o.stop()
+	n := 0
+	for ; l.emit(started("a", fmt.Sprint(n))); n++ { // until it is full
+		flush(t, l)
+	}
+	refused := fmt.Sprint(n)
+	if n < 50 || n > 1000 {
+		t.Fatalf("a journal of 100 kB took %d starts", n)
+	}
+	if err := l.FlushPush(t.Context(), refused); !errors.Is(err, ErrFull) {
+		t.Errorf("FlushPush of a push for which there was no room = %v", err)
+	}
+	if err := l.FlushPush(t.Context(), "0"); err != nil {
+		t.Errorf("FlushPush of another one = %v", err)
+	}
+	l.Emit(ended("a", refused))
+	l.Emit(ended("a", "0"))
+	if st := l.Stats(); st.Omitted[event.TypePublishStarted] != 1 || st.Omitted[event.TypePublishEnded] != 1 || st.Emitted[event.TypePublishEnded] != 1 {
+		t.Errorf("%d starts and %d ends are left out, want one of each; %d ends are there, want 1",
+			st.Omitted[event.TypePublishStarted], st.Omitted[event.TypePublishEnded], st.Emitted[event.TypePublishEnded])
+	}
+	if len(l.facts.refused) != 0 {
+		t.Errorf("of a push that is over is remembered: %v", l.facts.refused)
+	}
+	o.start()
+	settle(t, l)
+	ends := all(t, l, Filter{Types: []event.Type{event.TypePublishEnded}})
+	if len(ends) != 1 || ends[0].Event.Sequence != "0" {
+		t.Errorf("the log has the ends %v, want that of 0", ends)
+	}
+}
+
+// The memory before a disk that takes nothing keeps room for ends.
+func TestQueueFull(t *testing.T) {
+	j := &journal{dir: t.TempDir(), log: testLog(), segmentSize: 1 << 20, limit: 1 << 30, queueLimit: 10_000, beat: time.Hour}
+	if _, err := openJournal(j); err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for ; ; n++ { // nobody writes
+		r := note(n)
+		r.begins = fmt.Sprint(n)
+		if !j.append(r) {
+			break
+		}
+	}
+	end := func(i int) bool {
+		r := note(n)
+		r.ends = fmt.Sprint(i)
+		return j.append(r)
+	}
+	if n < 100 || !end(0) || !end(n-1) || end(n) {
+		t.Errorf("after %d beginnings the ends of those are not taken, or that of the next one is", n)
+	}
+	go j.run() // ends with close
+	j.close()
+	if len(j.open) != n-2 {
+		t.Errorf("%d pushes are open, want %d", len(j.open), n-2)
 	}
 }
 

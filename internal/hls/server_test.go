@@ -64,7 +64,7 @@ func inBubble(t *testing.T, change func(*policy.App), f func(n *node)) {
 // configs. It ends with the returned function.
 func (n *node) publish(name string, e *encoder, configs ...av.Packet) (stop func(stream.EndReason)) {
 	n.t.Helper()
-	pub, err := n.hub.Publish(stream.Key{Space: "default", App: "live", Name: name}, &n.app, stream.Push{})
+	pub, err := n.hub.Publish(stream.Key{Space: "default", App: "live", Name: name}, &n.app, stream.Push{Sequence: "push of " + name})
 	if err != nil {
 		n.t.Fatal(err)
 	}

@@ -37,6 +37,7 @@ type viewers struct {
 // viewer is one of them. It is small: they may be many.
 type viewer struct {
 	client      event.Client
+	push        string // Sequence of the push that was live when it came, or last
 	session     uint64
 	since, last time.Time
 	bytes       int64
@@ -87,7 +88,7 @@ func (v *viewers) served(c *channel, g *access.Grant, r *http.Request, n int) {
 		if v.of[c] == nil {
 			v.of[c] = make(map[uint64]*viewer)
 		}
-		w = &viewer{client: req.Client(localAddr(r)), session: rand.Uint64(), since: now}
+		w = &viewer{client: req.Client(localAddr(r)), push: c.traffic.Load().Sequence(), session: rand.Uint64(), since: now}
 		v.of[c][who] = w
 		v.number++
 		c.traffic.Load().Came(stream.HLS)
@@ -141,7 +142,7 @@ func (v *viewers) end(c *channel, who uint64, reason string) {
 	e := event.New(w.last, event.PlayEnded{
 		Client: w.client, Session: fmt.Sprintf("%016x", w.session), Started: w.since, Reason: reason, Bytes: w.bytes,
 	})
-	e.Space, e.App, e.Stream = c.key.Space, c.key.App, c.key.Name
+	e.Space, e.App, e.Stream, e.Sequence = c.key.Space, c.key.App, c.key.Name, w.push
 	v.emit(e)
 }
 

@@ -42,7 +42,7 @@ func (a *audience) of(t *testing.T, agent string) (last time.Time, list []event.
 	t.Helper()
 	for _, e := range a.all() {
 		d, ok := e.Data.(event.PlayEnded)
-		if !ok || e.Space != "default" || e.App != "live" || d.Protocol != access.HLS || d.Addr.Addr().String() != "192.0.2.1" || len(d.Session) != 16 {
+		if !ok || e.Space != "default" || e.App != "live" || d.Protocol != access.HLS || d.Addr.Addr().String() != "192.0.2.1" || len(d.Session) != 16 || e.Sequence != "push of s1" {
 			t.Errorf("it is told of %+v", e)
 		}
 		if d.UserAgent == agent {

@@ -101,6 +101,10 @@ func TestFacts(t *testing.T) {
 		if e.App != "live" || e.Stream != "s" || e.Space != "default" {
 			t.Errorf("%s is about %+v", e.Type, e)
 		}
+		switch { // the second request is another push, which never began
+		case e.Type == event.TypePlayEnded && e.Sequence != begin.Sequence, e.Type == event.TypePublishRefused && e.Sequence == begin.Sequence, len(e.Sequence) != 32:
+			t.Errorf("%s has the sequence %q; the push is %q", e.Type, e.Sequence, begin.Sequence)
+		}
 		if d, ok := e.Data.(event.PublishRefused); ok && (d.Reason != "stream_exists" || d.Code != 3) {
 			t.Errorf("publish.refused says %+v", d)
 		}

@@ -155,7 +155,7 @@ func New(cfg *Config, log *slog.Logger) (_ *Node, err error) {
 	n.gate.Lenient = !cfg.SlowFailures
 	n.sessions = session.NewServer(n.hub, n.gate, session.Options{
 		Log: log, RTMP: rtmp.Config{Limits: l.rtmp(), Log: log},
-		Facts: session.Facts{Emit: n.events.Emit, Flush: n.events.Flush, Callback: n.refusedCallback},
+		Facts: session.Facts{Emit: n.events.Emit, Flush: n.events.FlushPush, Callback: n.refusedCallback},
 	})
 	n.hls = hls.NewServer(n.hub, n.gate, hls.Options{Log: log, MaxBytes: cfg.hlsMemory(), Emit: n.events.Emit})
 	if err := n.openTracer(); err != nil {

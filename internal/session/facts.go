@@ -16,8 +16,12 @@ import (
 // Facts is where a Server tells what happens. What a publication's beginning
 // and end are told by is the hub's Began and Ended.
 type Facts struct {
-	Emit  func(event.Event)           // takes a fact; it must not wait
-	Flush func(context.Context) error // waits until all facts so far are durable
+	Emit func(event.Event) // takes a fact; it must not wait
+
+	// Flush waits until all facts so far are durable. It returns an error, too,
+	// when there was no room for that of the beginning of the push that sequence
+	// names.
+	Flush func(ctx context.Context, sequence string) error
 
 	// Callback says who is told that a publisher was refused; nil: nobody is.
 	Callback func(access.Request) *event.Callback
@@ -39,21 +43,22 @@ func nodeAddr(nc net.Conn) netip.Addr {
 }
 
 // requested tells that a client has asked to publish.
-func (s *Server) requested(client event.Client, r *access.Request, at time.Time) {
+func (s *Server) requested(push *stream.Push, r *access.Request, at time.Time) {
 	if s.opt.Facts.Emit == nil {
 		return
 	}
-	e := event.New(at, event.PublishRequested{Client: client})
+	e := event.New(at, event.PublishRequested{Client: push.Client})
 	s.gate.About(&e, r)
+	e.Sequence = push.Sequence
 	s.opt.Facts.Emit(e)
 }
 
 // turnedAway tells that it may not.
-func (s *Server) turnedAway(client event.Client, r *access.Request, err error) {
+func (s *Server) turnedAway(push *stream.Push, r *access.Request, err error) {
 	if s.opt.Facts.Emit == nil {
 		return
 	}
-	f := event.PublishRefused{Client: client, Reason: "error", Message: status(err).Description, Code: status(err).Code, SubCode: status(err).SubCode}
+	f := event.PublishRefused{Client: push.Client, Reason: "error", Message: status(err).Description, Code: status(err).Code, SubCode: status(err).SubCode}
 	if d := (*access.Denied)(nil); errors.As(err, &d) {
 		f.Reason = string(d.Reason)
 	}
@@ -62,19 +67,20 @@ func (s *Server) turnedAway(client event.Client, r *access.Request, err error) {
 	}
 	e := event.New(time.Now(), f)
 	s.gate.About(&e, r)
+	e.Sequence = push.Sequence
 	s.opt.Facts.Emit(e)
 }
 
-// settled waits until what has been told is durable.
-func (s *Server) settled(ctx context.Context) {
+// settled waits until what has been told of a push is durable.
+func (s *Server) settled(ctx context.Context, sequence string) {
 	if s.opt.Facts.Flush == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, flushTime)
+	wait, cancel := context.WithTimeout(ctx, flushTime)
 	defer cancel()
-	if err := s.opt.Facts.Flush(ctx); err != nil && ctx.Err() == context.DeadlineExceeded {
+	if err := s.opt.Facts.Flush(wait, sequence); err != nil && ctx.Err() == nil {
 		s.unsettled.Add(1)
-		s.log.Warn("a publisher goes on although the fact of its beginning is not durable yet", "err", err)
+		s.log.Warn("a publisher goes on although the fact of its beginning is not durable", "err", err)
 	}
 }
 
@@ -89,6 +95,7 @@ func (s *Server) played(ss *session, reason string) {
 		Bytes: ss.player.Sent(), Jumps: ss.player.Jumps(),
 	})
 	about(&e, ss.grant.Key())
+	e.Sequence = ss.player.Sequence()
 	s.opt.Facts.Emit(e)
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"weir/internal/event"
+	"weir/internal/stream"
 )
 
 // journal keeps the facts it is told, and lets Flush wait.
@@ -29,7 +30,7 @@ func (j *journal) facts() Facts {
 			defer j.mu.Unlock()
 			j.list = append(j.list, e)
 		},
-		Flush: func(ctx context.Context) error {
+		Flush: func(ctx context.Context, _ string) error {
 			j.waiting <- struct{}{}
 			select {
 			case <-j.durable:
@@ -68,7 +69,8 @@ func TestDurableFirst(t *testing.T) {
 		t.Errorf("told %v before the fact was durable", err)
 	case <-time.After(50 * time.Millisecond):
 	}
-	if asked := j.of(event.TypePublishRequested); len(asked) != 1 || asked[0].Stream != "s" || asked[0].App != "live" || asked[0].Space != "default" {
+	asked := j.of(event.TypePublishRequested)
+	if len(asked) != 1 || len(asked[0].Sequence) != 32 || asked[0].Stream != "s" || asked[0].App != "live" || asked[0].Space != "default" {
 		t.Errorf("publish.requested is %+v", asked)
 	}
 	close(j.durable)
@@ -77,6 +79,9 @@ func TestDurableFirst(t *testing.T) {
 	}
 	if n.Stats().Early != 0 {
 		t.Error("it went on early")
+	}
+	if is := n.hub.Find(stream.Key{Space: "default", App: "live", Name: "s"}).Push().Sequence; len(asked) == 1 && is != asked[0].Sequence {
+		t.Errorf("the push has the sequence %s, publish.requested %s", is, asked[0].Sequence)
 	}
 }
 
@@ -91,6 +96,26 @@ func TestNotDurable(t *testing.T) {
 	}
 	if took := time.Since(begin); took < flushTime || n.Stats().Early != 1 {
 		t.Errorf("it went on after %v, and %d are counted", took, n.Stats().Early)
+	}
+}
+
+// When there is no room for the fact of its beginning, a publisher goes on at
+// once, and is counted.
+func TestNoRoom(t *testing.T) {
+	f := newJournal().facts()
+	flushed := ""
+	f.Flush = func(_ context.Context, sequence string) error { flushed = sequence; return errors.New("full") }
+	n := start(t, Options{Facts: f})
+	conn := n.dial(t, "live")
+	begin := time.Now()
+	if err := conn.Publish("s"); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(begin); took >= flushTime || n.Stats().Early != 1 {
+		t.Errorf("it went on after %v, and %d are counted", took, n.Stats().Early)
+	}
+	if is := n.hub.Find(stream.Key{Space: "default", App: "live", Name: "s"}).Push().Sequence; flushed != is {
+		t.Errorf("it waited for the push %q, and is %q", flushed, is)
 	}
 }
 
@@ -109,6 +134,9 @@ func TestRefusedAndPlayed(t *testing.T) {
 		t.Error("published a stream with a name of 5000 characters")
 	}
 	refused := j.of(event.TypePublishRefused)
+	if asked := j.of(event.TypePublishRequested); len(refused) == 1 && len(asked) == 1 && (len(asked[0].Sequence) != 32 || refused[0].Sequence != asked[0].Sequence) {
+		t.Errorf("publish.requested has the sequence %q, publish.refused %q", asked[0].Sequence, refused[0].Sequence)
+	}
 	if len(refused) != 1 {
 		t.Fatalf("%d publish.refused, want 1", len(refused))
 	}
@@ -128,6 +156,9 @@ func TestRefusedAndPlayed(t *testing.T) {
 	leave()
 	until(t, func() bool { return len(j.of(event.TypePlayEnded)) == 1 })
 	e := j.of(event.TypePlayEnded)[0]
+	if is := n.hub.Find(stream.Key{Space: "default", App: "live", Name: "s"}).Push().Sequence; e.Sequence != is {
+		t.Errorf("play.ended has the sequence %q of the push %q", e.Sequence, is)
+	}
 	if d := e.Data.(event.PlayEnded); e.Stream != "s" || d.Bytes == 0 || d.Reason == "" || d.Protocol != "flv" || !d.NodeAddr.IsLoopback() {
 		t.Errorf("play.ended says %+v of %s", d, e.Stream)
 	}

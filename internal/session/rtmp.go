@@ -143,7 +143,7 @@ func (c *rtmpClient) publish(ctx context.Context, cmd rtmp.Command) (again bool)
 	r, grant, err := c.admit(ctx, access.Publish, cmd)
 	span.Set("protocol", c.protocol, "app", r.App, "stream", r.Stream)
 	push := stream.Push{Sequence: sequence, Session: newID().String(), Client: r.Client(nodeAddr(c.nc))}
-	c.requested(push.Client, &r, asked)
+	c.requested(&push, &r, asked)
 	if err == nil {
 		pub, err = c.hub.Publish(grant.Key(), grant.App(), push)
 		if err == stream.ErrPublished {
@@ -153,7 +153,7 @@ func (c *rtmpClient) publish(ctx context.Context, cmd rtmp.Command) (again bool)
 	if err != nil {
 		span.Fail(err)
 		c.refuse(r, err)
-		c.turnedAway(push.Client, &r, err)
+		c.turnedAway(&push, &r, err)
 		if err := c.conn.RejectPublish(cmd, status(err)); err != nil {
 			c.log.Debug("refuse to publish", "client", c.ss.addr, "err", err)
 		}
@@ -162,7 +162,7 @@ func (c *rtmpClient) publish(ctx context.Context, cmd rtmp.Command) (again bool)
 	defer pub.End(stream.EndReset) // if nothing else has
 	c.published = true
 	c.begin(c.ss, c.protocol, grant, pub, c.conn, nil)
-	c.settled(ctx)
+	c.settled(ctx, sequence)
 	err = c.conn.AcceptPublish(cmd, rtmp.Status{Description: access.PublishSuccess})
 	span.End() // what comes now may take hours
 	if err == nil {

@@ -36,6 +36,7 @@ type Player struct {
 	raw     syscall.RawConn // nil: only its own goroutine can write
 	goodbye []byte
 	account int       // index in Protocols
+	push    string    // Sequence of the push that was live when it joined, or last
 	joined  time.Time // when Play was called; zero once it wrote the first frame, which no pump does
 
 	sent  atomic.Int64
@@ -80,7 +81,7 @@ func (s *Stream) Play(o PlayerOptions) (*Player, error) {
 	h.stats.Players.Add(1)
 	p := &Player{
 		s: s, conn: o.Conn, pending: slices.Clip(o.Preface), goodbye: o.Goodbye, want: o.Format,
-		done: make(chan struct{}), joined: time.Now(), account: protocolOf(o.Protocol),
+		done: make(chan struct{}), push: s.traffic.Sequence(), joined: time.Now(), account: protocolOf(o.Protocol),
 	}
 	if o.Protocol == "" {
 		p.account = protocolOf(o.Format.Wire.String())
@@ -157,6 +158,10 @@ func (p *Player) SetTracks(audio, video bool) {
 // Pause stops or resumes the player. It resumes where it was, or if that is
 // too long ago at the newest key frame.
 func (p *Player) Pause(on bool) { p.order(func() { p.orders.paused = on }) }
+
+// Sequence names the push that was live when the player joined, or the last
+// one before.
+func (p *Player) Sequence() string { return p.push }
 
 // Done is closed when the player has ended.
 func (p *Player) Done() <-chan struct{} { return p.done }

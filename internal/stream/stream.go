@@ -198,6 +198,7 @@ func (s *Stream) attach(p *Publication, now time.Time) {
 		s.hold = nil
 	}
 	s.pub, s.live, s.app = p, true, p.app
+	s.traffic.began(&p.push)
 	s.grown.Broadcast()
 	if s.time.started && !p.push.Continues {
 		s.time.resume(now)

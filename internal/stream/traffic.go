@@ -27,6 +27,7 @@ type Traffic struct {
 	out, plays   [len(Protocols)]atomic.Int64
 	players      [len(Protocols)]atomic.Int64
 	playing, top atomic.Int64
+	push         atomic.Pointer[string]
 }
 
 // TrafficCount is a Traffic at one moment. Out, Plays and Players are in the
@@ -45,6 +46,24 @@ func (t *Traffic) Count() TrafficCount {
 		c.Out[i], c.Plays[i], c.Players[i] = t.out[i].Load(), t.plays[i].Load(), t.players[i].Load()
 	}
 	return c
+}
+
+// Sequence names the push that is live, or was last; of a rendition, its
+// source's. It is empty before the first.
+func (t *Traffic) Sequence() string {
+	if s := t.push.Load(); s != nil {
+		return *s
+	}
+	return ""
+}
+
+// began notes that a push is live now.
+func (t *Traffic) began(p *Push) {
+	sequence := p.Sequence // and not the whole Push
+	if p.Of != nil {
+		sequence = p.Of.traffic.Sequence()
+	}
+	t.push.Store(&sequence)
 }
 
 // Playing returns how many players there are.
