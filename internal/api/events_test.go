@@ -2,6 +2,7 @@ package api
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -30,6 +31,50 @@ func (w *world) push(space, name string, at time.Time, d time.Duration) string {
 		w.Events.Emit(e)
 	}
 	return seq
+}
+
+// early is who is answered, and looks at the log when the answer begins.
+type early struct {
+	*httptest.ResponseRecorder
+	head func()
+}
+
+func (e early) WriteHeader(status int) {
+	e.head()
+	e.ResponseRecorder.WriteHeader(status)
+}
+
+// The fact of a write is on disk before the first byte of the answer that says
+// that it is done: whoever kills the server then finds it in the log.
+func TestWrittenIsDurable(t *testing.T) {
+	w := newWorld(t)
+	admin := w.token(t, Token{Role: Admin})
+	const most = 5
+	for i := range most {
+		r := httptest.NewRequest(http.MethodPost, "http://127.0.0.1:8081"+Prefix+"/spaces/default/access-keys", strings.NewReader("{}"))
+		r.RemoteAddr = "127.0.0.1:40000"
+		r.Header.Set("Content-Type", "application/json")
+		r.Header.Set("Authorization", "Bearer "+admin)
+		heads := 0
+		rec := early{httptest.NewRecorder(), func() {
+			heads++
+			if n := w.Events.Stats().Emitted[event.TypeAPIWritten]; n != int64(i+1) {
+				t.Errorf("when write %d is answered, %d facts api.written are there", i+1, n)
+			}
+			gone, cancel := context.WithCancel(t.Context())
+			cancel() // and so Flush does not wait
+			if err := w.Events.Flush(gone); err != nil {
+				t.Errorf("when write %d is answered, its fact is not durable: %v", i+1, err)
+			}
+		}}
+		w.ServeHTTP(rec, r)
+		if rec.Code >= 300 || heads != 1 {
+			t.Fatalf("%d %s, %d heads", rec.Code, rec.Body, heads)
+		}
+	}
+	if last := w.facts(t, most, event.TypeAPIWritten)[most-1].Event.Data.(event.APIWritten); last.Status != http.StatusCreated {
+		t.Errorf("the last fact is %+v", last)
+	}
 }
 
 func TestListEvents(t *testing.T) {

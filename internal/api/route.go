@@ -112,12 +112,16 @@ func (a adapter) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.s.ServeHT
 type answer struct {
 	http.ResponseWriter
 	status int
-	copy   *bytes.Buffer // of the body, when somebody wants it
+	before func(status int) // called before the header of a success goes out; nil: nothing is
+	copy   *bytes.Buffer    // of the body, when somebody wants it
 }
 
 func (a *answer) WriteHeader(status int) {
 	if a.status == 0 {
 		a.status = status
+		if a.before != nil && status < 300 {
+			a.before(status)
+		}
 		a.ResponseWriter.WriteHeader(status)
 	}
 }
@@ -201,7 +205,8 @@ func method(r *http.Request) string {
 
 // serve takes a request for an endpoint through all that is the same for all
 // of them, in this order: who asks, may he, is the body fit to be read, was it
-// done before. What changed something becomes a fact.
+// done before. What changed something becomes a fact, which is durable before the
+// client is told that it is done.
 func (s *Server) serve(rt *route, w http.ResponseWriter, r *http.Request, next http.HandlerFunc) {
 	a := w.(*answer)
 	if rt.Role != Anybody {
@@ -212,7 +217,17 @@ func (s *Server) serve(rt *route, w http.ResponseWriter, r *http.Request, next h
 		}
 		r = r.WithContext(context.WithValue(r.Context(), callerKey{}, c))
 		if rt.writes() {
-			defer func() { s.written(c, r, a.status) }()
+			told := false
+			a.before = func(status int) {
+				told = true
+				s.written(c, r, status)
+				s.settled(r)
+			}
+			defer func() {
+				if !told {
+					s.written(c, r, a.status)
+				}
+			}()
 		}
 		if err := rt.authorize(c, r); err != nil {
 			s.refuse(a, r, err)
@@ -262,6 +277,20 @@ func (s *Server) written(c *Caller, r *http.Request, status int) {
 	}
 	s.Events.Emit(e)
 	s.log.Info("written by the API", "token", c.Name, "client", c.Addr, "method", r.Method, "path", p, "status", status)
+}
+
+// settleTime is how long the answer to a write waits at most until its fact is
+// durable: what was changed is changed, whatever the disk does.
+const settleTime = 2 * time.Second
+
+// settled waits until the facts of a write are durable, also when its client
+// has gone away.
+func (s *Server) settled(r *http.Request) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), settleTime)
+	defer cancel()
+	if err := s.Events.Flush(ctx); err != nil {
+		s.log.Warn("a write is answered although its fact is not durable yet", "method", r.Method, "err", err)
+	}
 }
 
 // refuse answers r with an error, which is a *huma.ErrorModel.
