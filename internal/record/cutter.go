@@ -42,7 +42,8 @@ const (
 // A segment ends before the first key frame at or after the wanted duration, one
 // without picture by time. Where encoder or tracks change, or time jumps, a new
 // segment begins that is marked with a discontinuity. Times in a take go on
-// without holes from push to push.
+// without holes from push to push. A take that is long enough ends before the next
+// key frame, however many segments end before that without one.
 //
 // While a key frame is waited for, at the beginning and after a discontinuity,
 // sound is kept and picture that nobody could decode is left out.
@@ -291,7 +292,7 @@ func (c *cutter) frame(src *source, p av.Packet) {
 		if c.stopped {
 			return
 		}
-		if at >= c.cut || c.t.isMoved() {
+		if (at >= c.cut || c.t.isMoved()) && c.begins(picture, &p) {
 			if err := c.nextTake(p.DTS); err != nil {
 				c.fail(p.DTS, err)
 				return
@@ -393,6 +394,18 @@ func (c *cutter) compareSets(p *av.Packet) {
 	c.sets = sets
 }
 
+// begins says whether a take may begin with that frame: nobody could decode what
+// comes before its first key frame.
+func (c *cutter) begins(picture bool, p *av.Packet) bool {
+	switch {
+	case picture && p.Key, c.noKeys:
+		return true
+	case picture:
+		return false
+	}
+	return !c.video.timed || p.DTS-c.video.last > maxWait
+}
+
 // cutBefore says whether the segment in the making ends before that frame.
 func (c *cutter) cutBefore(picture bool, p *av.Packet, at int64) bool {
 	length, limit := at-c.start, max(longest, 3*c.target)
@@ -402,7 +415,7 @@ func (c *cutter) cutBefore(picture bool, p *av.Packet, at int64) bool {
 	if c.bytes+int64(len(p.Frame)) > largest {
 		return true
 	}
-	full := at >= c.cut
+	full := at >= c.cut && c.begins(picture, p)
 	switch {
 	case picture && p.Key:
 		return length >= c.target-early || full

@@ -1,6 +1,7 @@
 package record
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -204,6 +205,35 @@ func TestCut(t *testing.T) {
 				for i, f := range list {
 					if d := f.Duration - 31*time.Second; i < 4 && d < -1100*time.Millisecond || d > 1100*time.Millisecond {
 						t.Errorf("file %d has %v", i, f.Duration)
+					}
+				}
+				w.empty()
+			})
+		})
+	}
+	// Where key frames are so rare that segments end without one, files do not.
+	for name, c := range map[string]struct {
+		gop  int64
+		want []time.Duration
+	}{
+		"rare key frames": {45_000, []time.Duration{90 * time.Second, 90 * time.Second, 70 * time.Second}},
+		"rarer than cuts": {130_000, []time.Duration{130 * time.Second, 120 * time.Second}},
+		"one key frame":   {-1, []time.Duration{250 * time.Second}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			bubble(t, func(r *policy.Record, _ *Options) { every(r); r.Cut = time.Minute }, func(t *testing.T, w *world) {
+				e := w.both(w.push())
+				e.gop = c.gop
+				e.run(250_000).end()
+				list, files := w.everywhere(len(c.want))
+				for i, f := range list {
+					if d := (f.Duration - c.want[i]).Abs(); d > 500*time.Millisecond {
+						t.Errorf("file %d has %v, want %v", i, f.Duration, c.want[i])
+					}
+					first := slices.IndexFunc(files[i].packets, func(p av.Packet) bool { return p.Kind == av.Video })
+					if !files[i].packets[first].Key {
+						t.Errorf("file %d begins with a frame that nobody can decode", i)
 					}
 				}
 				w.empty()
