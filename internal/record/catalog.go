@@ -201,7 +201,13 @@ func (r *Recorder) URL(ctx context.Context, key stream.Key, cfg *policy.Record, 
 		return b.SignedURL(ctx, object, valid)
 	}
 	beside := fmt.Sprintf("%s/%s-%d-", path.Dir(object), key.Name, f.Start.Unix()) // playlist and segments begin so
-	return r.signer.PrefixURL(o.Bucket, beside, object, valid)
+	return r.signer.PrefixURL(r.signedAs(cfg, &o), beside, object, valid)
+}
+
+// signedAs returns the name of the bucket in URLs of what is in o's place: not
+// that which has o, for what its playlist names may be in the other of two.
+func (r *Recorder) signedAs(cfg *policy.Record, o *storage.Object) string {
+	return cmp.Or(r.named(cfg.Bucket), o.Bucket)
 }
 
 // Unfinished is a recording that is being made, or waits for its stream to
@@ -234,7 +240,8 @@ func (r *Recorder) Unfinished() []Unfinished {
 			}
 		}
 		t.mu.Lock()
-		u.Duration, u.Segments, u.Lost = ms(t.endLocked()), len(t.segments), ms(t.lost)
+		length, n := t.media()
+		u.Duration, u.Segments, u.Lost = ms(length), n, ms(t.lostMedia())
 		for i := range t.segments {
 			u.Size += t.segments[i].Size
 			if t.segments[i].stored {

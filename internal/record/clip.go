@@ -616,7 +616,7 @@ func (r *Recorder) ClipURL(ctx context.Context, key stream.Key, cfg *policy.Reco
 		return "", err
 	}
 	if c.Format == "hls" && r.signer != nil {
-		return r.signer.PlaylistURL(o.Bucket, c.Key, valid), nil
+		return r.signer.PlaylistURL(r.signedAs(cfg, &o), c.Key, valid), nil
 	}
 	return b.SignedURL(ctx, c.Key, valid)
 }

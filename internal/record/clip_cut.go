@@ -53,9 +53,9 @@ func (r *Recorder) running(key stream.Key, task string) *footage {
 	if t.shared.moved { // another node has it, and more of it
 		return nil
 	}
-	s.segments, s.open = slices.Clone(t.segments), t.closed == nil
+	s.segments, s.open = slices.DeleteFunc(slices.Clone(t.segments), func(g segment) bool { return g.missing }), t.closed == nil
 	s.live = s.live && s.open
-	if n := t.now.N; s.live && n == len(s.segments)+1 {
+	if n := t.now.N; s.live && n == len(t.segments)+1 {
 		s.growing = &segment{N: n, Start: t.now.Start, Time: t.now.Time}
 	}
 	return s

@@ -129,7 +129,10 @@ func (t *take) write(ctx context.Context, b storage.Bucket, format string, up st
 		}
 		return up.WritePart(ctx, n, data)
 	}
-	duration := ms(t.end())
+	t.mu.Lock()
+	media, _ := t.media()
+	t.mu.Unlock()
+	duration := ms(media)
 	var m muxer
 	if format == "mp4" {
 		m = mp4Muxer{mp4.NewMuxer(part, mp4.Options{PartSize: up.PartSize(), Duration: duration, Created: t.head.Start})}
@@ -160,6 +163,8 @@ func (t *take) write(ctx context.Context, b storage.Bucket, format string, up st
 // packets calls f with the packets of all segments, in order.
 func (t *take) packets(ctx context.Context, b storage.Bucket, f func(av.Packet) error) error {
 	d := mpegts.NewDemuxer(nil)
+	hole := false
+	missing := int64(0) // ms of media before the segment
 	for n := 1; ; n++ {
 		t.mu.Lock()
 		s := t.segment(n)
@@ -170,6 +175,11 @@ func (t *take) packets(ctx context.Context, b storage.Bucket, f func(av.Packet) 
 		t.mu.Unlock()
 		if s == nil {
 			return nil
+		}
+		if seg.missing {
+			hole = true
+			missing += seg.Duration
+			continue
 		}
 		r, err := t.open1(ctx, b, &seg)
 		if err != nil {
@@ -188,15 +198,16 @@ func (t *take) packets(ctx context.Context, b storage.Bucket, f func(av.Packet) 
 				r.Close()
 				return err
 			}
-			p.Break = first && seg.Discontinuity
+			p.Break = first && (seg.Discontinuity || hole)
 			first = false
-			p.DTS -= baseTime + t.head.Base
+			p.DTS -= baseTime + t.head.Base + missing
 			if err := f(p); err != nil {
 				r.Close()
 				return err
 			}
 		}
 		r.Close()
+		hole = false
 	}
 }
 

@@ -7,7 +7,11 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -19,6 +23,7 @@ import (
 
 	"weir/internal/event"
 	"weir/internal/media/av"
+	"weir/internal/media/m3u8"
 	"weir/internal/policy"
 	"weir/internal/storage"
 )
@@ -207,6 +212,27 @@ func (f *faulty) Stat(ctx context.Context, key string) (storage.Object, error) {
 	return f.Bucket.Stat(ctx, key)
 }
 
+func (f *faulty) List(ctx context.Context, prefix, after string, limit int) ([]storage.Object, error) {
+	if err := f.failing(); err != nil {
+		return nil, err
+	}
+	return f.Bucket.List(ctx, prefix, after, limit)
+}
+
+func (f *faulty) Get(ctx context.Context, key string, off, n int64) (io.ReadCloser, storage.Object, error) {
+	if err := f.failing(); err != nil {
+		return nil, storage.Object{}, err
+	}
+	return f.Bucket.Get(ctx, key, off, n)
+}
+
+func (f *faulty) Upload(ctx context.Context, key string, o storage.PutOptions) (storage.Upload, error) {
+	if err := f.failing(); err != nil {
+		return nil, err
+	}
+	return f.Bucket.Upload(ctx, key, o)
+}
+
 // A process that dies between any two steps of finishing a file makes the same
 // file under the same name, and says the same of it.
 func TestKillWhileFinishing(t *testing.T) {
@@ -298,6 +324,190 @@ func TestBucketAway(t *testing.T) {
 		}
 		w.empty()
 	})
+}
+
+// F25: with a second bucket recordings are finished while the first one is away,
+// also if it went away in the middle; and when it is back, who has the URL of one plays
+// what is in both.
+func TestSecondBucket(t *testing.T) {
+	for name, first := range map[string]int64{"away from the beginning": 0, "goes away": 25_000} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			signer, err := storage.NewSigner("http://weir.example/-/objects", make([]byte, 16))
+			if err != nil {
+				t.Fatal(err)
+			}
+			bubble(t, func(r *policy.Record, o *Options) {
+				every(r)
+				o.Signer, o.BucketName = signer, func(string) string { return "archive" }
+			}, func(t *testing.T, w *world) {
+				second, err := storage.OpenDirectory("second", t.TempDir(), nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				b := &faulty{Bucket: w.b}
+				w.b = storage.Failover(b, second, 5*time.Second)
+				e := w.both(w.push())
+				e.run(first)
+				synctest.Wait()
+				b.fail(errors.New("connection refused"))
+				e.run(45_000 - first).end()
+				list, _ := w.everywhere(1)
+				for _, f := range w.finished(3) {
+					if f.Bucket != "second" {
+						t.Errorf("%s is in the bucket %q", f.Key, f.Bucket)
+					}
+				}
+				w.empty()
+
+				b.fail(nil)
+				key := path.Join(path.Dir(list[0].Key), path.Dir(w.read(list[0]).list.Segments[0].URI), "000002.ts")
+				if first > 0 { // as if it had been too old to be here any more
+					if err := second.Delete(t.Context(), key); err != nil {
+						t.Fatal(err)
+					}
+				}
+				link, err := w.r.URL(t.Context(), testKey, &w.app.Record, path.Base(list[0].Key), time.Hour)
+				if err != nil {
+					t.Fatal(err)
+				}
+				handler := http.StripPrefix("/-/objects", signer.Handler(func(name string) (storage.Bucket, error) {
+					if name == "second" {
+						return second, nil
+					}
+					return w.b, nil
+				}))
+				get := func(ref string) string {
+					t.Helper()
+					u, err := url.Parse(link)
+					if err == nil {
+						u, err = u.Parse(ref)
+					}
+					if err != nil {
+						t.Fatal(err)
+					}
+					rec := httptest.NewRecorder()
+					handler.ServeHTTP(rec, httptest.NewRequestWithContext(t.Context(), "GET", u.String(), nil))
+					if rec.Code != http.StatusOK {
+						t.Errorf("GET %s: %d %s", ref, rec.Code, rec.Body)
+					}
+					return rec.Body.String()
+				}
+				text, err := m3u8.Parse([]byte(get("")))
+				if err != nil || len(text.Segments) != list[0].Segments {
+					t.Fatalf("playlist %+v, %v", text, err)
+				}
+				for _, s := range text.Segments {
+					get(s.URI)
+				}
+			})
+		})
+	}
+}
+
+// A segment that is nowhere any more costs its own media, and the recording nothing
+// else; when there is nothing left, there is no recording.
+func TestMissingSegment(t *testing.T) {
+	remove := func(w *world, pattern string) {
+		w.t.Helper()
+		synctest.Wait()
+		local, err := filepath.Glob(filepath.Join(w.dir, "*", pattern))
+		if err != nil || len(local) == 0 {
+			w.t.Fatalf("segments %q, %v", local, err)
+		}
+		for _, name := range local {
+			if err := os.Remove(name); err != nil {
+				w.t.Error(err)
+			}
+		}
+		objects, err := w.b.List(w.t.Context(), "", "", 0)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		for _, o := range objects {
+			if ok, _ := path.Match(pattern, path.Base(o.Key)); ok {
+				if err := w.b.Delete(w.t.Context(), o.Key); err != nil {
+					w.t.Error(err)
+				}
+			}
+		}
+	}
+	for name, restart := range map[string]bool{"at the end": false, "after a restart": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			bubble(t, func(r *policy.Record, _ *Options) { every(r) }, func(t *testing.T, w *world) {
+				e := w.both(w.push())
+				e.run(45_000).end()
+				remove(w, "000002.ts")
+				if restart {
+					w.kill(time.Second)
+				}
+				var files []*file
+				for _, f := range w.finished(3) {
+					got := w.readAny(&f)
+					if d := (f.Duration - 35*time.Second).Abs(); f.Lost != 10*time.Second || d > 200*time.Millisecond || f.Media != nil && (f.Media.Duration-f.Duration).Abs() > 200*time.Millisecond {
+						t.Errorf("%s has %v and lost %v, media %+v", f.Format, f.Duration, f.Lost, f.Media)
+					}
+					if f.Format == "hls" && (f.Segments != 4 || got.breaks != 1) {
+						t.Errorf("%d segments, %d discontinuities", f.Segments, got.breaks)
+					}
+					files = append(files, got)
+				}
+				want := slices.Delete(slices.Clone(w.sent[av.Video]), 250, 500)
+				for _, f := range files {
+					same(t, av.Video, f.frames[av.Video], want)
+					if !slices.Equal(f.frames[av.Audio], files[0].frames[av.Audio]) {
+						t.Errorf("%d frames of sound, and %d", len(f.frames[av.Audio]), len(files[0].frames[av.Audio]))
+					}
+				}
+				w.empty()
+			})
+		})
+	}
+	t.Run("all of them", func(t *testing.T) {
+		bubble(t, func(r *policy.Record, _ *Options) { every(r) }, func(t *testing.T, w *world) {
+			w.both(w.push()).run(25_000).end()
+			remove(w, "*.ts")
+			time.Sleep(10 * time.Minute)
+			list := facts[event.RecordFailed](w)
+			if len(list) != 3 || list[0].Errnum != errnumMedia {
+				t.Errorf("failures %+v", list)
+			}
+			w.finished(0)
+			w.empty()
+		})
+	})
+}
+
+// What could not be put on the disk is not in the segment: it is not counted, and
+// is not in its checksum.
+func TestNotSynced(t *testing.T) {
+	w := newWorld(t, func(_ *policy.Record, o *Options) { o.Sync = time.Nanosecond })
+	defer w.stop()
+	k, err := w.r.newTake(head{Task: event.NewSequence(), Space: "default", App: "live", Stream: "s-1", Start: time.Now(), Record: w.app.Record})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.remove()
+	if err := k.begin(segment{Time: time.Now()}); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.append(make([]byte, packetSize)); err != nil {
+		t.Fatal(err)
+	}
+	sum := k.hash.Sum(nil)
+	file := k.out
+	defer file.Close()
+	if k.out, err = os.OpenFile(os.DevNull, os.O_WRONLY, 0); err != nil { // takes everything, and cannot put it on a disk
+		t.Fatal(err)
+	}
+	defer k.out.Close()
+	if err := k.append(make([]byte, packetSize)); err == nil {
+		t.Fatal("the second piece is on the disk")
+	}
+	if used, _ := w.r.spool.level(); k.written != packetSize || used != packetSize || !bytes.Equal(k.hash.Sum(nil), sum) {
+		t.Errorf("the segment has %d bytes, the spool %d, want those of the first piece", k.written, used)
+	}
 }
 
 // A bucket that never comes back: the recording has failed, and the spool is

@@ -23,6 +23,7 @@ type entry struct {
 	Begin   *segment    `json:"begin,omitempty"`   // a segment has begun: its file may be there
 	Segment *segment    `json:"segment,omitempty"` // it has ended, and is on disk
 	Stored  int         `json:"stored,omitempty"`  // that segment is in the bucket, verified
+	Missing int         `json:"missing,omitempty"` // that segment is nowhere any more
 	Left    *leaving    `json:"left,omitempty"`    // the push has ended
 	Lost    int64       `json:"lost,omitempty"`    // ms of media that found no room
 	Closed  *closing    `json:"closed,omitempty"`  // no segments will be added
@@ -70,8 +71,9 @@ type segment struct {
 	Size     int64  `json:"size,omitempty"`
 	SHA256   string `json:"sha256,omitempty"`
 
-	stored bool // it is in the bucket
-	local  bool // it is in the folder
+	stored  bool // it is in the bucket
+	local   bool // it is in the folder
+	missing bool // it is in neither: no file has it
 }
 
 func (s *segment) end() int64 { return s.Start + s.Duration }

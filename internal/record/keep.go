@@ -9,8 +9,12 @@ import (
 	"math/rand/v2"
 	"os"
 	"path"
+	"slices"
 	"strconv"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"weir/internal/event"
 	"weir/internal/media/m3u8"
@@ -192,6 +196,10 @@ func (t *take) upload(ctx context.Context, n int) (err error) {
 		return err
 	}
 	f, err := os.Open(t.file(&s))
+	if errors.Is(err, os.ErrNotExist) {
+		t.vanished(n)
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -223,6 +231,16 @@ func (t *take) upload(ctx context.Context, n int) (err error) {
 		t.r.spool.stored(t, n, s.Size)
 	}
 	return nil
+}
+
+// vanished notes that somebody has removed segment n from the spool.
+func (t *take) vanished(n int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s := t.segment(n); s.local {
+		s.local = false
+		t.r.spool.give(s.Size, s.stored)
+	}
 }
 
 // complete makes the files of a closed take whose segments are in the bucket,
@@ -352,9 +370,13 @@ func (t *take) conclude(p *production, cfg *policy.RecordFormat, m *made, fail *
 		for i, x := range t.pushes {
 			pushes[i] = x.Sequence
 		}
+		t.mu.Lock()
+		length, segments := t.media()
+		lost := t.lostMedia()
+		t.mu.Unlock()
 		data = event.RecordFinished{
-			Recording: rec, Duration: ms(t.end()), Size: m.size, Segments: len(t.segments), Pushes: pushes,
-			Lost: ms(t.lost), Media: m.media,
+			Recording: rec, Duration: ms(length), Size: m.size, Segments: segments, Pushes: pushes,
+			Lost: ms(lost), Media: m.media,
 		}
 	}
 	e := t.fact(now, data)
@@ -428,22 +450,32 @@ func (t *take) rename(p *production) {
 	t.noteLocked(entry{Named: p}, true)
 }
 
+// margin is how much longer than wanted a segment gets when the frame comes late
+// that ends it.
+const margin = 5 * time.Second
+
 // playlist returns the take's playlist; folder goes before the names of its
 // segments, and suffix behind.
 func (t *take) playlist(folder, suffix string) []byte {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p := m3u8.Playlist{Version: 3, Type: "EVENT"}
-	target := max(3*t.head.Record.Segment, longest*time.Millisecond) // which no segment to come exceeds
+	target := max(3*t.head.Record.Segment, longest*time.Millisecond) + margin // which no segment to come exceeds
 	if t.closed != nil {
 		p.Type, p.End = "VOD", true
 		target = t.head.Record.Segment
 	}
+	hole := false
 	for i := range t.segments {
 		s := &t.segments[i]
+		if s.missing {
+			hole = len(p.Segments) > 0
+			continue
+		}
 		d := ms(s.Duration)
 		target = max(target, d)
-		p.Segments = append(p.Segments, m3u8.Segment{URI: s.name(), Duration: d, Discontinuity: s.Discontinuity, Time: s.Time})
+		p.Segments = append(p.Segments, m3u8.Segment{URI: s.name(), Duration: d, Discontinuity: s.Discontinuity || hole, Time: s.Time})
+		hole = false
 	}
 	p.TargetDuration = int((target + time.Second/2) / time.Second)
 	return p.Append(nil, folder, suffix)
@@ -481,46 +513,90 @@ func (t *take) makeHLS(ctx context.Context, p *production) (*made, error) {
 	}
 }
 
-// verify sees that all segments are in the bucket, and returns their size.
+// verify sees that all segments are in the bucket, and returns their size. Where
+// one is missing that is not here any more either, the recording goes on without it.
 func (t *take) verify(ctx context.Context, b storage.Bucket) (size int64, err error) {
-	sizes := map[string]int64{}
-	for after := ""; ; {
-		list, err := b.List(ctx, t.folder()+"/", after, 1000)
-		if err != nil {
-			return 0, err
-		}
-		for _, o := range list {
-			sizes[path.Base(o.Key)] = o.Size
-			after = o.Key
-		}
-		if len(list) < 1000 {
-			break
-		}
+	sizes, err := t.sizes(ctx, b)
+	if err != nil {
+		return 0, err
 	}
-	var missing []int
+	var again, gone []int
 	t.mu.Lock()
+	left := 0
 	for i := range t.segments {
 		s := &t.segments[i]
 		got, ok := sizes[s.name()]
 		switch {
+		case s.missing:
+			continue
 		case ok && got == s.Size:
 			size += got
 		case s.local:
-			missing = append(missing, s.N)
+			again = append(again, s.N)
 		default:
-			err = &failure{errnumMedia, fmt.Errorf("segment %d is neither in the bucket nor in the spool", s.N)}
+			gone = append(gone, s.N)
+			continue
 		}
+		left++
 	}
 	t.mu.Unlock()
-	if err != nil || len(missing) == 0 {
-		return size, err
+	if left == 0 {
+		return 0, &failure{errnumMedia, errors.New("no segment of it is in the bucket or in the spool")}
 	}
-	for _, n := range missing {
+	for _, n := range gone {
+		t.miss(n)
+	}
+	if len(again) == 0 {
+		return size, nil
+	}
+	for _, n := range again {
 		if err := t.upload(ctx, n); err != nil {
 			return 0, err
 		}
 	}
 	return t.verify(ctx, b)
+}
+
+// asking is how many segments are asked for at a time.
+const asking = 16
+
+// sizes returns the sizes of the segments in the bucket, by their names. A list
+// tells of many at once; but of two buckets each must answer for one, and what is
+// in the other can be had all the same. So those that no list has are asked for, and
+// those of which nobody knows are not there if they can be put there again.
+func (t *take) sizes(ctx context.Context, b storage.Bucket) (map[string]int64, error) {
+	sizes := map[string]int64{}
+	each(ctx, b, t.folder()+"/", func(o *storage.Object) { sizes[path.Base(o.Key)] = o.Size })
+	var names, here []string
+	t.mu.Lock()
+	for i := range t.segments {
+		s := &t.segments[i]
+		if _, ok := sizes[s.name()]; !ok && !s.missing {
+			names = append(names, s.name())
+			if s.local {
+				here = append(here, s.name())
+			}
+		}
+	}
+	t.mu.Unlock()
+	var mu sync.Mutex
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(asking)
+	for _, name := range names {
+		g.Go(func() error { // ends with the answer
+			o, err := b.Stat(ctx, path.Join(t.folder(), name))
+			if errors.Is(err, storage.ErrNotExist) || err != nil && ctx.Err() == nil && slices.Contains(here, name) {
+				return nil
+			}
+			if err == nil {
+				mu.Lock()
+				sizes[name] = o.Size
+				mu.Unlock()
+			}
+			return err
+		})
+	}
+	return sizes, g.Wait()
 }
 
 // holds reports whether the object at a key is text, and in which bucket.

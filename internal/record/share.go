@@ -720,7 +720,7 @@ func (r *Recorder) adopt(ctx context.Context, subject string, last *jetstream.Ra
 // cutOff forgets the segments that are not in the bucket, which are lost.
 func (t *take) cutOff() {
 	n := 0
-	for n < len(t.segments) && t.segments[n].stored {
+	for n < len(t.segments) && (t.segments[n].stored || t.segments[n].missing) {
 		n++
 	}
 	if n < len(t.segments) {
@@ -745,6 +745,9 @@ func (t *take) cutOff() {
 // seen1 sees that the last segment is where this node looks for it.
 func (t *take) seen1(ctx context.Context) error {
 	n := len(t.segments)
+	for n > 0 && t.segments[n-1].missing {
+		n--
+	}
 	if n == 0 || t.files["hls"] != nil && t.files["hls"].Fact != nil {
 		return nil
 	}
@@ -763,7 +766,11 @@ func (t *take) compact() ([]byte, error) {
 		list = append(list, entry{Push: &t.pushes[i]})
 	}
 	for i := range t.segments {
-		list = append(list, entry{Segment: &t.segments[i]}, entry{Stored: t.segments[i].N})
+		s := &t.segments[i]
+		list = append(list, entry{Segment: s}, entry{Stored: s.N})
+		if s.missing {
+			list = append(list, entry{Missing: s.N})
+		}
 	}
 	list = append(list, entry{Left: &t.left})
 	if t.lost > 0 {

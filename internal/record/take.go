@@ -119,6 +119,36 @@ func (t *take) endLocked() int64 {
 	return 0
 }
 
+// media returns how much media the segments have that are not missing, in ms, and how
+// many they are. t.mu is held.
+func (t *take) media() (length int64, segments int) {
+	length = t.endLocked()
+	for i := range t.segments {
+		if s := &t.segments[i]; s.missing {
+			length -= s.Duration
+		} else {
+			segments++
+		}
+	}
+	return length, segments
+}
+
+// lostMedia returns how much there was that no file has, in ms. t.mu is held.
+func (t *take) lostMedia() int64 {
+	there, _ := t.media()
+	return t.lost + t.endLocked() - there
+}
+
+// miss notes that segment n is neither here nor in the bucket.
+func (t *take) miss(n int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.segment(n)
+	s.missing = true
+	t.noteLocked(entry{Missing: n}, true)
+	t.log.Error("a segment of a recording is missing: it is neither in the bucket nor in the spool", "segment", s.name(), "lost", ms(s.Duration))
+}
+
 // note writes an entry that may be late, but is not lost while the process
 // lives.
 func (t *take) note(e entry, sync bool) {
@@ -167,6 +197,10 @@ func (t *take) append(b []byte) error {
 		n += more
 		return err
 	})
+	if d := t.r.sync; err == nil && d > 0 && time.Since(t.synced) >= d {
+		t.synced = time.Now()
+		err = t.out.Sync()
+	}
 	if err != nil {
 		t.out.Truncate(t.written)
 		t.r.spool.give(int64(len(b)), false)
@@ -174,10 +208,6 @@ func (t *take) append(b []byte) error {
 	}
 	t.written += int64(n)
 	t.hash.Write(b)
-	if d := t.r.sync; d > 0 && time.Since(t.synced) >= d {
-		t.synced = time.Now()
-		return t.out.Sync()
-	}
 	return nil
 }
 
@@ -185,7 +215,7 @@ func (t *take) append(b []byte) error {
 func (t *take) finish(duration int64) error {
 	f := t.out
 	t.out = nil
-	err := errors.Join(f.Sync(), f.Close())
+	err := errors.Join(f.Sync(), f.Close(), syncDir(t.dir)) // before the journal says that it is there
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.written == 0 {
@@ -323,6 +353,8 @@ func (t *take) apply(e *entry) {
 		t.segments = append(t.segments, *e.Segment)
 	case e.Stored > 0 && e.Stored <= len(t.segments):
 		t.segments[e.Stored-1].stored = true
+	case e.Missing > 0 && e.Missing <= len(t.segments):
+		t.segments[e.Missing-1].missing = true
 	case e.Left != nil:
 		t.left = *e.Left
 	case e.Lost > 0:
