@@ -396,6 +396,7 @@ func recordBody(e *event.Event, cb *event.Callback, r *event.Recording, done *ev
 		UniqueName string `json:"uniqname"`
 	}
 	extended := cb.Format == "new"
+	made := madeOf(done)
 	if r.Format == "hls" {
 		type item struct {
 			Desc  string   `json:"desc"`
@@ -410,11 +411,12 @@ func recordBody(e *event.Event, cb *event.Callback, r *event.Recording, done *ev
 			Items     []item `json:"items"`
 			MediaSize int64  `json:"mediaSize"`
 			*extension
-		}{status, r.Task, []item{{desc, keys, "", r.VDOID, status}}, 0, nil}
+			*recordMade
+		}{status, r.Task, []item{{desc, keys, "", r.VDOID, status}}, 0, nil, nil}
 		if extended {
 			b.extension = &extension{unix(r.Start), unix(r.End), r.Bucket, e.Stream, e.App, r.Domain, e.Space}
 			if done != nil {
-				b.MediaSize = done.Size
+				b.MediaSize, b.recordMade = done.Size, made
 			}
 		}
 		return jsonBody(b)
@@ -442,6 +444,7 @@ func recordBody(e *event.Event, cb *event.Callback, r *event.Recording, done *ev
 		App        string `json:"app"`
 		Domain     string `json:"domain"`
 		UniqueName string `json:"uniqname"`
+		MediaSize  int64  `json:"mediaSize,omitempty"`
 	}
 	b := struct {
 		TaskID  string  `json:"taskid"`
@@ -450,7 +453,8 @@ func recordBody(e *event.Event, cb *event.Callback, r *event.Recording, done *ev
 		Items   []item  `json:"items"`
 		Status  int     `json:"status"`
 		*names
-	}{r.Task, "avtrans", details{0, "", r.Bucket, unix(r.Start), unix(r.End), e.Stream, []file{}}, []item{{"", desc, keys, status}}, status, nil}
+		*recordMade
+	}{r.Task, "avtrans", details{0, "", r.Bucket, unix(r.Start), unix(r.End), e.Stream, []file{}}, []item{{"", desc, keys, status}}, status, nil, nil}
 	if done != nil {
 		info, err := mediaInfo(done)
 		if err != nil {
@@ -461,10 +465,35 @@ func recordBody(e *event.Event, cb *event.Callback, r *event.Recording, done *ev
 		b.Details.Errnum, b.Details.Errmsg = errnum, errmsg
 	}
 	if extended {
-		b.names = &names{e.App, r.Domain, e.Space}
+		b.names = &names{e.App, r.Domain, e.Space, 0}
+		if done != nil {
+			b.MediaSize, b.recordMade = done.Size, made
+		}
 	}
 	return jsonBody(b)
 }
+
+// recordMade is what the new form says of a file that is there. Durations are text,
+// in seconds, as in outMediainfo.
+type recordMade struct {
+	Duration string `json:"duration"`
+	Segments int    `json:"segments,omitempty"` // of the HLS recording, or that the file was made of
+	Lost     string `json:"lost,omitempty"`     // media that no file has
+}
+
+func madeOf(done *event.RecordFinished) *recordMade {
+	if done == nil {
+		return nil
+	}
+	m := &recordMade{Duration: seconds(done.Duration), Segments: done.Segments}
+	if done.Lost > 0 {
+		m.Lost = strconv.FormatFloat(done.Lost.Seconds(), 'f', -1, 64)
+	}
+	return m
+}
+
+// seconds is a duration as the guide writes it.
+func seconds(d time.Duration) string { return strconv.FormatInt(int64(d/time.Second), 10) }
 
 // mediaInfo is what a prober would say of a file, as the text of a JSON object
 // (l.970-1024).
@@ -501,7 +530,7 @@ func mediaInfo(done *event.RecordFinished) (string, error) {
 		Metadata metadata `json:"metadata"`
 		Format   format   `json:"format"`
 		Streams  []track  `json:"streams"`
-	}{metadata{m.Rotate}, format{m.FormatName, m.Size, strconv.FormatInt(int64(m.Duration/time.Second), 10), m.BitRate}, tracks})
+	}{metadata{m.Rotate}, format{m.FormatName, m.Size, seconds(m.Duration), m.BitRate}, tracks})
 	return string(b.text), err
 }
 

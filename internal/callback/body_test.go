@@ -64,6 +64,10 @@ func TestGoldenBodies(t *testing.T) {
 	}
 	pictureNew := picture
 	pictureNew.Callback = cb("new")
+	mp4New := mp4
+	mp4New.Callback, mp4New.Domain = cb("new"), "xxx.xxx.com"
+	flvNew := mp4New
+	flvNew.Format, flvNew.Key = "flv", "record/yourapp/StreamName/flv/StreamName-1594951180-1594953010.flv"
 	tests := []struct {
 		golden string
 		fact   event.Event
@@ -78,6 +82,9 @@ func TestGoldenBodies(t *testing.T) {
 		{"v2_refused.json", fact(1670575130460, "yourUniqueName", "live", "stream_123",
 			event.PublishRefused{Client: v2, Reason: "auth_expired", Code: 5, SubCode: 2, Message: "URL Expired", Callback: cb("v2")})},
 		{"record_hls.json", fact(1594953190000, "yourUniqueName", "yourapp", "StreamName", event.RecordFinished{Recording: hls, Size: 123})},
+		{"record_hls_new.json", fact(1594953190000, "yourUniqueName", "yourapp", "StreamName", event.RecordFinished{
+			Recording: hlsNew, Duration: 1815*time.Second + 999*time.Millisecond, Size: 356123456, Segments: 182, Lost: 4500 * time.Millisecond,
+		})},
 		{"record_hls_failed_new.json", fact(1594953190000, "yourUniqueName", "yourapp", "StreamName", event.RecordFailed{Recording: hlsNew, Errnum: 5, Errmsg: "the disk is full"})},
 		{"record_mp4.json", fact(1594953190000, "yourUniqueName", "yourapp", "yourstreamname", event.RecordFinished{Recording: mp4, Media: &event.MediaInfo{
 			FormatName: "mp4", Size: 1027254935, Duration: 5241*time.Second + 999*time.Millisecond, BitRate: 1568024,
@@ -86,6 +93,16 @@ func TestGoldenBodies(t *testing.T) {
 				{Index: 1, CodecName: "aac", CodecType: "audio", Channels: 2, SampleRate: 32000},
 			},
 		}})},
+		{"record_mp4_new.json", fact(1594953190000, "yourUniqueName", "yourapp", "yourstreamname", event.RecordFinished{
+			Recording: mp4New, Duration: 9960 * time.Millisecond, Size: 1234567, Segments: 1,
+			Media: &event.MediaInfo{
+				FormatName: "mp4", Size: 1234567, Duration: 9960 * time.Millisecond, BitRate: 991620,
+				Streams: []event.MediaStream{{Index: 0, CodecName: "h264", CodecType: "video", Width: 1280, Height: 720, FrameRate: "25/1"}},
+			},
+		})},
+		{"record_flv_new.json", fact(1594953190000, "yourUniqueName", "yourapp", "yourstreamname", event.RecordFinished{
+			Recording: flvNew, Duration: 800 * time.Millisecond, Size: 98765, Segments: 2, Lost: time.Second,
+		})},
 		{"record_flv_failed.json", fact(1594953190000, "yourUniqueName", "yourapp", "yourstreamname", event.RecordFailed{Recording: flv, Errnum: 5, Errmsg: "the HLS recording failed"})},
 		{"snapshot.json", fact(1683279838000, "youruniquename", "yourapp", "streamname", event.SnapshotTaken{Snapshot: picture, Width: 720, Height: 1280, Size: 96733})},
 		{"snapshot_failed_new.json", fact(1683279838000, "youruniquename", "yourapp", "streamname", event.SnapshotFailed{Snapshot: pictureNew, Errnum: 7, Errmsg: "the picture cannot be decoded"})},

@@ -50,7 +50,7 @@ func TestTimeShift(t *testing.T) {
 			return l
 		}
 		l := list(2)
-		if l.Type != "EVENT" || l.End || l.TargetDuration != 30 {
+		if l.Type != "EVENT" || l.End || l.TargetDuration != 35 {
 			t.Errorf("playlist %+v", l)
 		}
 		segment := l.Segments[0].URI
