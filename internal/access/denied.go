@@ -39,6 +39,8 @@ type Denied struct {
 	Reason Reason
 	Why    string // more of it, for logs; not for the client
 
+	Forbidden bool // the owner has forbidden the stream or app
+
 	// RTMP: the numbers and the description of the guide's tables (l.246-266,
 	// l.305-314), and the code of the onStatus that goes with them.
 	Code, SubCode int

@@ -136,6 +136,6 @@ func (j *judgement) checkName() *objection {
 // deny makes of an objection what the client is told.
 func (j *judgement) deny(o *objection) *Denied {
 	d := deny(j.request.Op, o.reason, j.domain)
-	d.Why = o.why
+	d.Why, d.Forbidden = o.why, o == forbidden
 	return d
 }

@@ -2,6 +2,9 @@ package access
 
 import "time"
 
+// forbidden is the objection to what the owner has forbidden.
+var forbidden = &objection{Blocked, "the stream or app is forbidden"}
+
 // checkLists is the block and allow lists of the domain, and the streams that
 // are forbidden.
 func (j *judgement) checkLists() *objection {
@@ -11,7 +14,7 @@ func (j *judgement) checkLists() *objection {
 	case !a.IP.Pass(r.Addr.Addr()):
 		return &objection{Blocked, "the address is blocked or not allowed"}
 	case j.space.Forbids(r.Op.use(), j.app.Name, r.Stream, time.Now()):
-		return &objection{Blocked, "the stream or app is forbidden"}
+		return forbidden
 	}
 	if r.overHTTP() {
 		switch {

@@ -156,8 +156,8 @@ func (s *Server) begin(ss *session, protocol string, grant *access.Grant,
 	s.started[ss.kind]++
 	s.mu.Unlock()
 	s.logOf(ss).Info("session begins", "protocol", protocol, "client", ss.addr)
-	if s.gate.Recheck(grant) != nil { // the policy has changed, and Recheck has not seen this session
-		ss.revoke()
+	if err := s.gate.Recheck(grant); err != nil { // the policy has changed, and Recheck has not seen this session
+		ss.revoke(err)
 	}
 }
 
@@ -247,20 +247,26 @@ func (s *Server) Recheck() {
 	}
 	s.mu.Unlock()
 	for ss, grant := range held {
-		if s.gate.Recheck(grant) == nil {
+		err := s.gate.Recheck(grant)
+		if err == nil {
 			continue
 		}
 		s.mu.Lock()
 		if ss.grant == grant {
-			ss.revoke()
+			ss.revoke(err)
 		}
 		s.mu.Unlock()
 	}
 }
 
-// revoke ends what the session does because its right has ended.
-func (ss *session) revoke() {
+// revoke ends what the session does because its right has ended. That of a
+// publisher whose stream was forbidden has not: it is ended as one that is kicked
+// (B.78), and its players do not wait for its return.
+func (ss *session) revoke(err error) {
+	d := (*access.Denied)(nil)
 	switch {
+	case ss.pub != nil && errors.As(err, &d) && d.Forbidden:
+		ss.pub.End(stream.EndKicked)
 	case ss.pub != nil:
 		ss.pub.End(stream.EndRevoked)
 	case ss.player != nil:
