@@ -38,6 +38,7 @@ type Config struct {
 	// is empty, a server runs in this process.
 	URL         string
 	Credentials string      // file with a JWT and its key, for URL
+	Replicas    int         // how many servers of URL keep each thing; 0: one
 	TLS         *tls.Config // for URL; nil: what the URL asks for, with the system's authorities
 
 	Cluster *Cluster // of which the server in this process is a member; or nil
@@ -66,7 +67,7 @@ type Cluster struct {
 	TLS            *tls.Config
 }
 
-// Replicas is how many members of a cluster keep each thing.
+// Replicas is how many members of a cluster of Weir nodes keep each thing.
 const Replicas = 3
 
 // Bus is a connection to JetStream, and perhaps the server behind it.
@@ -84,7 +85,7 @@ type Bus struct {
 // Open starts the server in this process, if cfg has one, and connects. The
 // context bounds the start only. The caller ends the Bus with Close.
 func Open(ctx context.Context, cfg Config, log *slog.Logger) (*Bus, error) {
-	b := &Bus{replicas: 1, shared: cfg.URL != "" || cfg.Cluster != nil}
+	b := &Bus{replicas: max(1, cfg.Replicas), shared: cfg.URL != "" || cfg.Cluster != nil}
 	opts := []nats.Option{
 		nats.Name("weir " + cfg.Node),
 		nats.MaxReconnects(-1),

@@ -3,8 +3,10 @@ package bus
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
+	"net/url"
 	"os"
 	"strings"
 	"testing"
@@ -31,7 +33,9 @@ func eventually(t *testing.T, f func(context.Context) error) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	for {
-		err := f(ctx)
+		try, done := context.WithTimeout(ctx, 3*time.Second) // what is sent while a stream gets replicas may get lost
+		err := f(try)
+		done()
 		if err == nil {
 			return
 		}
@@ -134,6 +138,77 @@ func TestCluster(t *testing.T) {
 	nodes[0].Close()
 	get(t, nodes[1])
 	get(t, nodes[2])
+}
+
+// Three servers of somebody else keep everything as often as the configuration
+// says, and what their owner has raised stays so.
+func TestExternalCluster(t *testing.T) {
+	var routes []*url.URL
+	var held []net.Listener
+	for range 3 {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		held, routes = append(held, ln), append(routes, &url.URL{Scheme: "nats-route", Host: ln.Addr().String()})
+	}
+	var urls []string
+	var servers []*server.Server
+	for i, ln := range held {
+		ln.Close()
+		s, err := server.NewServer(&server.Options{
+			ServerName: fmt.Sprint("s", i), Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
+			Cluster: server.ClusterOpts{Name: "theirs", Host: "127.0.0.1", Port: ln.Addr().(*net.TCPAddr).Port}, Routes: routes,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		go s.Start() // ends when the server does
+		t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
+		servers = append(servers, s)
+	}
+	for _, s := range servers {
+		if !s.ReadyForConnections(20 * time.Second) {
+			t.Fatal("NATS did not start")
+		}
+		urls = append(urls, s.ClientURL())
+	}
+	once := open(t, Config{Node: "n", URL: strings.Join(urls, ",")})
+	thrice := open(t, Config{Node: "n", URL: strings.Join(urls, ","), Replicas: 3})
+	js := once.JetStream()
+	want := func(stream string, want int) {
+		t.Helper()
+		eventually(t, func(ctx context.Context) error {
+			s, err := js.Stream(ctx, stream)
+			if err == nil && s.CachedInfo().Config.Replicas != want {
+				err = fmt.Errorf("%s has %d replicas, want %d", stream, s.CachedInfo().Config.Replicas, want)
+			}
+			return err
+		})
+	}
+	stream := func(b *Bus, name string, mode jetstream.PersistModeType) {
+		t.Helper()
+		eventually(t, func(ctx context.Context) error {
+			_, err := Stream(ctx, b.JetStream(), jetstream.StreamConfig{Name: name, Subjects: []string{name}, Replicas: b.Replicas(), PersistMode: mode}, 1, nil)
+			return err
+		})
+	}
+	put(t, once)
+	stream(once, "s", 0)
+	stream(once, "quick", jetstream.AsyncPersistMode)
+	want("KV_test", 1)
+	want("s", 1)
+	put(t, thrice)
+	stream(thrice, "s", 0)
+	stream(thrice, "quick", 0)
+	for range 2 { // afterwards a node that asks for less leaves it
+		want("KV_test", 3)
+		want("s", 3)
+		want("quick", 1)
+		put(t, once)
+		get(t, once)
+		stream(once, "s", 0)
+	}
 }
 
 func TestSchema(t *testing.T) {

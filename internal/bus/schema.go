@@ -30,8 +30,9 @@ const schemaKey = "weir.schema"
 
 // Stream makes the stream that cfg describes, or changes the one that is there
 // to be so. It records that what the stream holds is in version schema, after
-// migrate has been called for each version before. The error is a *Newer if the
-// stream is in a version to come.
+// migrate has been called for each version before. More replicas than it asks for
+// are left, and so is one where JetStream does not let there be more. The error is
+// a *Newer if the stream is in a version to come.
 func Stream(ctx context.Context, js jetstream.JetStream, cfg jetstream.StreamConfig, schema int, migrate Migrate) (jetstream.Stream, error) {
 	old, err := find(ctx, js, cfg.Name)
 	if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
@@ -42,6 +43,10 @@ func Stream(ctx context.Context, js jetstream.JetStream, cfg jetstream.StreamCon
 		have := old.CachedInfo().Config
 		if err := upgrade(ctx, cfg.Name, have.Metadata, schema, migrate); err != nil {
 			return nil, err
+		}
+		cfg.Replicas = replicas(old.CachedInfo(), cfg.Replicas)
+		if have.PersistMode == jetstream.AsyncPersistMode { // which cannot be changed, and is of a single copy
+			cfg.PersistMode, cfg.Replicas = have.PersistMode, 1
 		}
 		if have.MaxAge == cfg.MaxAge && have.MaxBytes == cfg.MaxBytes && have.Replicas == max(1, cfg.Replicas) &&
 			have.Duplicates == cfg.Duplicates && slices.Equal(have.Subjects, cfg.Subjects) &&
@@ -68,6 +73,7 @@ func KV(ctx context.Context, js jetstream.JetStream, cfg jetstream.KeyValueConfi
 		if err := upgrade(ctx, cfg.Bucket, old.CachedInfo().Config.Metadata, schema, migrate); err != nil {
 			return nil, err
 		}
+		cfg.Replicas = replicas(old.CachedInfo(), cfg.Replicas)
 	}
 	cfg.Metadata = map[string]string{schemaKey: strconv.Itoa(schema)}
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
@@ -77,6 +83,15 @@ func KV(ctx context.Context, js jetstream.JetStream, cfg jetstream.KeyValueConfi
 		return nil, fmt.Errorf("make bucket %s: %w", cfg.Bucket, err)
 	}
 	return kv, nil
+}
+
+// replicas returns how many replicas a stream is to have of which want are asked
+// for: those that somebody has added to it in a cluster are his business.
+func replicas(have *jetstream.StreamInfo, want int) int {
+	if have.Cluster == nil { // where there is but one, even if it was once in a cluster
+		return max(1, want)
+	}
+	return max(1, want, have.Config.Replicas)
 }
 
 // answerTime is how long JetStream may take to answer. A cluster without a

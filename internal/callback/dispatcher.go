@@ -28,6 +28,7 @@ type Options struct {
 	Log      *slog.Logger
 	Node     string // the name of this node, unique in a cluster
 	Replicas int    // of what is kept; default 1
+	Shared   bool   // JetStream is that of others, too
 	Keep     Keep
 
 	lease time.Duration // of a node that is not heard of any more; tests make it short
@@ -57,6 +58,7 @@ func New(js jetstream.JetStream, l *eventlog.Log, set func() *policy.Set, o Opti
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	k := newKeeper(js, o.Replicas, o.Keep, o.Log)
+	k.shared = o.Shared
 	return &Dispatcher{
 		log: o.Log, policy: set, events: l, keeper: k,
 		facts: newQueue(newLogSource(l, false), k.part(""), k, set, o.Log),

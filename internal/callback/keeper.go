@@ -64,6 +64,7 @@ type keeper struct {
 	conn     *nats.Conn
 	js       jetstream.JetStream
 	replicas int
+	shared   bool // JetStream is not in this process alone, and may be given more replicas
 	limits   Keep
 	log      *slog.Logger
 
@@ -107,8 +108,8 @@ func (k *keeper) open(ctx context.Context) error {
 		Name: attemptStream, Description: "how callbacks were delivered", Subjects: []string{attemptSubject + ">"},
 		MaxAge: k.limits.AttemptsAge, MaxBytes: k.limits.AttemptsBytes, Replicas: k.replicas,
 	}
-	if attempts.Replicas == 1 {
-		attempts.PersistMode = jetstream.AsyncPersistMode // which there is for a single copy
+	if attempts.Replicas == 1 && !k.shared {
+		attempts.PersistMode = jetstream.AsyncPersistMode // which there is for a single copy, and for ever
 	}
 	log, err := bus.Stream(ctx, k.js, attempts, schema, migrate)
 	if err != nil {

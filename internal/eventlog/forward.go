@@ -63,7 +63,7 @@ const window = 128
 // takes one after the other: there, one that was refused because of the one
 // before it would not be taken again for a while.
 func (l *lane) window() int {
-	if l.config.Replicas > 1 {
+	if (*l.ready.Load()).CachedInfo().Config.Replicas > 1 {
 		return 1
 	}
 	return window

@@ -18,6 +18,7 @@ type NATS struct {
 	URL         string  `yaml:"url"`         // of an external NATS; several with commas between
 	Credentials string  `yaml:"credentials"` // file, for url
 	TLS         NATSTLS `yaml:"tls"`         // for url
+	Replicas    int     `yaml:"replicas"`    // for url: how many of its servers keep each thing
 	Cluster     Cluster `yaml:"cluster"`     // of the NATS in the process
 }
 
@@ -59,8 +60,16 @@ func (n *NATS) check(add func(path, format string, args ...any)) {
 		if c.Name != "" {
 			add("nats.cluster", "is for the NATS in the process, and nats.url is that of another one")
 		}
-	} else if n.Credentials != "" || n.TLS != (NATSTLS{}) {
-		add("nats", "credentials and tls go with url")
+		if r := n.Replicas; r != 0 && r != 1 && r != 3 && r != 5 {
+			add("nats.replicas", "must be 1, 3 or 5, not %d", r)
+		}
+	} else {
+		if n.Credentials != "" || n.TLS != (NATSTLS{}) {
+			add("nats", "credentials and tls go with url")
+		}
+		if n.Replicas != 0 {
+			add("nats.replicas", "goes with url: the NATS in the process keeps everything once, and in a cluster three times")
+		}
 	}
 	n.TLS.check("nats.tls", add)
 	c.TLS.check("nats.cluster.tls", add)
@@ -130,7 +139,7 @@ func (t *NATSTLS) config(mutual bool) (*tls.Config, error) {
 
 // bus returns what bus.Open takes.
 func (n *NATS) bus(node, dir string) (bus.Config, error) {
-	b := bus.Config{Node: node, Dir: dir, URL: n.URL, Credentials: n.Credentials}
+	b := bus.Config{Node: node, Dir: dir, URL: n.URL, Credentials: n.Credentials, Replicas: n.Replicas}
 	var err error
 	if b.TLS, err = n.TLS.config(false); err != nil {
 		return b, fmt.Errorf("nats.tls: %w", err)

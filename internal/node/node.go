@@ -131,7 +131,7 @@ func New(cfg *Config, log *slog.Logger) (_ *Node, err error) {
 
 	l := &cfg.Limits
 	n.quality = quality.NewMonitor(quality.Options{Log: log, Emit: n.events.Emit, Callback: n.alertCallback})
-	n.callbacks = callback.New(n.bus.JetStream(), n.events, n.policy.Set, callback.Options{Log: log, Node: n.name, Replicas: n.bus.Replicas()})
+	n.callbacks = callback.New(n.bus.JetStream(), n.events, n.policy.Set, callback.Options{Log: log, Node: n.name, Replicas: n.bus.Replicas(), Shared: n.bus.Shared()})
 	s := &cfg.Statistics
 	n.stats = stats.New(stats.Options{
 		Log: log, JetStream: n.bus.JetStream(), Replicas: n.bus.Replicas(), Node: n.name,
