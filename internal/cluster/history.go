@@ -108,7 +108,7 @@ func (p *Policy) rekey(ctx context.Context) {
 	if !p.o.FileRules && len(p.bad) == 0 {
 		for name, s := range p.docs {
 			if !s.Deleted && p.o.Keys.old(s.raw) {
-				puts = append(puts, put{name: name, value: s.Value, note: "secrets encrypted with the newest key"})
+				puts = append(puts, put{name: name, value: s.Value, note: "secrets encrypted with the newest key", before: s.Version})
 			}
 		}
 	}
@@ -116,10 +116,12 @@ func (p *Policy) rekey(ctx context.Context) {
 	if len(puts) == 0 {
 		return
 	}
-	_, err := p.publish(ctx, puts, seen, "node "+p.o.Node)
+	by := "node " + p.o.Node
+	versions, err := p.publish(ctx, puts, seen, by)
 	var conflict *conflictError
 	switch {
 	case err == nil:
+		p.tell(puts, versions, by)
 		p.log.Info("secrets of the policy are encrypted with the newest key now", "documents", len(puts))
 	case !errors.As(err, &conflict) && ctx.Err() == nil: // or another node does it, or the next start
 		p.log.Warn("secrets of the policy are still encrypted with an older key", "err", err)

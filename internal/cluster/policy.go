@@ -247,13 +247,33 @@ func (p *Policy) OnChange(f func(*policy.Set)) {
 	p.hooks = append(p.hooks, f)
 }
 
-// Replace makes set the policy of a node whose file rules.
+// Replace makes set the policy of a node whose file rules, and tells of each
+// document that differs: those have no versions.
 func (p *Policy) Replace(set *policy.Set) {
 	p.mu.Lock()
+	old := make(map[string]any)
+	for _, d := range p.current() {
+		old[d.Name] = d.Value
+	}
 	p.file = set
+	var puts []put
+	for _, d := range p.current() {
+		before := old[d.Name]
+		delete(old, d.Name)
+		if before == nil || !sameValue(before, d.Value) {
+			puts = append(puts, put{name: d.Name, value: d.Value, note: note(before, d.Value)})
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(old)) {
+		puts = append(puts, put{name: name, note: "deleted"})
+	}
 	p.mu.Unlock()
 	p.rebuild()
+	p.tell(puts, nil, byFile)
 }
+
+// byFile is who has made the policy of a node whose file rules.
+const byFile = "the configuration file"
 
 // FileRules reports whether the policy is that of the configuration file, and
 // cannot be written.
@@ -314,7 +334,7 @@ func (p *Policy) current() []Document {
 	var list []Document
 	if p.o.FileRules {
 		for _, d := range p.file.Documents() {
-			list = append(list, Document{Name: d.Name, Value: d.Value, By: "the configuration file"})
+			list = append(list, Document{Name: d.Name, Value: d.Value, By: byFile})
 		}
 	} else {
 		for _, s := range p.docs {
@@ -688,12 +708,14 @@ func (p *Policy) bootstrap(ctx context.Context) error {
 	for _, d := range p.o.Bootstrap.Documents() {
 		puts = append(puts, put{name: d.Name, value: d.Value, note: "created"})
 	}
-	_, err := p.publish(ctx, puts, 0, "bootstrap by "+p.o.Node)
+	by := "bootstrap by " + p.o.Node
+	versions, err := p.publish(ctx, puts, 0, by)
 	var conflict *conflictError
 	if errors.As(err, &conflict) {
 		return nil
 	}
 	if err == nil {
+		p.tell(puts, versions, by)
 		p.log.Info("the policy store was empty; it begins with the policy of the configuration", "documents", len(puts))
 	}
 	return err
@@ -768,6 +790,8 @@ type put struct {
 	value any // nil: deleted
 	note  string
 	index int // in the results
+
+	before uint64 // the version that it follows; 0: there is none
 }
 
 // plan checks changes against what the bucket holds at sequence seen.
@@ -797,7 +821,7 @@ func (p *Policy) plan(changes []Change, a Author) (results []Result, puts []put,
 			delete(docs, c.Name)
 			r.Deleted = true
 			r.Changes = policy.Diff(old.Value, nil)
-			results, puts = append(results, r), append(puts, put{c.Name, nil, "deleted", i})
+			results, puts = append(results, r), append(puts, put{c.Name, nil, "deleted", i, old.Version})
 			continue
 		}
 		v, err := clone(c.Name, c.Value)
@@ -822,7 +846,7 @@ func (p *Policy) plan(changes []Change, a Author) (results []Result, puts []put,
 		}
 		r.Changes = policy.Diff(old.Value, v)
 		docs[c.Name] = r.Document
-		results, puts = append(results, r), append(puts, put{c.Name, v, note(old.Value, v), i})
+		results, puts = append(results, r), append(puts, put{c.Name, v, note(old.Value, v), i, old.Version})
 	}
 	var list []Document
 	for _, name := range slices.Sorted(maps.Keys(docs)) {
@@ -868,14 +892,20 @@ func (p *Policy) settle(ctx context.Context, results []Result, puts []put, versi
 		}
 	}
 	p.mu.Unlock()
+	p.tell(puts, versions, by)
+}
+
+// tell emits a fact of each document that was written.
+func (p *Policy) tell(puts []put, versions []uint64, by string) {
 	if p.o.Changed == nil {
 		return
 	}
 	for i, w := range puts {
-		r := results[w.index]
-		e := event.New(time.Now(), event.PolicyChanged{
-			Document: w.name, Version: versions[i], Before: r.Before, Deleted: r.Deleted, By: by, Note: w.note,
-		})
+		d := event.PolicyChanged{Document: w.name, Before: w.before, Deleted: w.value == nil, By: by, Note: w.note}
+		if versions != nil {
+			d.Version = versions[i]
+		}
+		e := event.New(time.Now(), d)
 		if space, ok := strings.CutPrefix(w.name, "space/"); ok {
 			e.Space = space
 		}

@@ -227,9 +227,14 @@ func TestPolicyWrite(t *testing.T) {
 	var notes []string
 	for _, e := range facts {
 		d := e.Data.(event.PolicyChanged)
+		if d.Version == 0 {
+			t.Errorf("a fact without a version: %+v", e)
+		}
 		notes = append(notes, fmt.Sprintf("%s %s %s %t %s", e.Space, d.Document, d.By, d.Deleted, d.Note))
 	}
 	want := []string{
+		" general bootstrap by a false created",
+		"default space/default bootstrap by a false created",
 		"demo space/demo test false created",
 		`demo space/demo test false apps[more]: {"name":"more"}`,
 		"demo space/demo test true deleted",
@@ -478,11 +483,19 @@ func TestPolicySecrets(t *testing.T) {
 	}
 	both := o
 	both.Keys, both.Copy = ring(t, "b", "a"), ""
+	rekeyed := make(chan event.Event, 10)
+	both.Changed = func(e event.Event) { rekeyed <- e }
 	q := openPolicy(t, b.JetStream(), both)
 	if got := secretOf(q.Set(), "demo"); got != canary+"-2" {
 		t.Errorf("with both keys the secret is %q", got)
 	}
 	eventually(t, q, "written with the newest key", func(*policy.Set) bool { return !both.Keys.old(q.docs["space/demo"].raw) })
+	told := <-rekeyed
+	if d := told.Data.(event.PolicyChanged); len(rekeyed) != 0 || told.Space != "demo" || d.Document != "space/demo" || d.By != "node a" ||
+		d.Before != r[0].Version || d.Version <= d.Before || !strings.Contains(d.Note, "newest key") {
+		t.Errorf("of that is told %+v, and of %d more", told, len(rekeyed))
+	}
+	fmt.Fprintf(&log, "%s", must(json.Marshal(told)))
 	if key, err := q.Key(t.Context(), "segments"); err != nil || !bytes.Equal(key, shared) {
 		t.Errorf("another node's shared key is %x, %v", key, err)
 	}
@@ -572,6 +585,9 @@ func TestForbid(t *testing.T) {
 	var facts []string
 	p := openPolicy(t, b.JetStream(), Options{Node: "a", Changed: func(e event.Event) {
 		d := e.Data.(event.PolicyChanged)
+		if d.Version != 0 { // what the store begins with
+			return
+		}
 		facts = append(facts, fmt.Sprintf("%s/%s/%s %t %s %s", e.Space, e.App, e.Stream, d.Deleted, d.By, d.Note))
 	}})
 	q := openPolicy(t, b.JetStream(), Options{Node: "b"})
@@ -688,7 +704,14 @@ func TestFileRules(t *testing.T) {
 	other := openPolicy(t, b.JetStream(), Options{Node: "b"})
 	write(t, other, Change{Name: "space/store", Value: space("store")})
 	set := &policy.Set{Spaces: []policy.Space{*space("file", "live")}}
-	p := openPolicy(t, b.JetStream(), Options{Node: "a", FileRules: true, Bootstrap: set})
+	var notes []string
+	p := openPolicy(t, b.JetStream(), Options{Node: "a", FileRules: true, Bootstrap: set, Changed: func(e event.Event) {
+		d := e.Data.(event.PolicyChanged)
+		notes = append(notes, fmt.Sprintf("%s%s %s %d %t %s", e.Space, e.App, d.Document, d.Version, d.Deleted, strings.SplitN(d.Note, ":", 2)[0]))
+		if d.By != "the configuration file" && d.By != "" || strings.Contains(d.Note, canary) {
+			t.Errorf("it is told: %+v", e)
+		}
+	}})
 	if len(p.Set().Spaces) != 1 || apps(p.Set(), "file") != "live" {
 		t.Errorf("the policy is\n%s", policy.Encoding{}.YAML(p.Set()))
 	}
@@ -707,6 +730,14 @@ func TestFileRules(t *testing.T) {
 	p.Replace(&policy.Set{Spaces: []policy.Space{*space("file", "live", "more")}})
 	if apps(p.Set(), "file") != "live more" || !p.Set().Spaces[0].Forbids(policy.Play, "live", "x", time.Now()) {
 		t.Errorf("the replaced policy is\n%s", policy.Encoding{}.YAML(p.Set()))
+	}
+	p.Replace(&policy.Set{Spaces: []policy.Space{*space("file", "live", "more")}}) // nothing has changed
+	p.Replace(&policy.Set{Spaces: []policy.Space{*space("next", "live")}})
+	want := []string{
+		"filelive forbidden/file/live/ 0 false forbidden to both", "file space/file 0 false apps[more]", "next space/next 0 false created", "file space/file 0 true deleted",
+	}
+	if diff := cmp.Diff(want, notes); diff != "" {
+		t.Errorf("facts (-want +got):\n%s", diff)
 	}
 	if diff := cmp.Diff(2, len(p.Documents("")), cmpopts.EquateEmpty()); diff != "" {
 		t.Errorf("documents: %s", diff)

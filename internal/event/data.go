@@ -349,7 +349,7 @@ type CallbackAttempted struct {
 // PolicyChanged says that a document of the policy has another version.
 type PolicyChanged struct {
 	Document string `json:"document"` // space/NAME …
-	Version  uint64 `json:"version"`
+	Version  uint64 `json:"version"`  // 0: of a configuration file that rules, or of what is forbidden
 	Before   uint64 `json:"before,omitempty"`
 	Deleted  bool   `json:"deleted,omitempty"`
 	By       string `json:"by"`             // name of the token, or where it came from
