@@ -168,10 +168,10 @@ func (c *callbackReplay) Run(ctx context.Context, stdout io.Writer) error {
 		Told, Failed, Skipped int
 		Error                 string
 	}
-	if err := c.call(ctx, http.MethodPost, "/callbacks/dead-letters/replay", nil, body, &sum); err != nil {
+	if err := c.wait(ctx, http.MethodPost, "/callbacks/dead-letters/replay", nil, body, &sum); err != nil {
 		return err
 	}
-	fmt.Fprintf(stdout, "%d told, %d failed, %d left behind one that failed\n", sum.Told, sum.Failed, sum.Skipped)
+	fmt.Fprintf(stdout, "%d told, %d failed, %d left behind those\n", sum.Told, sum.Failed, sum.Skipped)
 	if sum.Failed > 0 {
 		return fmt.Errorf("the last failure: %s", sum.Error)
 	}

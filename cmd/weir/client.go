@@ -130,6 +130,11 @@ func (c *client) open(ctx context.Context, method, path string, header http.Head
 func (c *client) call(ctx context.Context, method, path string, header http.Header, body []byte, out any) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
+	return c.wait(ctx, method, path, header, body, out)
+}
+
+// wait is call for what may take as long as it likes.
+func (c *client) wait(ctx context.Context, method, path string, header http.Header, body []byte, out any) error {
 	resp, err := c.open(ctx, method, path, header, body)
 	if err != nil {
 		return err

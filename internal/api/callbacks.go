@@ -223,7 +223,7 @@ type replayOutput struct {
 	Body struct {
 		Told    int    `json:"told" doc:"That were taken; they are dead letters no more."`
 		Failed  int    `json:"failed"`
-		Skipped int    `json:"skipped" doc:"Left because one before of the same stream failed."`
+		Skipped int    `json:"skipped" doc:"Left because one before of the same stream failed, or because the receiver failed five times in a row."`
 		Error   string `json:"error,omitempty" doc:"Of the last one that failed."`
 	}
 }
@@ -243,7 +243,7 @@ func (s *Server) replayDeadLetters(ctx context.Context, in *replayInput) (*repla
 		return nil, problem(http.StatusConflict, kindConflict, "another replay is under way; wait for its end")
 	}
 	if err != nil {
-		return nil, away("the dead letters are away; %d were told", sum.Told)
+		return nil, away("the dead letters are away; %d were told, %d failed, up to number %d", sum.Told, sum.Failed, sum.Last)
 	}
 	out.Body.Told, out.Body.Failed, out.Body.Skipped, out.Body.Error = sum.Told, sum.Failed, sum.Skipped, sum.Error
 	return out, nil

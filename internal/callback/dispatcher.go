@@ -325,22 +325,8 @@ type Result struct {
 
 func resultOf(o *outcome) Result { return Result{o.ok, o.status, o.latency, o.err, o.response} }
 
-// Replay tells the dead letter of that number once more, with the id and body
-// that it always had. When that succeeds it is a dead letter no more.
-func (d *Dispatcher) Replay(ctx context.Context, number uint64) (Result, error) {
-	l, err := d.keeper.deadLetter(ctx, number)
-	if err != nil {
-		return Result{}, err
-	}
-	return d.replay(ctx, l)
-}
-
-func (d *Dispatcher) replay(ctx context.Context, l *DeadLetter) (Result, error) {
-	c := newCaller(d.policy().Space(l.Space).Deliver(), d.facts.dial, d.facts.roots)
-	defer c.close()
-	return d.replayBy(ctx, c, l)
-}
-
+// replayBy tells a dead letter once more, with the id and body that it always
+// had. When that succeeds it is a dead letter no more.
 func (d *Dispatcher) replayBy(ctx context.Context, c *caller, l *DeadLetter) (Result, error) {
 	at := time.Now()
 	o := c.do(ctx, l.call())
@@ -361,7 +347,9 @@ func (d *Dispatcher) replayBy(ctx context.Context, c *caller, l *DeadLetter) (Re
 
 // Replayed sums up a replay of many.
 type Replayed struct {
-	Told, Failed, Skipped int // skipped: behind one of the same stream that failed
+	// Skipped are left: behind one of the same stream that failed, or because
+	// their receiver has failed tripAfter times with no success between.
+	Told, Failed, Skipped int
 	Last                  uint64
 	Error                 string // of the last one that failed
 }
@@ -369,74 +357,116 @@ type Replayed struct {
 // ErrReplaying is the error of a replay of many while another is under way.
 var ErrReplaying = errors.New("another replay is under way")
 
+// replay is a replay of many under way.
+type replay struct {
+	*Dispatcher
+	callers   map[string]*caller // by space
+	receivers map[receiverKey]*replayReceiver
+
+	mu     sync.Mutex
+	sum    Replayed
+	failed map[replayLane]bool
+}
+
+type replayReceiver struct {
+	slots    chan struct{} // as many as calls may be under way
+	failures int           // with no success since
+}
+
+type replayLane struct {
+	receiverKey
+	laneKey
+}
+
 // ReplayAll tells dead letters again, in the order in which they died: those of
 // a receiver, a space, or all, from one number to another (0: to the end). Of a
-// stream one of whose letters fails the others are left.
+// stream one of whose letters fails the others are left, and so are those of a
+// receiver that only fails. With an error it says how far it came.
 func (d *Dispatcher) ReplayAll(ctx context.Context, space, receiver string, from, to uint64) (Replayed, error) {
 	if !d.replaying.TryLock() {
 		return Replayed{}, ErrReplaying
 	}
 	defer d.replaying.Unlock()
-	var sum Replayed
-	type stream struct{ space, group, app, stream string }
-	failed := make(map[stream]bool)
-	for {
+	r := &replay{Dispatcher: d, callers: make(map[string]*caller), receivers: make(map[receiverKey]*replayReceiver), failed: make(map[replayLane]bool)}
+	defer func() {
+		for _, c := range r.callers {
+			c.close()
+		}
+	}()
+	for to == 0 || from <= to {
 		list, err := d.keeper.deadLetters(ctx, space, receiver, from, batch)
 		if err != nil || len(list) == 0 {
-			return sum, err
+			return r.sum, err
 		}
-		lanes := make(map[stream][]*DeadLetter)
+		lanes := make(map[replayLane][]*DeadLetter)
 		for i := range list {
 			l := &list[i]
 			from = l.Number + 1
 			if to > 0 && l.Number > to {
 				break
 			}
-			sum.Last = l.Number
-			k := stream{l.Space, l.Group, l.App, l.Stream}
+			r.sum.Last = l.Number
+			k := replayLane{receiverKey{l.Space, l.Group}, laneKey{l.App, l.Stream}}
 			lanes[k] = append(lanes[k], l)
 		}
-		var mu sync.Mutex
 		g, ctx := errgroup.WithContext(ctx)
-		g.SetLimit(openCalls * 4)
 		for k, letters := range lanes {
-			mu.Lock()
-			bad := failed[k]
-			mu.Unlock()
-			g.Go(func() error {
-				c := newCaller(d.policy().Space(k.space).Deliver(), d.facts.dial, d.facts.roots)
-				defer c.close()
-				for _, l := range letters {
-					var r Result
-					var err error
-					if !bad {
-						if r, err = d.replayBy(ctx, c, l); err != nil {
-							return err
-						}
-					}
-					mu.Lock()
-					switch {
-					case bad:
-						sum.Skipped++
-					case r.OK:
-						sum.Told++
-					default:
-						sum.Failed++
-						sum.Error = r.Error
-						bad, failed[k] = true, true
-					}
-					mu.Unlock()
-				}
-				return nil
-			})
+			c := r.callers[k.space]
+			if c == nil {
+				c = newCaller(d.policy().Space(k.space).Deliver(), d.facts.dial, d.facts.roots)
+				r.callers[k.space] = c
+			}
+			rc := r.receivers[k.receiverKey]
+			if rc == nil {
+				rc = &replayReceiver{slots: make(chan struct{}, min(c.delivery.Concurrency, openCalls*4))}
+				r.receivers[k.receiverKey] = rc
+			}
+			g.Go(func() error { return r.tell(ctx, c, rc, k, letters) })
 		}
 		if err := g.Wait(); err != nil {
-			return sum, err
-		}
-		if to > 0 && from > to {
-			return sum, nil
+			return r.sum, err
 		}
 	}
+	return r.sum, nil
+}
+
+// tell tells the letters of one lane.
+func (r *replay) tell(ctx context.Context, c *caller, rc *replayReceiver, k replayLane, letters []*DeadLetter) error {
+	select {
+	case rc.slots <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-rc.slots }()
+	for _, l := range letters {
+		r.mu.Lock()
+		left := r.failed[k] || rc.failures >= tripAfter
+		if left {
+			r.sum.Skipped++
+		}
+		r.mu.Unlock()
+		if left {
+			continue
+		}
+		result, err := r.replayBy(ctx, c, l)
+		if err != nil {
+			return err
+		}
+		r.mu.Lock()
+		if result.OK {
+			r.sum.Told++
+			rc.failures = 0
+		} else {
+			r.sum.Failed++
+			r.sum.Error = result.Error
+			r.failed[k] = true
+			if rc.failures++; rc.failures >= tripAfter {
+				r.sum.Error = fmt.Sprintf("%s; %s has failed %d times in a row, and what else is for it was left", result.Error, bare(k.group), rc.failures)
+			}
+		}
+		r.mu.Unlock()
+	}
+	return nil
 }
 
 // ErrNoReceiver is the error of asking for a call that the policy does not ask

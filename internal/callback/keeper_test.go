@@ -164,7 +164,8 @@ func TestKeeper(t *testing.T) {
 	}
 }
 
-// Many streams whose dead letters fail again, told at the same time.
+// Many streams whose dead letters fail again, told at the same time: until it is
+// clear that the receiver is down.
 func TestReplayAllFails(t *testing.T) {
 	k, _ := realKeeper(t)
 	const streams, each = 64, 2
@@ -177,7 +178,7 @@ func TestReplayAllFails(t *testing.T) {
 	q := &queue{dial: func(context.Context, string, string) (net.Conn, error) { return nil, errTest }}
 	d := &Dispatcher{keeper: k, policy: func() *policy.Set { return new(policy.Set) }, facts: q}
 	sum, err := d.ReplayAll(t.Context(), "", "", 0, 0)
-	if err != nil || sum.Told != 0 || sum.Failed != streams || sum.Skipped != streams*(each-1) {
+	if err != nil || sum.Told != 0 || sum.Failed < tripAfter || sum.Failed >= tripAfter+openCalls*4 || sum.Skipped != streams*each-sum.Failed {
 		t.Errorf("ReplayAll = %+v, %v", sum, err)
 	}
 }
