@@ -48,6 +48,7 @@ func (f *policyFile) read() (set *policy.Set, d *policy.Decoder, prefix string, 
 
 // applied is what the API answers to a policy.
 type applied struct {
+	Version   uint64 `json:"version"`
 	Documents []struct {
 		Document string              `json:"document"`
 		Action   string              `json:"action"`
@@ -57,7 +58,7 @@ type applied struct {
 }
 
 // apply sends the file. Problems are told with their place in it.
-func (f *policyFile) apply(ctx context.Context, c *client, dry, prune bool, note string) (*applied, error) {
+func (f *policyFile) apply(ctx context.Context, c *client, dry, prune bool, note string, seen uint64) (*applied, error) {
 	set, d, prefix, err := f.read()
 	if err != nil {
 		return nil, err
@@ -66,8 +67,12 @@ func (f *policyFile) apply(ctx context.Context, c *client, dry, prune bool, note
 	if note != "" {
 		q.Set("note", note)
 	}
+	header := http.Header{}
+	if seen != 0 {
+		header.Set("If-Match", fmt.Sprintf("%q", fmt.Sprint(seen)))
+	}
 	var a applied
-	err = c.call(ctx, http.MethodPost, "/policy/apply?"+q.Encode(), nil, policy.Encoding{Secret: policy.Clear}.JSON(set), &a)
+	err = c.call(ctx, http.MethodPost, "/policy/apply?"+q.Encode(), header, policy.Encoding{Secret: policy.Clear}.JSON(set), &a)
 	var p *problemError
 	if errors.As(err, &p) && p.Status == http.StatusUnprocessableEntity {
 		inFile := true
@@ -83,8 +88,8 @@ func (f *policyFile) apply(ctx context.Context, c *client, dry, prune bool, note
 	return &a, err
 }
 
-// write writes what was changed, or would be, and reports whether that is
-// anything.
+// write writes what was changed, or would be, and the version of the policy, and
+// reports whether anything was changed.
 func (a *applied) write(w io.Writer) (changed bool) {
 	unchanged := 0
 	for _, d := range a.Documents {
@@ -103,20 +108,22 @@ func (a *applied) write(w io.Writer) (changed bool) {
 	if unchanged > 0 {
 		fmt.Fprintf(w, "unchanged: %d\n", unchanged)
 	}
+	fmt.Fprintf(w, "version: %d\n", a.Version)
 	return changed
 }
 
 type applyPolicy struct {
 	policyFile
 	client
-	DryRun bool   `help:"Say what would be changed, and change nothing."`
-	Prune  bool   `help:"Delete what the file does not have."`
-	Note   string `placeholder:"TEXT" help:"Why, for the history."`
+	DryRun  bool   `help:"Say what would be changed, and change nothing."`
+	Prune   bool   `help:"Delete what the file does not have."`
+	IfMatch uint64 `placeholder:"VERSION" help:"Change nothing unless this is the version of the server's policy, as weir diff says it."`
+	Note    string `placeholder:"TEXT" help:"Why, for the history."`
 }
 
 // Run makes the policy of the server what the file says, all of it or nothing.
 func (c *applyPolicy) Run(ctx context.Context, stdout io.Writer) error {
-	a, err := c.apply(ctx, &c.client, c.DryRun, c.Prune, c.Note)
+	a, err := c.apply(ctx, &c.client, c.DryRun, c.Prune, c.Note, c.IfMatch)
 	if err != nil {
 		return err
 	}
@@ -138,7 +145,7 @@ var errDifferent = errors.New("the policy of the server is not that of the file"
 
 // Run says in what the policy of the server differs from the file.
 func (c *diffPolicy) Run(ctx context.Context, stdout io.Writer) error {
-	a, err := c.apply(ctx, &c.client, true, c.Prune, "")
+	a, err := c.apply(ctx, &c.client, true, c.Prune, "", 0)
 	if err != nil {
 		return trouble{err} // as diff has it
 	}

@@ -25,7 +25,8 @@ type policyInput struct {
 }
 
 type policyOutput struct {
-	Version string `header:"Weir-Policy-Version" doc:"Up to which change of the store this is."`
+	ETag    string `header:"ETag" doc:"Version of the whole policy."`
+	Version string `header:"Weir-Policy-Version" doc:"The same without quotes: up to which change of the store this is."`
 	Body    json.RawMessage
 }
 
@@ -38,19 +39,22 @@ func (s *Server) getPolicy(ctx context.Context, in *policyInput) (*policyOutput,
 		s.log.Warn("the policy was exported with its secrets", "token", caller(ctx).Name, "client", caller(ctx).Addr)
 		e.Secret = policy.Clear
 	}
-	return &policyOutput{fmt.Sprint(s.Policy.Health().Version), e.JSON(s.Policy.Set())}, nil
+	set, version := s.Policy.Whole()
+	return &policyOutput{etag(version), fmt.Sprint(version), e.JSON(set)}, nil
 }
 
 type applyInput struct {
 	DryRun  bool   `query:"dry_run" doc:"Only say what would be changed."`
 	Prune   bool   `query:"prune" doc:"Delete documents that the body does not have."`
 	Note    string `query:"note" maxLength:"500" doc:"Why, for the history."`
+	IfMatch string `header:"If-Match" maxLength:"64" doc:"ETag of the whole policy that was read: nothing is changed if it has been changed since."`
 	RawBody []byte
 }
 
 // Applied is what became of each document.
 type Applied struct {
 	DryRun    bool              `json:"dry_run"`
+	Version   uint64            `json:"version" doc:"Of the whole policy: now, or with dry_run that in which it was compared. In quotes it is its ETag."`
 	Documents []AppliedDocument `json:"documents" nullable:"false"`
 }
 
@@ -63,14 +67,25 @@ type AppliedDocument struct {
 	Changes  []policy.Difference `json:"changes,omitempty" doc:"Setting by setting; secrets are asterisks."`
 }
 
-type applyOutput struct{ Body Applied }
+type applyOutput struct {
+	ETag string `header:"ETag" doc:"Version of the whole policy."`
+	Body Applied
+}
 
 func (s *Server) applyPolicy(ctx context.Context, in *applyInput) (*applyOutput, error) {
 	set := new(policy.Set)
-	if err := decodePart(in.RawBody, set); err != nil {
+	err := decodePart(in.RawBody, set)
+	if err != nil {
 		return nil, err
 	}
-	results, err := s.Policy.Apply(ctx, set, in.Prune, in.DryRun, cluster.Author{By: caller(ctx).Name, Note: in.Note})
+	author := cluster.Author{By: caller(ctx).Name, Note: in.Note}
+	_, version := s.Policy.Whole()
+	if in.IfMatch != "" && in.IfMatch != "*" {
+		if author.Seen, err = (&Match{IfMatch: in.IfMatch}).expect(); err != nil {
+			return nil, err
+		}
+	}
+	results, err := s.Policy.Apply(ctx, set, in.Prune, in.DryRun, author)
 	var wrong *cluster.Invalid
 	if errors.As(err, &wrong) {
 		var fields []field
@@ -86,7 +101,7 @@ func (s *Server) applyPolicy(ctx context.Context, in *applyInput) (*applyOutput,
 	if err != nil {
 		return nil, s.policyError(err, "body", "document", "")
 	}
-	out := &applyOutput{Applied{DryRun: in.DryRun, Documents: []AppliedDocument{}}}
+	out := &applyOutput{Body: Applied{DryRun: in.DryRun, Documents: []AppliedDocument{}}}
 	for i := range results {
 		r := &results[i]
 		d := AppliedDocument{Document: r.Name, Action: "changed", Version: r.Version, Before: r.Before, Changes: r.Changes}
@@ -98,8 +113,12 @@ func (s *Server) applyPolicy(ctx context.Context, in *applyInput) (*applyOutput,
 		case len(r.Changes) == 0:
 			d.Action = "unchanged"
 		}
+		if !in.DryRun && d.Action != "unchanged" {
+			version = max(version, r.Version) // what was written last: nothing else came between
+		}
 		out.Body.Documents = append(out.Body.Documents, d)
 	}
+	out.Body.Version, out.ETag = version, etag(version)
 	return out, nil
 }
 
@@ -214,7 +233,7 @@ func (m *Match) expect() (uint64, error) {
 	}
 	var n uint64
 	if _, err := fmt.Sscanf(m.IfMatch, `"%d"`, &n); err != nil || m.IfMatch != etag(n) || n == 0 {
-		return 0, problem(http.StatusPreconditionFailed, kindPrecondition, "If-Match is not an ETag of this document")
+		return 0, problem(http.StatusPreconditionFailed, kindPrecondition, "If-Match is not an ETag of what is to be changed")
 	}
 	return n, nil
 }
@@ -309,8 +328,9 @@ func (s *Server) policyRoutes() {
 	}, s.getPolicy)
 	add(s, route{
 		ID: "applyPolicy", Method: http.MethodPost, Path: "/policy/apply", Tag: "Policy", Summary: "Make the policy what the body says",
-		Detail: "Documents that differ are written, all of them or none. Secrets that are *** stay what they are.",
-		Role:   Admin, Scope: Global, Body: whole, Errors: []int{http.StatusServiceUnavailable},
+		Detail: "Documents that differ are written, all of them or none. Secrets that are *** stay what they are. " +
+			"With If-Match nothing is changed unless the policy is as it was when that ETag was read, by getPolicy or a dry_run.",
+		Role: Admin, Scope: Global, Body: whole, Errors: []int{http.StatusPreconditionFailed, http.StatusServiceUnavailable},
 	}, s.applyPolicy)
 	add(s, route{
 		ID: "listPolicyDocuments", Method: http.MethodGet, Path: "/policy/documents", Tag: "Policy", Summary: "List the documents of the policy",

@@ -116,6 +116,44 @@ func TestApply(t *testing.T) {
 	if rec.Code != 200 || !strings.Contains(rec.Body.String(), "canary-of-apply") {
 		t.Errorf("secrets for an admin: %d %s", rec.Code, rec.Body)
 	}
+	// Who has seen an older policy changes nothing, whatever document it was that has changed.
+	match := func(query, body, etag string) (int, string, Applied) {
+		t.Helper()
+		rec := w.do(t, request{method: http.MethodPost, path: "/policy/apply" + query, token: admin, body: body, header: map[string]string{"If-Match": etag}})
+		var a Applied
+		if err := json.Unmarshal(rec.Body.Bytes(), &a); err != nil {
+			t.Fatal(err)
+		}
+		return rec.Code, rec.Header().Get("ETag"), a
+	}
+	whole := rec.Header().Get("ETag")
+	if whole != `"`+rec.Header().Get("Weir-Policy-Version")+`"` || whole == `"0"` {
+		t.Errorf("the version of the policy is %s, %s", whole, rec.Header().Get("Weir-Policy-Version"))
+	}
+	const second = `{"spaces": [{"name": "second"}]}`
+	code, next, _ := match("", second, whole)
+	if code != 200 || next == whole {
+		t.Errorf("with the version that was read: %d, %s after %s", code, next, whole)
+	}
+	for _, query := range []string{"", "?dry_run=true"} {
+		for _, old := range []string{whole, `"999999"`, "x", `"0"`} {
+			if code, _, _ := match(query, body, old); code != 412 {
+				t.Errorf("apply%s with If-Match: %s: %d, want 412", query, old, code)
+			}
+		}
+	}
+	if s := w.Policy.Set(); len(s.Spaces) != before+2 {
+		t.Errorf("there are %d spaces", len(s.Spaces))
+	}
+	code, dry, a := match("?dry_run=true", body, next)
+	if code != 200 || dry != next || etag(a.Version) != next {
+		t.Errorf("a dry run says %d, %s, %d, want the version %s", code, dry, a.Version, next)
+	}
+	if code, again, _ := match("", second, next); code != 200 || again != next {
+		t.Errorf("what changes nothing says %d, %s, want the version %s", code, again, next)
+	}
+	rec = w.do(t, request{method: http.MethodGet, path: "/policy?secrets=true", token: admin})
+
 	// What is exported can be applied as it is, and then changes nothing.
 	for _, d := range apply("?prune=true", rec.Body.String(), 200).Documents {
 		if d.Action != "unchanged" {

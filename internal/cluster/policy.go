@@ -140,8 +140,8 @@ var (
 	ErrAway      = errors.New("the policy store does not answer; nothing was changed, or it will be seen when the store is back")
 )
 
-// Changed is the error of a write to a document that is not in the version that
-// the writer has seen.
+// Changed is the error of a write to a document, or to the policy as a whole, that
+// is not in the version that the writer has seen.
 type Changed struct {
 	Name    string
 	Version uint64 // that it has; 0: there is none
@@ -238,6 +238,13 @@ func (p *Policy) Close() {
 
 // Set returns the policy of the moment. Nobody changes it.
 func (p *Policy) Set() *policy.Set { return p.set.Load() }
+
+// Whole is Set with its version: that of the last change of the store in it.
+func (p *Policy) Whole() (*policy.Set, uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.set.Load(), p.built
+}
 
 // OnChange has f called with each new Set from now on, one at a time. F must not
 // write.
@@ -738,6 +745,7 @@ type Change struct {
 type Author struct {
 	By   string // name of a token, or what else he is known by
 	Note string // what he says about it; what changes is noted anyway
+	Seen uint64 // version of the whole policy that he has seen, of Whole; 0: whatever it is
 }
 
 // Result is what a Change came to.
@@ -800,6 +808,9 @@ func (p *Policy) plan(changes []Change, a Author) (results []Result, puts []put,
 	defer p.mu.Unlock()
 	if !p.complete && !p.o.FileRules {
 		return nil, nil, 0, ErrAway
+	}
+	if a.Seen != 0 && a.Seen != p.seen {
+		return nil, nil, 0, &Changed{"the policy", p.seen}
 	}
 	docs := map[string]Document{}
 	for _, d := range p.current() {
