@@ -24,10 +24,10 @@ type sinkCommand struct {
 
 	Fail      float64       `placeholder:"PART" help:"Fail so many of all calls, 0 to 1."`
 	FailFirst int           `placeholder:"N" help:"Fail the first N attempts of each event."`
-	Status    int           `default:"500" help:"With --fail: the status to answer (${default})."`
-	Redirect  string        `placeholder:"URL" help:"With --fail: redirect there instead."`
-	Hang      bool          `help:"With --fail: do not answer."`
-	Drop      bool          `help:"With --fail: close the connection."`
+	Status    int           `placeholder:"CODE" help:"With --fail or --fail-first: the status to answer (500)."`
+	Redirect  string        `placeholder:"URL" help:"With --fail or --fail-first: redirect there instead."`
+	Hang      bool          `help:"With --fail or --fail-first: do not answer."`
+	Drop      bool          `help:"With --fail or --fail-first: close the connection."`
 	Slow      time.Duration `placeholder:"TIME" help:"Take so long for every answer."`
 }
 
@@ -44,6 +44,9 @@ func (c *sinkCommand) Run(ctx context.Context, stdout io.Writer) error {
 	}
 	if c.FailFirst > 0 && c.Fail > 0 {
 		return errors.New("--fail and --fail-first: choose one")
+	}
+	if c.Fail == 0 && c.FailFirst == 0 && (c.Status != 0 || c.Redirect != "" || c.Hang || c.Drop) {
+		return errors.New("--status, --redirect, --hang and --drop say how calls fail; --fail or --fail-first says which")
 	}
 	s := &sink.Sink{
 		Secret: policy.NewSecret(secret), Out: stdout, Bodies: c.Bodies,

@@ -3,6 +3,7 @@ package node
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -14,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"weir/internal/callback"
 	"weir/internal/callback/sink"
 	"weir/internal/cluster"
 	"weir/internal/media/rtmp"
@@ -76,6 +78,102 @@ func TestCallbacks(t *testing.T) {
 	}
 	if a, _ := before.Account(); a.Calls != 3 {
 		t.Errorf("the first receiver had %d calls, want 3", a.Calls)
+	}
+}
+
+// Who does not ask for refused pushes is not told of them.
+func TestCallbackNoRefusal(t *testing.T) {
+	for _, asks := range []bool{false, true} {
+		receiver := &sink.Sink{}
+		s := httptest.NewServer(receiver)
+		t.Cleanup(s.Close)
+		n, stop := withReceiver(t, s.URL, policy.NewSecret("s3cret"), func(sp *policy.Space) { sp.Callback.PushRefused = asks })
+		pub := publish(t, n, "s")
+		other, err := rtmp.Dial(t.Context(), n.url("rtmp", "/live"), rtmp.Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := other.Publish("s"); err == nil {
+			t.Error("two publishers of one stream")
+		}
+		other.Close()
+		pub.Close()
+		want := 2
+		if asks {
+			want = 3
+		}
+		until(t, "the end is told", 20*time.Second, func() bool { a, _ := receiver.Account(); return a.Events >= want })
+		if err := stop(); err != nil { // and tells what it can before it ends
+			t.Fatal(err)
+		}
+		if a, _ := receiver.Account(); a.Calls != want || len(a.Problems) > 0 {
+			t.Errorf("push_refused: %t: %+v, want %d calls", asks, a, want)
+		}
+	}
+}
+
+// withReceiver returns a node whose space "default" tells a receiver.
+func withReceiver(t *testing.T, url string, secret policy.Secret, change func(*policy.Space)) (*Node, func() error) {
+	t.Helper()
+	c := testConfig(t)
+	sp := &c.Policy.Spaces[0]
+	sp.Callback = &policy.Callback{URL: policy.Endpoint(url + "/live")}
+	sp.Delivery = new(policy.Delivery)
+	sp.Delivery.SetDefaults()
+	sp.Delivery.Secret, sp.Delivery.AllowNetworks = secret, networks("127.0.0.0/8")
+	if change != nil {
+		change(sp)
+	}
+	n, _, stop := start(t, c)
+	return n, stop
+}
+
+// A test delivery of each sample comes to the receiver that the policy names,
+// signed, with a body that a receiver can read, and its answer is shown.
+func TestCallbackSamples(t *testing.T) {
+	secret := policy.NewSecret("s3cret")
+	receiver := &sink.Sink{Secret: secret}
+	var last http.Header
+	var body []byte
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		last = r.Header.Clone()
+		body, _ = io.ReadAll(r.Body)
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		receiver.ServeHTTP(w, r)
+		io.WriteString(w, "thank you")
+	}))
+	t.Cleanup(s.Close)
+	n, _ := withReceiver(t, s.URL, secret, func(sp *policy.Space) { sp.Callback.PushRefused, sp.Callback.Alerts = true, true })
+	sp := *n.Policy().Space("default")
+	app, bare := *sp.App("live"), *sp.App("live")
+	file := policy.Endpoint(s.URL + "/file?secret=1")
+	app.Record.HLS.Callback, app.Record.MP4.Callback, app.Record.FLV.Callback, app.Snapshot.Callback = file, file, file, file
+	want := map[string][2]string{
+		"start": {"publish.started", `"NotifyType":"PubStart"`}, "end": {"publish.ended", `"NotifyType":"PubEnd"`}, "refused": {"publish.refused", `"NotifyType":"PubRefused"`},
+		"alert": {"alert.raised", `"NotifyType":"AlertRaised"`}, "record_hls": {"record.finished", ".m3u8"}, "record_mp4": {"record.finished", ".mp4"},
+		"record_flv": {"record.finished", ".flv"}, "snapshot": {"snapshot.taken", "LiveSnapShotCallBack"},
+	}
+	for i, sample := range callback.Samples {
+		r, url, text, err := n.callbacks.Test(t.Context(), &sp, &app, sample)
+		if err != nil || !r.OK || r.Status != 200 || r.Response != "thank you" || r.Latency <= 0 {
+			t.Errorf("%s: %+v, %v", sample, r, err)
+		}
+		path := map[bool]string{true: "/live", false: "/file"}[i < 4]
+		if w := want[sample]; last.Get(callback.HeaderType) != w[0] || !strings.Contains(string(body), w[1]) || !bytes.Equal(body, text) || url != s.URL+path || !json.Valid(body) {
+			t.Errorf("%s: %s got %s: %s, want %s %s", sample, url, last.Get(callback.HeaderType), body, w[0], w[1])
+		}
+	}
+	a, _ := receiver.Account()
+	if a.Calls != len(want) || a.Events != len(want) {
+		t.Errorf("%+v, want %d calls", a, len(want))
+	}
+	for _, p := range a.Problems { // each sample is of a push of its own
+		if !strings.Contains(p, "an end of") {
+			t.Errorf("the sink says: %s", p)
+		}
+	}
+	if _, _, _, err := n.callbacks.Test(t.Context(), &sp, &bare, "snapshot"); !errors.Is(err, callback.ErrNoReceiver) {
+		t.Errorf("a sample that nobody asks for: %v", err)
 	}
 }
 
