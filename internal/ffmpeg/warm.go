@@ -146,7 +146,7 @@ func (t *Tool) startForkServer(ctx context.Context, f *found, l Limits) (*forkSe
 	s.p.cmd = f.mode.command(t.opt.Self, []string{"weir", SandboxArg, spec.marshal(), f.path})
 	s.p.cmd.Stderr, s.p.cmd.ExtraFiles = errW, []*os.File{theirs}
 	// It lives as long as the Tool; its jobs have their own time.
-	if err := t.launch(context.WithoutCancel(ctx), f, s.p, &Limits{}, errR, nil); err != nil {
+	if err := t.launch(context.WithoutCancel(ctx), f, s.p, &Limits{Memory: l.Memory, Nice: l.Nice, Cores: l.Cores}, errR, nil); err != nil {
 		c.Close()
 		return nil, err
 	}

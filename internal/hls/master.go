@@ -19,6 +19,8 @@ type Ladder struct {
 	// All serves the master playlist under every name that the stream's own has
 	// otherwise, which then is media.m3u8.
 	All bool
+	// Play, unless it is nil, is told that somebody plays it.
+	Play func()
 }
 
 // variantLife is for how long a player may read the playlist of a variant
@@ -82,6 +84,9 @@ func (s *Server) serveMaster(w http.ResponseWriter, r *http.Request, g *access.G
 	h["Content-Type"] = typeHLS
 	h["Content-Length"] = []string{strconv.Itoa(len(b))}
 	if r.Method != http.MethodHead {
+		if l.Play != nil {
+			l.Play()
+		}
 		s.stats.playlists.Add(1)
 		n, _ := w.Write(b)
 		s.stats.bytes.Add(int64(n))

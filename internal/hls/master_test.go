@@ -13,12 +13,16 @@ import (
 
 // offer makes the node's stream s1 one that has the rendition s1_low, which is
 // another stream here.
-func (n *node) offer(all bool) {
+func (n *node) offer(all bool, play ...func()) {
 	n.srv.Offer(func(s *stream.Stream) *Ladder {
 		if s.Key().Name != "s1" {
 			return nil
 		}
-		return &Ladder{All: all, Variants: []m3u8.Variant{
+		return &Ladder{All: all, Play: func() {
+			for _, f := range play {
+				f()
+			}
+		}, Variants: []m3u8.Variant{
 			{URI: "s1", Bandwidth: 2_000_000, Average: 1_500_000, Width: 1280, Height: 720, Codecs: "avc1.64001f,mp4a.40.2", FrameRate: 29.97},
 			{URI: "s1_low", Bandwidth: 400_000},
 		}}
@@ -46,12 +50,16 @@ func TestMaster(t *testing.T) {
 		if w := n.get("/live/s1/master.m3u8"); w.Code != 403 || !strings.Contains(w.Body.String(), "NonExistStreamName") {
 			t.Errorf("a stream without renditions: %d %s", w.Code, w.Body)
 		}
-		n.offer(false)
+		played := 0
+		n.offer(false, func() { played++ })
 		time.Sleep(4100 * time.Millisecond)
 		const want = "#EXTM3U\n#EXT-X-VERSION:3\n" +
 			"#EXT-X-STREAM-INF:BANDWIDTH=2000000,AVERAGE-BANDWIDTH=1500000,RESOLUTION=1280x720,CODECS=\"avc1.64001f,mp4a.40.2\",FRAME-RATE=29.970\n" +
 			"../s1/index.m3u8\n#EXT-X-STREAM-INF:BANDWIDTH=400000\n../s1_low/index.m3u8\n"
 		w := n.get("/live/s1/master.m3u8")
+		if played != 1 {
+			t.Errorf("whoever makes the ladder was told of %d players, want 1", played)
+		}
 		if w.Code != 200 || w.Body.String() != want || w.Header().Get("Content-Type") != "application/vnd.apple.mpegurl" {
 			t.Errorf("master playlist: %d\n%s\nwant\n%s", w.Code, w.Body, want)
 		}
@@ -65,6 +73,9 @@ func TestMaster(t *testing.T) {
 		}
 		if w := n.get("/live/s1_low/master.m3u8"); w.Code != 403 {
 			t.Errorf("the master playlist of a rendition: %d", w.Code)
+		}
+		if played != 1 {
+			t.Errorf("HEAD and the streams' own playlists are %d players of the ladder", played-1)
 		}
 	})
 }

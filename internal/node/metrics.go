@@ -133,6 +133,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	for state, count := range renditions.States {
 		gauge("transcodes", "Streams with templates, by how their renditions fare.", float64(count), "state", state)
 	}
+	gauge("transcode_speed", "Speed of the slowest rendition, of all streams; 1 is real time, 0 is not known.", renditions.Slowest)
 	counter("transcode_restarts_total", "Times that ffmpeg was started again because it had failed.", renditions.Restarts)
 	counter("transcode_frames_total", "Pictures and sounds of renditions.", renditions.Frames)
 	counter("transcode_dropped_frames_total", "Pictures that were left out of renditions to keep their frame rate.", renditions.Dropped)

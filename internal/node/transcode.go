@@ -23,7 +23,7 @@ func (n *Node) openTranscoder() {
 		if len(variants) == 0 {
 			return nil
 		}
-		return &hls.Ladder{Variants: variants, All: all}
+		return &hls.Ladder{Variants: variants, All: all, Play: func() { n.transcoder.Play(s) }}
 	})
 }
 

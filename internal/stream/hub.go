@@ -136,9 +136,15 @@ func (h *Hub) OnWanted(f func(Key) bool) { h.wanted = append(h.wanted, f) }
 
 // Await is Find for a player: where nobody publishes the stream it asks those
 // of OnWanted, and waits if one of them brings it, until ctx is done or for a
-// while. It returns nil when there is no such stream.
+// while. It returns nil when there is no such stream. Of a stream that is found though
+// its publisher has left they are asked, too.
 func (h *Hub) Await(ctx context.Context, key Key) *Stream {
 	s := h.Find(key)
+	if s != nil && !s.Live() {
+		for _, f := range h.wanted {
+			f(key)
+		}
+	}
 	if s != nil || len(h.wanted) == 0 {
 		return s
 	}

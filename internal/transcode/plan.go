@@ -19,6 +19,7 @@ type media struct {
 	width, height int
 	rate          rate  // frames per second
 	bitRate       int64 // of all of it, bit/s; 0: not known yet
+	first         int64 // CTS of the first picture, ms
 	head          int64 // bytes of the frames that ffmpeg is to find out from what it gets
 }
 
@@ -94,6 +95,16 @@ type output struct {
 	format        string
 }
 
+// gop returns the time between key frames, in seconds: whole frames of the rates that
+// it is meant for.
+func (o *output) gop() float64 {
+	gop := o.template.GOP.Seconds()
+	if o.rate.den == 1001 {
+		gop *= 1.001
+	}
+	return gop
+}
+
 // plan makes outputs of the renditions of templates for a stream of that name.
 func plan(name string, m *media, templates []*policy.Transcode) []*output {
 	var list []*output
@@ -112,6 +123,9 @@ func plan(name string, m *media, templates []*policy.Transcode) []*output {
 				o.width, o.height = size(r, m.width, m.height)
 				if r.FrameRate > 0 && float64(r.FrameRate) < m.rate.float() {
 					o.rate = rate{r.FrameRate, 1}
+					if m.rate.den == 1001 {
+						o.rate = rate{r.FrameRate * 1000, 1001} // of 29.97 every second one, and not of each
+					}
 				}
 				if m.bitRate > 0 && int64(o.bitRate) > m.bitRate {
 					o.bitRate = max(20_000, int(m.bitRate))

@@ -131,12 +131,11 @@ func (r *rendition) publish(p av.Packet) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.pub == nil {
-		key := stream.Key{Space: r.src.key.Space, App: r.src.key.App, Name: r.name}
 		of := r.src.s.Push()
 		client := event.Client{Domain: of.Client.Domain, Protocol: "transcode", NodeAddr: of.Client.NodeAddr}
 		r.src.madeMu.Lock()
 		defer r.src.madeMu.Unlock()
-		pub, err := r.src.t.hub.Publish(key, r.app(), stream.Push{Sequence: event.NewSequence(), Client: client, Of: r.src.s, Continues: r.src.made[r.Suffix] == r.of})
+		pub, err := r.src.t.hub.Publish(r.key(), r.app(), stream.Push{Sequence: event.NewSequence(), Client: client, Of: r.src.s, Continues: r.src.made[r.Suffix] == r.of})
 		if err != nil {
 			r.log.Warn("rendition cannot be published", "err", err)
 			r.src.mu.Lock()
@@ -159,13 +158,16 @@ func (r *rendition) app() *policy.App {
 	app.Takeover = false
 	t := r.template
 	if !t.Callbacks {
-		app.Callback = nil
+		app.Callback = new(policy.Callback) // nobody; nil would be the space's
 	}
 	if !t.Record {
 		app.Record.Mode = policy.RecordOff
 	}
 	if !t.Snapshot {
 		app.Snapshot.Enabled = false
+	}
+	if t.Trigger == policy.TranscodePlay && app.HLS.Mode == policy.HLSAlways {
+		app.HLS.Mode = policy.HLSOnDemand // nobody would be the last who plays it
 	}
 	app.Quality = policy.Quality{}
 	return &app
@@ -181,15 +183,20 @@ func (r *rendition) end(reason stream.EndReason) int64 {
 	return r.newest.Load()
 }
 
-// watched reports whether somebody plays the rendition.
+// watched reports whether somebody plays the rendition. It may have to come yet, or to
+// come back.
 func (r *rendition) watched() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.pub == nil {
-		return true // who waits for it
+	s := r.src.t.hub.Find(r.key())
+	if s == nil {
+		return false
 	}
-	i := r.pub.Stream().Info()
+	i := s.Info()
 	return i.Players > 0 || i.Recorders > 0
+}
+
+// key is what the rendition is called in the hub.
+func (r *rendition) key() stream.Key {
+	return stream.Key{Space: r.src.key.Space, App: r.src.key.App, Name: r.name}
 }
 
 // tagged gives the packets of a format that has none the tags that players get.

@@ -33,6 +33,8 @@ const (
 	firstPause, lastPause = 500 * time.Millisecond, 30 * time.Second
 	// tooOften is after how many failures in a row the owner is told.
 	tooOften = 3
+	// awaitTime is for how long a player waits, in the hub, for a rendition that is to come.
+	awaitTime = 10 * time.Second
 	// refusedPause is after what time somebody who was refused asks again.
 	refusedPause = 5 * time.Second
 	// flushTime is how long an ffmpeg has to finish what it was given.
@@ -91,17 +93,24 @@ func (src *source) play(suffix string) bool {
 	if i < 0 {
 		return false
 	}
+	src.want(played[i])
+	return true
+}
+
+// want notes that a player wants templates now.
+func (src *source) want(played ...*policy.Transcode) {
 	src.mu.Lock()
 	if src.played == nil {
 		src.played = make(map[string]time.Time)
 	}
-	src.played[played[i].Name] = time.Now()
+	for _, t := range played {
+		src.played[t.Name] = time.Now()
+	}
 	src.mu.Unlock()
 	select {
 	case src.wake <- struct{}{}:
 	default:
 	}
-	return true
 }
 
 // active returns the templates that are in use for a push now.
@@ -399,6 +408,9 @@ func (src *source) gather(r *stream.Reader) (head []av.Packet, m media, err erro
 		if i := firstFrame(head); m.width == 0 && i < len(head) {
 			m.width, m.height = av.KeyFrameSize(m.video, head[i].Frame)
 		}
+		if i := firstFrame(head); i < len(head) {
+			m.first = int64(head[i].CTS)
+		}
 		m.rate = frameRate(info.Video.Declared, measuredRate(&info.Video, head))
 		var configs []av.Packet
 		if m.video != av.Unknown && video.Frame != nil {
@@ -561,10 +573,14 @@ func (src *source) idle(now time.Time, pub *stream.Publication, in []*policy.Tra
 			continue
 		}
 		watched := slices.ContainsFunc(outs, func(o *rendition) bool { return o.template == t && o.watched() })
+		patience := t.Idle
+		if slices.ContainsFunc(outs, func(o *rendition) bool { return o.template == t && o.newest.Load() == 0 }) {
+			patience = max(patience, awaitTime)
+		}
 		src.mu.Lock()
 		if watched {
 			src.played[t.Name] = now
-		} else if now.Sub(src.played[t.Name]) > t.Idle {
+		} else if now.Sub(src.played[t.Name]) > patience {
 			delete(src.played, t.Name)
 			gone = true
 		}

@@ -171,6 +171,23 @@ func (t *Transcoder) wanted(key stream.Key) bool {
 	return false
 }
 
+// Play starts the templates of s that are made for players: somebody has begun to
+// play its ladder.
+func (t *Transcoder) Play(s *stream.Stream) {
+	if !s.Live() || s.Push().Of != nil {
+		return
+	}
+	_, played := templates(s.App(), s.Push())
+	if len(played) == 0 {
+		return
+	}
+	src := t.source(s)
+	src.want(played...)
+	if !s.Live() {
+		t.forget(src)
+	}
+}
+
 // enter takes one of the places for sources that are transcoded, or returns why
 // there is none: before those that are there suffer, others wait.
 func (t *Transcoder) enter(src *source) (refusal string) {
@@ -252,18 +269,22 @@ type Stats struct {
 	Restarts int64          // of an ffmpeg that had failed
 	Frames   int64          // pictures and sounds of renditions
 	Dropped  int64          // pictures that ffmpeg left out to keep the frame rate
+	Slowest  float64        // speed of the slowest rendition of all; 0: not known
 	Shed     int64          // renditions given up because the machine could not keep up
 }
 
 // Stats returns the Transcoder's account.
 func (t *Transcoder) Stats() Stats {
-	s := Stats{make(map[string]int, len(states)), t.restarts.Load(), t.frames.Load(), t.dropped.Load(), t.shed.Load()}
+	s := Stats{States: make(map[string]int, len(states)), Restarts: t.restarts.Load(), Frames: t.frames.Load(), Dropped: t.dropped.Load(), Shed: t.shed.Load()}
 	for _, name := range states {
 		s.States[name] = 0
 	}
 	for _, st := range t.Status() {
 		s.States[st.State]++
 		s.Dropped += st.Dropped
+		if st.Speed > 0 && (s.Slowest == 0 || st.Speed < s.Slowest) {
+			s.Slowest = st.Speed
+		}
 	}
 	return s
 }

@@ -17,6 +17,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"weir/internal/callback"
 	"weir/internal/event"
 	"weir/internal/ffmpeg"
 	"weir/internal/media/av"
@@ -48,6 +49,7 @@ type world struct {
 	*Transcoder
 	app   policy.App
 	quiet bool // it notes the times of the source, and nothing else
+	blind bool // it does not look at renditions at all
 
 	mu   sync.Mutex
 	more sync.Cond
@@ -128,6 +130,9 @@ func (w *world) publish(t testing.TB, list []av.Packet, push stream.Push) *strea
 
 // watch notes all that comes of the source and of renditions.
 func (w *world) watch(_ context.Context, pub *stream.Publication, r *stream.Reader) {
+	if w.blind && pub.Push().Of != nil {
+		return
+	}
 	for {
 		p, err := r.ReadPacket()
 		if err != nil {
@@ -280,6 +285,157 @@ func TestPlayTrigger(t *testing.T) {
 	}
 	w.collect(t, "s1_a", 3700)
 	pub.End(stream.EndClosed)
+}
+
+// A template of players stops when the last of them has been gone for a while, though HLS
+// has it packaged always, and starts again for the next one, who may come before the old
+// rendition is forgotten. A player of the ladder starts it, too.
+func TestPlayIdle(t *testing.T) {
+	tpl := template(rung(func(r *policy.Rendition) { r.ShortSide, r.BitRate = 90, 100_000 }))
+	tpl.Trigger, tpl.Idle = policy.TranscodePlay, time.Second
+	w := newWorld(t, Options{}, *tpl)
+	w.blind, w.app.HLS.Mode, w.app.Hold = true, policy.HLSAlways, time.Hour
+	var packagers sync.WaitGroup
+	defer packagers.Wait()
+	w.hub.OnPublish(func(ctx context.Context, s *stream.Stream) { // as the server of HLS does
+		if s.AwaitPublication(ctx, nil) == nil || s.App().HLS.Mode != policy.HLSAlways {
+			return
+		}
+		r := s.NewReader()
+		defer r.Close()
+		defer context.AfterFunc(ctx, r.Close)()
+		for err := error(nil); err == nil; {
+			_, err = r.ReadPacket()
+		}
+	})
+	pub, _, stop := w.live(t, key, clip(t, h264), stream.Push{})
+	defer stop()
+	low := stream.Key{Space: key.Space, App: key.App, Name: "s1_a"}
+	w.await(t, key, "idle")
+	for round := range 2 {
+		s := w.hub.Await(t.Context(), low)
+		if s == nil {
+			t.Fatal("no rendition comes")
+		}
+		until(t, 20*time.Second, "live", s.Live)
+		p := s.NewReader()
+		until(t, 10*time.Second, "two seconds on", func() bool { return s.Time() > pub.Stream().Time()-1000 })
+		from := s.Time()
+		until(t, 10*time.Second, "two seconds on", func() bool { return s.Time() > from+2000 })
+		if st := w.await(t, key, "running"); len(st.Templates) != 1 {
+			t.Errorf("round %d: it is played, and %+v", round, st)
+		}
+		p.Close()
+		until(t, 15*time.Second, "idle", func() bool { return w.Status()[0].State == "idle" })
+		if n := children(t, "ffmpeg"); len(n) != 0 {
+			t.Errorf("round %d: nobody plays, and ffmpeg runs", round)
+		}
+	}
+	w.Play(pub.Stream())
+	w.await(t, key, "running")
+}
+
+// Renditions fire no callbacks and are neither recorded nor snapshotted, unless their
+// template says so, whether the callbacks are the app's or the space's.
+func TestNothingUnlessAsked(t *testing.T) {
+	cb := &policy.Callback{URL: "https://example.com/cb", Alerts: true}
+	sp := policy.Space{Callback: cb}
+	for _, asked := range []bool{false, true} {
+		for _, of := range []string{"space", "app"} {
+			tpl := template(rung(func(r *policy.Rendition) { r.ShortSide = 90 }))
+			tpl.Callbacks, tpl.Record, tpl.Snapshot = asked, asked, asked
+			w := newWorld(t, Options{}, *tpl)
+			w.app.Record.Mode, w.app.Snapshot.Enabled = policy.RecordAutomatic, true
+			if of == "app" {
+				w.app.Callback = cb
+			}
+			pub := w.publish(t, clip(t, h264), stream.Push{})
+			w.collect(t, "s1_a", 1000)
+			app := w.hub.Find(stream.Key{Space: key.Space, App: key.App, Name: "s1_a"}).App()
+			start, end := callback.OfPush(&sp, app)
+			if alert := callback.OfAlert(&sp, app); (start != nil) != asked || (end != nil) != asked || (alert != nil) != asked {
+				t.Errorf("callbacks of the %s, asked for: %v: start %v, end %v, alert %v", of, asked, start, end, alert)
+			}
+			if (app.Record.Mode == policy.RecordAutomatic) != asked || app.Snapshot.Enabled != asked {
+				t.Errorf("asked for: %v: record %v, snapshot %v", asked, app.Record.Mode, app.Snapshot.Enabled)
+			}
+			if start, _ := callback.OfPush(&sp, pub.App()); start == nil {
+				t.Error("the source has no callback any more")
+			}
+			pub.End(stream.EndClosed)
+		}
+	}
+}
+
+// Renditions have their key frames at the same times however long they last, also where a
+// GOP is no whole number of frames, and after another ffmpeg has gone on.
+func TestKeyFramesStayAligned(t *testing.T) {
+	tests := []struct {
+		source, gop string
+		rate        [2]int
+	}{
+		{"30000/1001", "2s", [2]int{0, 15}},
+		{"30000/1001", "500ms", [2]int{0, 15}},
+	}
+	const half, end = 33_000, 64_000
+	for _, tt := range tests {
+		t.Run(strings.ReplaceAll(tt.source, "/", ":")+" "+tt.gop, func(t *testing.T) {
+			tpl := template(
+				rung(func(r *policy.Rendition) {
+					r.ShortSide, r.BitRate, r.FrameRate = 36, 50_000, tt.rate[0]
+				}),
+				rung(func(r *policy.Rendition) {
+					r.Suffix, r.ShortSide, r.BitRate, r.FrameRate = "_b", 36, 50_000, tt.rate[1]
+				}),
+			)
+			tpl.Preset = "ultrafast"
+			tpl.GOP, _ = time.ParseDuration(tt.gop)
+			w := newWorld(t, Options{}, *tpl)
+			film := shoot(t, "testsrc2=size=128x72:rate="+tt.source, end/1000+1, "-c:v libx264 -preset ultrafast -pix_fmt yuv420p -g 30 -bf 2 -c:a aac")
+			i := slices.IndexFunc(film, func(p av.Packet) bool { return p.DTS >= half })
+			pub := w.begin(t, film[:i])
+			for _, name := range []string{"s1_a", "s1_b"} {
+				w.collect(t, name, half-1000)
+			}
+			src, killed := w.source(pub.Stream()), time.Now()
+			src.mu.Lock()
+			src.proc.Kill()
+			src.mu.Unlock()
+			until(t, 20*time.Second, "noticed", func() bool { return w.Stats().Restarts == 1 })
+			more := i + slices.IndexFunc(film[i:], func(p av.Packet) bool { return p.DTS >= half+1000 })
+			for _, part := range [][]av.Packet{film[i:more], film[more:]} {
+				for _, p := range part {
+					if err := pub.WritePacket(p); err != nil {
+						t.Fatal(err)
+					}
+				}
+				until(t, 20*time.Second, "running again", func() bool {
+					st := w.Status()[0]
+					return st.State == "running" && st.Started.After(killed)
+				})
+			}
+			a := frames(w.collect(t, "s1_a", end-1000), av.Video, true)
+			b := frames(w.collect(t, "s1_b", end-1000), av.Video, true)
+			frame := 1000 / 15.
+			gop := float64(tpl.GOP.Milliseconds())
+			worst := int64(0)
+			for i, at := range b {
+				near := slices.MinFunc(a, func(x, y int64) int { return int(abs(x-at) - abs(y-at)) })
+				worst = max(worst, abs(near-at))
+				if i > 0 && float64(at-b[i-1]) > 1.001*gop+frame+1 && (at < half-3000 || b[i-1] > half+2000) { // between them another ffmpeg began
+					t.Errorf("key frames at %d and then at %d", b[i-1], at)
+				}
+			}
+			if want := end / int(gop); len(b) < want-3000/int(gop)-2 || len(b) > want+4 || len(a) < len(b)-2 || len(a) > len(b)+2 {
+				t.Errorf("%d and %d key frames in %d ms, want %d", len(a), len(b), end, want)
+			}
+			t.Logf("%d key frames, up to %d ms apart", len(b), worst)
+			if float64(worst) > frame+1 {
+				t.Errorf("key frames at %v and %v are up to %d ms apart", a, b, worst)
+			}
+			pub.End(stream.EndClosed)
+		})
+	}
 }
 
 // A push may ask for templates by a parameter; and a node that is full says so.
