@@ -132,9 +132,9 @@ func find(key stream.Key, cfg *policy.Record, name string) (File, error) {
 	return File{}, ErrNoFile
 }
 
-// Delete removes the file of a stream whose key ends in name; of HLS first the
-// playlist, then its segments but for those that clips name: they go with the
-// last of these.
+// Delete removes the file of a stream whose key ends in name; of HLS the
+// segments, but for those that clips name, which go with the last of these, and then
+// the playlist.
 func (r *Recorder) Delete(ctx context.Context, key stream.Key, cfg *policy.Record, name string) error {
 	f, err := find(key, cfg, name)
 	if err != nil {
@@ -291,6 +291,9 @@ func (r *Recorder) retain(ctx context.Context, space, app string, cfg *policy.Re
 			err = errors.Join(err, e)
 			continue
 		}
+		if cfg.KeepAge > 0 {
+			err = errors.Join(err, r.retainRest(ctx, b, key, cfg))
+		}
 		kept := int64(0)
 		for _, f := range slices.Backward(files) {
 			if cfg.KeepSize > 0 {
@@ -313,6 +316,41 @@ func (r *Recorder) retain(ctx context.Context, space, app string, cfg *policy.Re
 		}
 	}
 	return deleted, err
+}
+
+// restAge is for how long at least, beyond the time for which uploads are tried,
+// segments without a playlist are left alone.
+const restAge = 24 * time.Hour
+
+// retainRest deletes segments that no playlist has, when they are older than what
+// is kept: those of recordings that have failed. One that is being made, here or elsewhere, has younger
+// ones, or none that would be kept.
+func (r *Recorder) retainRest(ctx context.Context, b storage.Bucket, key stream.Key, cfg *policy.Record) (err error) {
+	dir, age := prefix(cfg, key.App, key.Name, "hls"), max(cfg.KeepAge, r.giveUp+restAge)
+	listed := map[int64]bool{} // when recordings that have a playlist began
+	var folders []string
+	if err := scan(ctx, b, dir, func(o *storage.Object) {
+		if f, ok := parse(key.Name, "hls", o.Key); ok {
+			listed[f.Start.Unix()] = true
+		}
+	}, func(name string) { folders = append(folders, name) }); err != nil {
+		return err
+	}
+	for _, name := range folders {
+		rest, ok := strings.CutPrefix(name, key.Name+"-")
+		text, task, _ := strings.Cut(rest, "-")
+		start, e := strconv.ParseInt(text, 10, 64)
+		if !ok || e != nil || !isTask(task) || listed[start] {
+			continue
+		}
+		r.mu.Lock()
+		here := r.takes[task] != nil
+		r.mu.Unlock()
+		if !here && time.Since(time.Unix(start, 0)) > age {
+			err = errors.Join(err, r.deleteRest(ctx, b, key, cfg, dir+name, age))
+		}
+	}
+	return err
 }
 
 // sizeOf returns the size of a file, with the segments of HLS.

@@ -3,12 +3,16 @@ package record
 import (
 	"context"
 	"errors"
+	"io/fs"
+	"os"
 	"path"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"weir/internal/event"
 	"weir/internal/media/av"
 	"weir/internal/policy"
 	"weir/internal/storage"
@@ -95,6 +99,77 @@ func TestRetain(t *testing.T) {
 		if err != nil || len(left) != 2 || time.Since(left[0].Start) > 3*time.Hour {
 			t.Errorf("left are %+v, %v", left, err)
 		}
+	})
+}
+
+// A deletion that is interrupted can be asked for again.
+func TestDeleteInterrupted(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, w *world) {
+		b := &faulty{Bucket: w.b}
+		w.b = b
+		w.both(w.push()).run(25_000).end()
+		name := path.Base(w.finished(1)[0].Key)
+		b.deletes = 2
+		if err := w.r.Delete(t.Context(), testKey, &w.app.Record, name); err == nil {
+			t.Fatal("the deletion was not interrupted")
+		}
+		if err := w.r.Delete(t.Context(), testKey, &w.app.Record, name); err != nil {
+			t.Error(err)
+		}
+		if objects, err := w.b.List(t.Context(), "", "", 0); err != nil || len(objects) > 0 {
+			t.Errorf("left are %+v, %v", objects, err)
+		}
+	})
+}
+
+// Segments of a recording that has failed go when nothing so old is kept, and
+// nobody else's.
+func TestRetainRest(t *testing.T) {
+	bubble(t, func(r *policy.Record, _ *Options) { r.KeepAge = time.Hour }, func(t *testing.T, w *world) {
+		dir := t.TempDir()
+		d, err := storage.OpenDirectory("archive", dir, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := &faulty{Bucket: d}
+		w.b = b
+		e := w.both(w.push())
+		e.run(25_000)
+		synctest.Wait()
+		b.fail(errors.New("quota exceeded"))
+		e.end()
+		if err := filepath.WalkDir(dir, func(name string, _ fs.DirEntry, err error) error {
+			return errors.Join(err, os.Chtimes(name, time.Time{}, time.Now())) // the disk's clock is not virtual
+		}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(80 * time.Hour)
+		if n := len(facts[event.RecordFailed](w)); n != 1 {
+			t.Fatalf("%d recordings have failed", n)
+		}
+		b.fail(nil)
+		segments := func() (n int) {
+			t.Helper()
+			if _, err := w.r.Retain(t.Context(), &policy.Set{Spaces: []policy.Space{{Name: "default", Apps: []policy.App{w.app}}}}); err != nil {
+				t.Fatal(err)
+			}
+			objects, err := w.b.List(t.Context(), "", "", 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return len(objects)
+		}
+		if n := segments(); n != 2 {
+			t.Errorf("%d objects are left, want the two segments: another node could still go on with them", n)
+		}
+		time.Sleep(17 * time.Hour)
+		e = w.both(w.push())
+		e.run(15_000)
+		synctest.Wait()
+		if n := segments(); n != 1 {
+			t.Errorf("%d objects are left, want a segment of the recording that is being made", n)
+		}
+		e.end()
 	})
 }
 

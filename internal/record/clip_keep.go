@@ -6,6 +6,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 
 	"weir/internal/media/m3u8"
 	"weir/internal/policy"
@@ -95,7 +96,8 @@ func pointed(ctx context.Context, b storage.Bucket, dir, folder, except string) 
 	return m, nil
 }
 
-// deleteHLS deletes an HLS recording, but for the segments that clips name.
+// deleteHLS deletes an HLS recording, but for the segments that clips name; its
+// playlist last: it says what else there is.
 func (r *Recorder) deleteHLS(ctx context.Context, b storage.Bucket, key stream.Key, cfg *policy.Record, object string) error {
 	if err := r.takeTurn(ctx); err != nil {
 		return err
@@ -116,20 +118,62 @@ func (r *Recorder) deleteHLS(ctx context.Context, b storage.Bucket, key stream.K
 		}
 	}
 	for _, folder := range folders {
-		kept, err := pointed(ctx, b, clipDir(cfg.Prefix, key.App, key.Name), folder, "")
-		if err != nil {
+		if keys, err = r.unwantedIn(ctx, b, key, cfg, folder, keys); err != nil {
 			return err
 		}
-		busy := r.busy(key, folder)
-		if len(kept) == 0 && !busy {
-			continue
-		}
-		if _, err := b.Put(ctx, path.Join(folder, markName), strings.NewReader(""), storage.PutOptions{ContentType: "text/plain"}); err != nil {
-			return err
-		}
-		keys = slices.DeleteFunc(keys, func(k string) bool { return path.Dir(k) == folder && (busy || kept[k]) })
 	}
-	if err := b.Delete(ctx, object); err != nil {
+	for chunk := range slices.Chunk(keys, 500) {
+		if err := b.Delete(ctx, chunk...); err != nil {
+			return err
+		}
+	}
+	return b.Delete(ctx, object)
+}
+
+// unwantedIn returns keys without those in the folder of a recording that clips want, and
+// leaves a mark there if there are any. It is the caller's turn.
+func (r *Recorder) unwantedIn(ctx context.Context, b storage.Bucket, key stream.Key, cfg *policy.Record, folder string, keys []string) ([]string, error) {
+	kept, err := pointed(ctx, b, clipDir(cfg.Prefix, key.App, key.Name), folder, "")
+	if err != nil {
+		return nil, err
+	}
+	busy := r.busy(key, folder)
+	if len(kept) == 0 && !busy {
+		return keys, nil
+	}
+	if _, err := b.Put(ctx, path.Join(folder, markName), strings.NewReader(""), storage.PutOptions{ContentType: "text/plain"}); err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(keys, func(k string) bool { return path.Dir(k) == folder && (busy || kept[k]) }), nil
+}
+
+// deleteRest deletes the segments in a folder that has no playlist, unless one of
+// them is younger than age or a clip names it.
+func (r *Recorder) deleteRest(ctx context.Context, b storage.Bucket, key stream.Key, cfg *policy.Record, folder string, age time.Duration) error {
+	if err := r.takeTurn(ctx); err != nil {
+		return err
+	}
+	defer r.endTurn()
+	var keys []string
+	var newest time.Time
+	marked := false
+	if err := each(ctx, b, folder+"/", func(o *storage.Object) {
+		keys = append(keys, o.Key)
+		marked = marked || path.Base(o.Key) == markName
+		if o.Modified.After(newest) {
+			newest = o.Modified
+		}
+	}); err != nil {
+		return err
+	}
+	if time.Since(newest) <= age {
+		return nil
+	}
+	if marked {
+		return r.sweep(ctx, b, key, cfg.Prefix, folder, "")
+	}
+	keys, err := r.unwantedIn(ctx, b, key, cfg, folder, keys)
+	if err != nil {
 		return err
 	}
 	for chunk := range slices.Chunk(keys, 500) {
@@ -137,6 +181,7 @@ func (r *Recorder) deleteHLS(ctx context.Context, b storage.Bucket, key stream.K
 			return err
 		}
 	}
+	r.log.Info("segments without a recording deleted, as the policy has it", "stream", key.String(), "folder", folder)
 	return nil
 }
 

@@ -176,7 +176,9 @@ type faulty struct {
 	mu   sync.Mutex
 	err  error
 	puts int
-	then func(key string) // after a Put
+
+	deletes int              // which Delete fails, counted from 1
+	then    func(key string) // after a Put
 }
 
 func (f *faulty) fail(err error) {
@@ -231,6 +233,17 @@ func (f *faulty) Upload(ctx context.Context, key string, o storage.PutOptions) (
 		return nil, err
 	}
 	return f.Bucket.Upload(ctx, key, o)
+}
+
+func (f *faulty) Delete(ctx context.Context, keys ...string) error {
+	f.mu.Lock()
+	f.deletes--
+	out := f.deletes == 0
+	f.mu.Unlock()
+	if out {
+		return errors.New("connection reset")
+	}
+	return f.Bucket.Delete(ctx, keys...)
 }
 
 // A process that dies between any two steps of finishing a file makes the same
