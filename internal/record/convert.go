@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math"
 	"os"
 	"path"
@@ -99,10 +100,16 @@ type muxer interface {
 	finish() (size int64, duration time.Duration, err error)
 }
 
-type mp4Muxer struct{ *mp4.Muxer }
+type mp4Muxer struct {
+	*mp4.Muxer
+	log *slog.Logger
+}
 
 func (m mp4Muxer) finish() (int64, time.Duration, error) {
 	info, err := m.Close()
+	if err == nil && !info.InFront {
+		m.log.Warn("the index of the MP4 is behind the media: there was no room for it in front", "size", info.Size, "media", info.Duration)
+	}
 	return info.Size, info.Duration, err
 }
 
@@ -135,7 +142,7 @@ func (t *take) write(ctx context.Context, b storage.Bucket, format string, up st
 	duration := ms(media)
 	var m muxer
 	if format == "mp4" {
-		m = mp4Muxer{mp4.NewMuxer(part, mp4.Options{PartSize: up.PartSize(), Duration: duration, Created: t.head.Start})}
+		m = mp4Muxer{mp4.NewMuxer(part, mp4.Options{PartSize: up.PartSize(), Duration: duration, Created: t.head.Start}), t.log}
 	} else {
 		m = flvMuxer{flv.NewFileMuxer(part, flv.FileOptions{PartSize: up.PartSize(), Duration: duration})}
 	}

@@ -692,6 +692,43 @@ func TestSpoolFull(t *testing.T) {
 	})
 }
 
+// A disk that stands still costs the media that come meanwhile: the fact says how
+// much, and there is an alert.
+func TestSlowDisk(t *testing.T) {
+	bubble(t, func(r *policy.Record, o *Options) { r.Segment, o.Size = time.Second, 10<<20 }, func(t *testing.T, w *world) {
+		b := &faulty{Bucket: w.b, err: errors.New("connection refused")}
+		w.b = b
+		still, goOn := make(chan struct{}), make(chan struct{})
+		var once sync.Once
+		w.r.spool.high = func(is bool) {
+			once.Do(func() {
+				close(still)
+				<-goOn
+			})
+		}
+		e := w.both(w.push())
+		e.size = 100_000
+		e.run(10_000)
+		<-still
+		e.run(25_000)
+		close(goOn)
+		b.fail(nil)
+		e.size = 0
+		e.run(150_000).end()
+		f := w.finished(1)[0]
+		w.read(f)
+		if total := f.Duration + f.Lost - 185*time.Second; f.Lost < 20*time.Second || total.Abs() > 3*time.Second {
+			t.Errorf("%v are there and %v lost, of 185s", f.Duration, f.Lost)
+		}
+		raised, cleared := facts[event.AlertRaised](w), facts[event.AlertCleared](w)
+		if !slices.ContainsFunc(raised, func(a event.AlertRaised) bool { return a.Alert == alertSlow }) ||
+			!slices.ContainsFunc(cleared, func(a event.AlertCleared) bool { return a.Alert == alertSlow }) {
+			t.Errorf("alerts raised %+v, and cleared %+v", raised, cleared)
+		}
+		w.empty()
+	})
+}
+
 // hubReader returns a function that says how many frames a reader of the next
 // push has seen.
 func (w *world) hubReader() func() int {

@@ -78,6 +78,7 @@ type cutter struct {
 	// The segment in the making.
 	open     bool
 	broken   bool // it, or the next one, follows a discontinuity
+	missed   bool // media before it were not read in time
 	pictured bool
 	start    int64
 	end      int64 // of the newest frame
@@ -105,6 +106,9 @@ func newCutter(s *session) *cutter {
 
 // write takes the next packet of the push.
 func (c *cutter) write(p av.Packet) {
+	if p.Break && c.s.jumped() {
+		c.missed = c.t != nil && !c.stopped
+	}
 	src := &c.video
 	switch p.Kind {
 	case av.Audio:
@@ -236,8 +240,12 @@ func (c *cutter) release(next *av.Packet) bool {
 		}
 		c.adopt(t, first)
 	} else if c.broken && first-c.origin > c.end+maxInterval {
+		if c.missed {
+			c.t.lose(first - c.origin - c.end)
+		}
 		c.origin = first - c.end // what is missing takes no time
 	}
+	c.missed = false
 	if next != nil {
 		list = list[:len(list)-1]
 	}

@@ -26,6 +26,8 @@ type session struct {
 	stopped bool      // somebody stopped the recording; guarded by Recorder.mu
 	last    time.Time // when the last frame came
 	ok      bool      // the newest write was
+	jumps   uint64    // of reader, that are known
+	slow    time.Time // when it has jumped last
 }
 
 // run records until the push is over or the reader closed.
@@ -36,6 +38,9 @@ func (s *session) run() {
 	c := newCutter(s)
 	s.pump(c)
 	s.reader.Close()
+	if !s.slow.IsZero() {
+		s.r.clear(alertSlow)
+	}
 	if c.t == nil && c.stopped && c.lastErr != nil {
 		s.reject(errnumRoom, "there was no room for it: "+c.lastErr.Error())
 		return
@@ -186,8 +191,25 @@ func (s *session) push() push {
 // seen notes when a frame came.
 func (s *session) seen(now time.Time) { s.last = now }
 
+// jumped reports whether the reader has missed media since it was asked last: the
+// disk takes less than comes.
+func (s *session) jumped() bool {
+	n := s.reader.Jumps()
+	if n == s.jumps {
+		return false
+	}
+	s.jumps, s.slow = n, time.Now()
+	s.log.Warn("the recording misses media: the spool is too slow for them", "jumps", n)
+	s.r.raise(alertSlow, "recordings miss media: the disk of the spool is slower than they come", 0, 0)
+	return true
+}
+
 // wrote notes that there was room for media.
 func (s *session) wrote() {
+	if !s.slow.IsZero() && time.Since(s.slow) > calm {
+		s.slow = time.Time{}
+		s.r.clear(alertSlow)
+	}
 	if s.ok {
 		return
 	}
@@ -201,7 +223,11 @@ const (
 	alertHigh   = "record_spool"      // most of it is not uploaded
 	alertSpool  = "record_spool_full" // nothing in it is uploaded
 	alertUpload = "record_upload"     // uploads fail
+	alertSlow   = "record_slow"       // the disk takes less than comes
 )
+
+// calm is how long nothing must have been missed for alertSlow to be over.
+const calm = time.Minute
 
 // failed notes that there was no room.
 func (s *session) failed(err error) {
