@@ -30,7 +30,7 @@ type FactFilter struct {
 	Space  string   `query:"space" maxLength:"128" doc:"Of this space only."`
 	App    string   `query:"app" maxLength:"128" doc:"Of this app only."`
 	Stream string   `query:"stream" maxLength:"255" doc:"Of streams of this name only."`
-	Types  []string `query:"type" maxItems:"32" doc:"Of these types only, with commas between them. The types publish.requested, publish.refused and play.ended, of which there are many, are in a log of their own: they are there only when asked for, and with no other."`
+	Types  []string `query:"type" maxItems:"32" doc:"Of these types only, with commas between them. The types publish.requested, publish.refused and play.ended, of which there are many, are in a log of their own, and so is callback.attempted: they are there only when asked for, and with no other."`
 }
 
 // filter makes the filter of the log, narrowed to what the caller may see.
@@ -42,7 +42,7 @@ func (f *FactFilter) filter(c *Caller) (out eventlog.Filter, nothing bool, err e
 		if !slices.Contains(event.Types(), typ) {
 			return out, false, invalid(field{"query.type", "there is no type " + quote(t)})
 		}
-		if len(out.Types) > 0 && eventlog.Crowd(typ) != eventlog.Crowd(out.Types[0]) {
+		if len(out.Types) > 0 && !eventlog.SameLog(typ, out.Types[0]) {
 			return out, false, invalid(field{"query.type", fmt.Sprintf("%s and %s are in different logs: ask for them one after the other", out.Types[0], t)})
 		}
 		out.Types = append(out.Types, typ)
@@ -124,22 +124,17 @@ func scan[T any](ctx context.Context, s *Server, list string, f eventlog.Filter,
 	if err != nil {
 		return none, err
 	}
-	crowd := len(f.Types) > 0 && eventlog.Crowd(f.Types[0])
-	seqAt, last := s.Events.SeqAt, s.Events.Last
-	if crowd {
-		seqAt, last = s.Events.SeqAtOfCrowd, s.Events.LastOfCrowd
-	}
 	var from uint64
 	if after == nil {
 		// What happened is written down later, by a second and more while the log is away.
-		from, err = seqAt(ctx, since)
+		from, err = s.Events.SeqAtOf(ctx, f, since)
 	} else if from, err = strconv.ParseUint(after.Key, 10, 64); err != nil {
 		return none, problem(http.StatusBadRequest, kindCursor, "the cursor is not one of this list; begin without")
 	}
 	if err != nil {
 		return none, s.unread(err)
 	}
-	r := s.Events.Range(ctx, f, from, last())
+	r := s.Events.Range(ctx, f, from, s.Events.LastOf(f))
 	defer r.Close()
 	ctx, cancel := context.WithTimeout(ctx, s.scanTime)
 	defer cancel()
@@ -233,7 +228,6 @@ func (s *Server) followEvents(ctx context.Context, in *followInput) (*followOutp
 	if err != nil {
 		return nil, err
 	}
-	crowd := len(f.Types) > 0 && eventlog.Crowd(f.Types[0])
 	var from uint64
 	switch {
 	case in.Last != "":
@@ -241,14 +235,10 @@ func (s *Server) followEvents(ctx context.Context, in *followInput) (*followOutp
 			return nil, invalid(field{"header.Last-Event-ID", "must be the id of a fact"})
 		}
 		from++
-	case !in.Since.IsZero() && crowd:
-		from, err = s.Events.SeqAtOfCrowd(ctx, in.Since)
 	case !in.Since.IsZero():
-		from, err = s.Events.SeqAt(ctx, in.Since)
-	case crowd:
-		from = s.Events.LastOfCrowd() + 1
+		from, err = s.Events.SeqAtOf(ctx, f, in.Since)
 	default:
-		from = s.Events.Last() + 1
+		from = s.Events.LastOf(f) + 1
 	}
 	if err != nil {
 		return nil, s.unread(err)

@@ -9,9 +9,12 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go"
 
 	"weir/internal/event"
 )
@@ -74,6 +77,93 @@ func TestWrittenIsDurable(t *testing.T) {
 	}
 	if last := w.facts(t, most, event.TypeAPIWritten)[most-1].Event.Data.(event.APIWritten); last.Status != http.StatusCreated {
 		t.Errorf("the last fact is %+v", last)
+	}
+}
+
+// The attempts to tell of facts, which callbacks keep in a log of their own, are
+// listed and followed as other facts are.
+func TestAttemptsAreEvents(t *testing.T) {
+	w := newWorld(t)
+	viewer, other := w.token(t, Token{Role: Viewer}), w.token(t, Token{Role: Viewer, Space: "other"})
+	nc, err := nats.Connect("", nats.InProcessServer(w.nats))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	attempts := func(space string, from, n int) { // as callbacks write them: one, or an array
+		t.Helper()
+		list := make([]event.Event, n)
+		for i := range list {
+			list[i] = event.New(time.Now(), event.CallbackAttempted{Of: "x", Attempt: from + i, URL: "http://owner.example.com/cb", Outcome: "retry"})
+			list[i].Space, list[i].App, list[i].Stream = space, "live", "demo"
+		}
+		text, err := json.Marshal(list)
+		if n == 1 {
+			text, err = json.Marshal(list[0])
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := nc.Request("callbacks.attempt."+space+".00.00", text, 5*time.Second); err != nil {
+			t.Fatal(err)
+		}
+	}
+	attempts("default", 1, 1)
+	attempts("default", 2, 3)
+	attempts("other", 9, 1)
+	seen := func(token, query string) (list []int) {
+		t.Helper()
+		for next := ""; ; {
+			var p Page[Fact]
+			w.get(t, token, "/events?type=callback.attempted&limit=2"+query+next, &p)
+			for _, f := range p.Items {
+				list = append(list, f.Event.Data.(event.CallbackAttempted).Attempt)
+			}
+			if p.Next == "" {
+				return list
+			}
+			next = "&cursor=" + url.QueryEscape(p.Next)
+		}
+	}
+	for _, c := range []struct {
+		token, query string
+		want         []int
+	}{{viewer, "", []int{1, 2, 3, 4, 9}}, {viewer, "&space=default", []int{1, 2, 3, 4}}, {other, "", []int{9}}, {other, "&space=default", nil}} {
+		if got := seen(c.token, c.query); !slices.Equal(got, c.want) {
+			t.Errorf("attempts of %q are %v, want %v", c.query, got, c.want)
+		}
+	}
+	if rec := w.do(t, request{method: "GET", path: "/events?type=callback.attempted,publish.started", token: viewer}); rec.Code != 422 {
+		t.Errorf("two logs at once: %d %s", rec.Code, rec.Body)
+	}
+
+	srv := httptest.NewServer(w)
+	defer srv.Close()
+	req, err := http.NewRequestWithContext(t.Context(), "GET", srv.URL+Prefix+"/events/feed?type=callback.attempted", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+viewer)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	lines := bufio.NewScanner(resp.Body)
+	lines.Scan() // it follows: what comes now is new
+	attempts("default", 10, 2)
+	var got []int
+	for len(got) < 2 && lines.Scan() {
+		if data, ok := strings.CutPrefix(lines.Text(), "data: "); ok {
+			var e event.Event
+			if err := json.Unmarshal([]byte(data), &e); err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, e.Data.(event.CallbackAttempted).Attempt)
+		}
+	}
+	if !slices.Equal(got, []int{10, 11}) {
+		t.Errorf("the feed has %v, want the attempts 10 and 11", got)
 	}
 }
 

@@ -59,6 +59,7 @@ func New(js jetstream.JetStream, l *eventlog.Log, set func() *policy.Set, o Opti
 	}
 	k := newKeeper(js, o.Replicas, o.Keep, o.Log)
 	k.shared = o.Shared
+	l.Beside(attemptStream, func(f *eventlog.Filter) string { return subjectFor(f.Space, f.App, f.Stream) })
 	return &Dispatcher{
 		log: o.Log, policy: set, events: l, keeper: k,
 		facts: newQueue(newLogSource(l, false), k.part(""), k, set, o.Log),

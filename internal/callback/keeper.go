@@ -409,6 +409,18 @@ func (k *keeper) forget(ctx context.Context, number uint64) error {
 	return err
 }
 
+// subjectFor is that of the attempts of all that has those names; empty names
+// match all.
+func subjectFor(space, app, stream string) string {
+	part := strings.Split(strings.TrimPrefix(subjectOf(space, app, stream), attemptSubject), ".")
+	for i, name := range []string{space, app, stream} {
+		if name == "" {
+			part[i] = "*"
+		}
+	}
+	return attemptSubject + strings.Join(part, ".")
+}
+
 // Attempts asks for attempts of the delivery log. Empty names match all.
 type Attempts struct {
 	Space, App, Stream string
@@ -444,14 +456,8 @@ func (k *keeper) attemptsOf(ctx context.Context, q Attempts) ([]Attempt, error) 
 	if !k.opened.Load() {
 		return nil, ErrAway
 	}
-	part := strings.Split(strings.TrimPrefix(subjectOf(q.Space, q.App, q.Stream), attemptSubject), ".")
-	for i, name := range []string{q.Space, q.App, q.Stream} {
-		if name == "" {
-			part[i] = "*"
-		}
-	}
 	from := max((q.After+1)>>attemptBits, 1)
-	subject := attemptSubject + strings.Join(part, ".")
+	subject := subjectFor(q.Space, q.App, q.Stream)
 	if q.After == 0 && !q.Since.IsZero() {
 		ask, cancel := context.WithTimeout(ctx, busTime)
 		defer cancel()

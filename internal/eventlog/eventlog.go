@@ -101,6 +101,7 @@ type Log struct {
 	js           jetstream.JetStream
 	facts, crowd *lane
 	gather       *gatherer
+	beside       atomic.Pointer[lane] // what others keep; see Beside
 	cursors      *cursors
 	before       found
 

@@ -23,6 +23,8 @@ type lane struct {
 	js     jetstream.JetStream
 	config jetstream.StreamConfig
 
+	subject func(*Filter) string // of a stream of others, which is only read; see Beside
+
 	lost  atomic.Int64  // facts
 	last  atomic.Uint64 // of the stream, as far as it is known here
 	away  atomic.Pointer[away]
@@ -177,8 +179,11 @@ func (l *lane) open(ctx context.Context) error {
 // info asks for the state of the stream, which has been made. While a cluster
 // has no leader nobody answers.
 func (l *lane) info(ctx context.Context) (*jetstream.StreamInfo, error) {
+	if err := l.find(ctx); err != nil {
+		return nil, err
+	}
 	s := l.ready.Load()
-	if s == nil {
+	if s == nil { // it has just been lost
 		return nil, errAway
 	}
 	ctx, cancel := context.WithTimeout(ctx, answerTime)

@@ -65,11 +65,7 @@ func (l *Log) Range(_ context.Context, f Filter, from, to uint64) *Reader {
 
 func (l *Log) reader(f Filter, from, to uint64) *Reader {
 	r := &Reader{l: l, lane: l.facts, f: f, next: max(from, 1<<seqBits), to: to}
-	crowd, err := f.crowd()
-	if crowd {
-		r.lane = l.crowd
-	}
-	r.err = err
+	r.lane, r.err = l.laneOf(&f)
 	return r
 }
 
@@ -81,12 +77,31 @@ func (l *Log) Last() uint64 { return l.facts.lastSeq() }
 func (l *Log) LastOfCrowd() uint64 { return l.crowd.lastSeq() }
 
 func (l *lane) lastSeq() uint64 {
-	if l.ready.Load() != nil {
+	if l.ready.Load() != nil || l.subject != nil {
 		if info, err := l.info(context.Background()); err == nil {
 			l.last.Store(info.State.LastSeq)
 		}
 	}
 	return l.last.Load()<<seqBits | lastOfMessage
+}
+
+// LastOf is Last for the facts that f matches, and those that are kept with
+// them.
+func (l *Log) LastOf(f Filter) uint64 {
+	ln, err := l.laneOf(&f)
+	if err != nil {
+		return 0
+	}
+	return ln.lastSeq()
+}
+
+// SeqAtOf is SeqAt for them.
+func (l *Log) SeqAtOf(ctx context.Context, f Filter, t time.Time) (uint64, error) {
+	ln, err := l.laneOf(&f)
+	if err != nil {
+		return 0, err
+	}
+	return ln.seqAt(ctx, t)
 }
 
 // SeqAt returns a number before which there is no event that happened at t or
@@ -188,9 +203,6 @@ func (r *Reader) open(ctx context.Context) error {
 	if r.msgs != nil {
 		return nil
 	}
-	if r.lane.ready.Load() == nil {
-		return errAway
-	}
 	info, err := r.lane.info(ctx)
 	if err != nil {
 		return err
@@ -210,7 +222,7 @@ func (r *Reader) open(ctx context.Context) error {
 	}
 	want = max(want, 1)
 	cfg := jetstream.OrderedConsumerConfig{
-		FilterSubjects: r.f.subjects(r.lane.prefix()), DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: want,
+		FilterSubjects: r.lane.subjects(&r.f), DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: want,
 		InactiveThreshold: time.Minute, MaxResetAttempts: 3,
 	}
 	ask, cancel := context.WithTimeout(ctx, answerTime)

@@ -89,7 +89,7 @@ func (f *Filter) crowd() (bool, error) {
 	}
 	crowd := Crowd(f.Types[0])
 	for _, t := range f.Types {
-		if Crowd(t) != crowd {
+		if !SameLog(t, f.Types[0]) {
 			return false, fmt.Errorf("no reader reads both %s and %s: they are in different logs", f.Types[0], t)
 		}
 	}
