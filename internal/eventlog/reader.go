@@ -305,18 +305,28 @@ const idleTime = 5 * time.Second
 // again, too.
 var errRemade = errors.New("the stream has been made again")
 
-// look returns errRemade if what the reader waits for may never come.
+// errStuck is that facts wait at a consumer that does not send them, as one
+// whose member of the cluster has just died.
+var errStuck = errors.New("the consumer sends nothing")
+
+// look returns an error if what the reader waits for may never come, and it
+// has to begin again.
 func (r *Reader) look(ctx context.Context) error {
 	info, err := r.lane.info(ctx)
 	if err == nil && !info.Created.Equal(r.created) {
 		return errRemade
 	}
-	if err != nil || r.to == 0 {
+	if err != nil {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, answerTime)
 	defer cancel()
-	if info, err := r.consumer.Info(ctx); err == nil && info.NumPending == 0 { // the last are not there any more
+	switch info, err := r.consumer.Info(ctx); {
+	case err != nil:
+		return fmt.Errorf("ask for the consumer: %w", err)
+	case info.NumPending > 0:
+		return errStuck
+	case r.to > 0: // the last are not there any more
 		r.end = true
 	}
 	return nil
