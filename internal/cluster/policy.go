@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"regexp"
 	"slices"
 	"strconv"
@@ -102,6 +103,9 @@ type Options struct {
 	// store.
 	FileRules bool
 
+	// Lookup is that of a net.Resolver: the names of receivers are judged when
+	// they are written. nil: they are not.
+	Lookup func(ctx context.Context, network, host string) ([]netip.Addr, error)
 	// Check finds what is wrong with a Set for this node alone; nil: nothing is. It
 	// keeps this node from writing it, and no node from obeying it.
 	Check func(*policy.Set) []policy.Problem
@@ -776,6 +780,9 @@ func (p *Policy) Write(ctx context.Context, changes []Change, a Author, dry bool
 		if err != nil || dry || len(puts) == 0 {
 			return results, err
 		}
+		if err := p.judge(ctx, puts); err != nil {
+			return nil, err
+		}
 		versions, err := p.publish(ctx, puts, seen, a.By)
 		var conflict *conflictError
 		if errors.As(err, &conflict) { // somebody else was faster: think again
@@ -791,6 +798,54 @@ func (p *Policy) Write(ctx context.Context, changes []Change, a Author, dry bool
 		return results, nil
 	}
 }
+
+// judge looks where the receivers are that puts name and the policy did not
+// know before, and returns an *Invalid if some are where they may not be.
+func (p *Policy) judge(ctx context.Context, puts []put) error {
+	if p.o.Lookup == nil {
+		return nil
+	}
+	known := map[policy.Endpoint]bool{}
+	if set := p.set.Load(); set != nil {
+		for _, r := range set.Receivers() {
+			known[r.URL] = true
+		}
+	}
+	var list []policy.Document
+	for _, put := range puts {
+		if put.value != nil {
+			list = append(list, policy.Document{Name: put.name, Value: put.value})
+		}
+	}
+	set := policy.NewSet(list)
+	ctx, cancel := context.WithTimeout(ctx, lookupTime)
+	defer cancel()
+	var all sync.WaitGroup
+	var mu sync.Mutex
+	var problems []policy.Problem
+	turns := make(chan struct{}, 16)
+	for _, r := range set.Receivers() {
+		if known[r.URL] {
+			continue
+		}
+		turns <- struct{}{}
+		all.Go(func() {
+			defer func() { <-turns }()
+			if problem := r.Judge(ctx, p.o.Lookup); problem != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				problems = append(problems, *problem)
+			}
+		})
+	}
+	all.Wait()
+	slices.SortFunc(problems, func(a, b policy.Problem) int { return strings.Compare(a.Path, b.Path) })
+	return invalidSet(set, problems)
+}
+
+// lookupTime is how long names of receivers are looked up when a policy is
+// written. One that is not known by then is good.
+const lookupTime = time.Second
 
 // put is one document that is to be written.
 type put struct {

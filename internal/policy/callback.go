@@ -1,6 +1,12 @@
 package policy
 
-import "time"
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"time"
+)
 
 // Callback says where and how the owner of a space is told what happens to the
 // streams of an app: that pushes begin and end and, if he likes, what else
@@ -183,7 +189,43 @@ func (c *checker) receiver(path string, sp *Space, e Endpoint) {
 		c.add(path, "must have at most %d characters", maxURL)
 	} else if err := e.problem(sp.Deliver().AllowNetworks); err != nil {
 		c.add(path, "%v", err)
+	} else {
+		c.receivers = append(c.receivers, Receiver{path, e, sp.Deliver().AllowNetworks})
 	}
+}
+
+// A Receiver is told of something.
+type Receiver struct {
+	Path    string // of its URL, from the Set down
+	URL     Endpoint
+	Allowed []Network // private networks in which it may be
+}
+
+// Receivers returns who is told of what happens in the spaces of s.
+func (s *Set) Receivers() []Receiver { return s.check().receivers }
+
+// Judge looks up the name of r's host, if it is one, and returns what is wrong
+// with where it leads: nowhere but into networks that may not be dialled. That
+// a name is not known now is nobody's fault. What it means when it is dialled,
+// GuardDial judges.
+func (r *Receiver) Judge(ctx context.Context, lookup func(ctx context.Context, network, host string) ([]netip.Addr, error)) *Problem {
+	u, err := url.Parse(string(r.URL))
+	if err != nil {
+		return nil
+	}
+	if _, err := netip.ParseAddr(u.Hostname()); err == nil {
+		return nil // has been judged
+	}
+	addrs, err := lookup(ctx, "ip", u.Hostname())
+	if err != nil || len(addrs) == 0 {
+		return nil
+	}
+	for _, a := range addrs {
+		if MayDial(a.Unmap(), r.Allowed) {
+			return nil
+		}
+	}
+	return &Problem{r.Path, fmt.Sprintf("%q leads to %s, which is not on the public Internet; if it is meant, name its network in allow_networks", u.Hostname(), addrs[0].Unmap())}
 }
 
 // maxURL is the most characters of an Endpoint.

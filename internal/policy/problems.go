@@ -13,8 +13,11 @@ type Problem struct {
 
 // Problems returns all that is wrong with s. A Set with problems must not be
 // used to serve.
-func (s *Set) Problems() []Problem {
-	var c checker
+func (s *Set) Problems() []Problem { return s.check().problems }
+
+// check looks at all of s.
+func (s *Set) check() *checker {
+	c := new(checker)
 	spaces, domains := map[string]string{}, map[string]string{}
 	for i := range s.Spaces {
 		sp, path := &s.Spaces[i], fmt.Sprintf("spaces[%d]", i)
@@ -46,14 +49,17 @@ func (s *Set) Problems() []Problem {
 			c.add(path, "%s is how a secret is shown; write the secret itself", hidden)
 		}
 	})
-	return c.problems
+	return c
 }
 
 // maxForbidden is how many streams the configuration of a space may forbid:
 // each request looks at all of them. Bans may be more.
 const maxForbidden = 1000
 
-type checker struct{ problems []Problem }
+type checker struct {
+	problems  []Problem
+	receivers []Receiver // of which there is no problem
+}
 
 func (c *checker) add(path, format string, args ...any) {
 	c.problems = append(c.problems, Problem{path, fmt.Sprintf(format, args...)})
