@@ -78,7 +78,9 @@ func TestReplay(t *testing.T) {
 		t.Errorf("a replay to one who fails: %+v, %v", sum, err)
 	}
 	mu.Lock()
-	if opens > concurrency {
+	// They are kept from call to call. net/http may open one that it then does
+	// not need, as another has become free meanwhile.
+	if opens > 2*concurrency {
 		t.Errorf("%d connections, %d calls may be under way", opens, concurrency)
 	}
 	fails = false
