@@ -281,7 +281,12 @@ func TestCallbacksInCluster(t *testing.T) {
 		publish(t, n, fmt.Sprintf("s%d", i)).Close()
 		seen(2)
 	}
-	told := []int64{nodes[0].callbacks.Stats().Delivered, nodes[1].callbacks.Stats().Delivered}
+	// That a call has come to its end is noted after the receiver knows.
+	var told []int64
+	until(t, "all callbacks are noted", 20*time.Second, func() bool {
+		told = []int64{nodes[0].callbacks.Stats().Delivered, nodes[1].callbacks.Stats().Delivered}
+		return told[0]+told[1] >= 4
+	})
 	if told[0]+told[1] != 4 || told[0] != 0 && told[1] != 0 {
 		t.Errorf("the nodes have told %v, want one of them all", told)
 	}
@@ -302,6 +307,7 @@ func TestCallbacksInCluster(t *testing.T) {
 	}
 	p.Close()
 	seen(1)
+	until(t, "the callback of the other node is noted", 20*time.Second, func() bool { return other.callbacks.Stats().Delivered > 0 })
 	if n := other.callbacks.Stats().Delivered; n != 1 {
 		t.Errorf("the other node has told %d times, want once", n)
 	}
