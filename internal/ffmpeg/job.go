@@ -131,12 +131,6 @@ func Word(name, value string) Option {
 	return o
 }
 
-// KeyFrames makes key frames of the first picture and of those that come at every
-// multiple of so many seconds after it, or up to early seconds before.
-func KeyFrames(every, early float64) Option {
-	return option("force_key_frames:v", fmt.Sprintf("expr:gte(t,max(0,n_forced*%.6f-%.6f))", every, early))
-}
-
 // Map takes a track into an output: "0:v:0", "0:a:0?", or the end of a filter
 // chain by its name.
 func Map(track string) Option {

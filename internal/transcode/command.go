@@ -2,7 +2,6 @@ package transcode
 
 import (
 	"fmt"
-	"math"
 	"strconv"
 
 	"weir/internal/ffmpeg"
@@ -114,7 +113,7 @@ func (c *command) picture(o *output, i int, in string, logos map[logo][]byte, fo
 	if c.from > lead {
 		add(filter("trim", "start", seconds(c.from)))
 	}
-	add(filter("fps", "fps", o.rate.String(), "start_time", seconds(c.start())))
+	add(filter("fps", "fps", o.rate.String()))
 	if o.width != c.media.width || o.height != c.media.height {
 		add(filter("scale", "w", strconv.Itoa(o.width), "h", strconv.Itoa(o.height)))
 	}
@@ -182,9 +181,6 @@ func (c *command) output(o *output, end string) {
 	default:
 		add(ffmpeg.Map(end))
 		add(o.enc.options(o)...)
-		if o.enc.name != "libsvtav1" { // which counts frames
-			add(c.keyFrames(o))
-		}
 	}
 	switch {
 	case !o.audio:
@@ -210,18 +206,6 @@ func (c *command) output(o *output, end string) {
 	c.job.Outputs = append(c.job.Outputs, ffmpeg.Output{Format: o.format, Options: opts})
 }
 
-// start is the time of the first picture, ms of ffmpeg's time.
-func (c *command) start() int64 { return max(c.from, lead+c.media.first) }
-
-// keyFrames forces the key frames of o: of all its frames those nearest to the beginning and
-// every gop after it. Counted in frames they would drift apart where a gop is no whole
-// number of them in one of the outputs.
-func (c *command) keyFrames(o *output) ffmpeg.Option {
-	fps, start := o.rate.float(), float64(c.start())/1000
-	first := math.Round(start*fps) / fps // as the filter fps puts it
-	return ffmpeg.KeyFrames(o.gop(), first-start+0.5/fps)
-}
-
 func seconds(ms int64) string { return fmt.Sprintf("%d.%03d", ms/1000, ms%1000) }
 
 // encoder is how video is encoded: what of ffmpeg does it, and how it wants it.
@@ -234,8 +218,7 @@ type encoder struct {
 // options are those of the video encoder for o: constant GOPs, no frames out of
 // order, a rate that stays near its target.
 func (e encoder) options(o *output) []ffmpeg.Option {
-	// Where that is no whole number, the key frames that are forced come earlier.
-	gop := int64(math.Ceil(max(1, o.rate.float()*o.gop()-1e-6)))
+	gop := int64(max(1, o.rate.float()*o.template.GOP.Seconds()+0.5))
 	bits := int64(o.bitRate)
 	opts := []ffmpeg.Option{ffmpeg.Word("c:v", e.name), ffmpeg.Int("b:v", bits), ffmpeg.Int("g:v", gop)}
 	if e.name != "libsvtav1" { // which has no constant rate for all of its versions
@@ -261,7 +244,7 @@ func (e encoder) options(o *output) []ffmpeg.Option {
 		if !cut {
 			params += fmt.Sprintf(":scenecut=0:min-keyint=%d", gop)
 		}
-		add(ffmpeg.Word("preset:v", o.template.Preset), ffmpeg.Word("pix_fmt:v", "yuv420p"), ffmpeg.Word("x265-params", params), ffmpeg.Int("forced-idr:v", 1))
+		add(ffmpeg.Word("preset:v", o.template.Preset), ffmpeg.Word("pix_fmt:v", "yuv420p"), ffmpeg.Word("x265-params", params))
 	case "libsvtav1":
 		add(ffmpeg.Int("preset:v", svtPreset(o.template.Preset)), ffmpeg.Word("pix_fmt:v", "yuv420p"), ffmpeg.Word("svtav1-params", "pred-struct=1:scd=0"))
 	case "h264_nvenc", "hevc_nvenc", "av1_nvenc":

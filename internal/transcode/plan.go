@@ -19,7 +19,6 @@ type media struct {
 	width, height int
 	rate          rate  // frames per second
 	bitRate       int64 // of all of it, bit/s; 0: not known yet
-	first         int64 // CTS of the first picture, ms
 	head          int64 // bytes of the frames that ffmpeg is to find out from what it gets
 }
 
@@ -93,16 +92,6 @@ type output struct {
 	audio         bool // it has sound
 	video         bool // it has a picture
 	format        string
-}
-
-// gop returns the time between key frames, in seconds: whole frames of the rates that
-// it is meant for.
-func (o *output) gop() float64 {
-	gop := o.template.GOP.Seconds()
-	if o.rate.den == 1001 {
-		gop *= 1.001
-	}
-	return gop
 }
 
 // plan makes outputs of the renditions of templates for a stream of that name.

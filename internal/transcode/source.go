@@ -408,9 +408,6 @@ func (src *source) gather(r *stream.Reader) (head []av.Packet, m media, err erro
 		if i := firstFrame(head); m.width == 0 && i < len(head) {
 			m.width, m.height = av.KeyFrameSize(m.video, head[i].Frame)
 		}
-		if i := firstFrame(head); i < len(head) {
-			m.first = int64(head[i].CTS)
-		}
 		m.rate = frameRate(info.Video.Declared, measuredRate(&info.Video, head))
 		var configs []av.Packet
 		if m.video != av.Unknown && video.Frame != nil {
