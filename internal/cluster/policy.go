@@ -829,7 +829,7 @@ func (p *Policy) judge(ctx context.Context, puts []put) error {
 			continue
 		}
 		turns <- struct{}{}
-		all.Go(func() {
+		all.Go(func() { // ends with its answer, or with ctx
 			defer func() { <-turns }()
 			if problem := r.Judge(ctx, p.o.Lookup); problem != nil {
 				mu.Lock()
