@@ -26,11 +26,13 @@ type Document struct {
 
 // envelope is how a version of a document is stored.
 type envelope struct {
-	Format   int             `json:"weir"` // of this, and of the document
+	Format   int             `json:"weir"`           // of this, and of the document
+	Node     string          `json:"node,omitempty"` // that wrote it, and tells of it
 	By       string          `json:"by"`
 	At       time.Time       `json:"at"`
 	Note     string          `json:"note,omitempty"`
-	More     int             `json:"more,omitempty"` // documents of the same change that follow
+	More     int             `json:"more,omitempty"`   // documents of the same change that follow
+	Before   uint64          `json:"before,omitempty"` // the version that it follows
 	Deleted  bool            `json:"deleted,omitempty"`
 	Document json.RawMessage `json:"document,omitempty"`
 }

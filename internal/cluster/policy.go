@@ -21,6 +21,7 @@ import (
 
 	"weir/internal/bus"
 	"weir/internal/event"
+	"weir/internal/eventlog"
 	"weir/internal/policy"
 )
 
@@ -64,7 +65,11 @@ type Policy struct {
 	keys     map[string]string // sealed, by name; see Key
 	waiting  []Ban             // in force here, and not written yet
 	hooks    []func(*policy.Set)
-	file     *policy.Set // what rules when Options.FileRules is set
+	file     *policy.Set     // what rules when Options.FileRules is set
+	mine     map[uint64]bool // versions that this process has told, and that may not be in the event log yet
+
+	telling sync.Mutex // held by who looks what is not told; before writing
+	toldTo  *uint64    // the version up to which all are told, as far as it is known
 }
 
 // view is what is known of the buckets.
@@ -110,12 +115,18 @@ type Options struct {
 	// keeps this node from writing it, and no node from obeying it.
 	Check func(*policy.Set) []policy.Problem
 
-	// Changed is told of each change that this node makes, in order.
+	// Changed is told of each change that this node makes, in order; by default
+	// it is Emit of Facts.
 	Changed func(event.Event)
+	// Facts is the log that has a fact of each change: what a process that was
+	// killed has not told is told by a later one. nil: it is not.
+	Facts *eventlog.Log
 
 	// Wait is how long OpenPolicy waits for JetStream when there is a copy of
 	// the policy to begin with; without one it waits as long as its context.
 	Wait time.Duration
+
+	tellTime, absentTime time.Duration // tests make them short
 }
 
 // Names of what is in JetStream.
@@ -192,9 +203,15 @@ func OpenPolicy(ctx context.Context, js jetstream.JetStream, o Options) (*Policy
 	if o.Wait == 0 {
 		o.Wait = 5 * time.Second
 	}
+	if o.tellTime == 0 {
+		o.tellTime, o.absentTime = tellTime, absentTime
+	}
+	if o.Changed == nil && o.Facts != nil {
+		o.Changed = o.Facts.Emit
+	}
 	p := &Policy{
 		js: js, o: o, log: o.Log.With("part", "policy"),
-		view: newView(), keys: make(map[string]string),
+		view: newView(), keys: make(map[string]string), mine: make(map[uint64]bool),
 		away: errors.New("the store was not reached yet"), advanced: make(chan struct{}),
 	}
 	if o.FileRules {
@@ -405,6 +422,7 @@ func (p *Policy) follow(ctx context.Context) error {
 		return err
 	}
 	p.done.Go(func() { p.rekey(ctx); p.sendWaiting(ctx) }) // ends with ctx, or when it has written
+	p.done.Go(func() { p.tellMissing(ctx) })               // ends with ctx
 	probe := time.NewTicker(probeTime)
 	defer probe.Stop()
 	save := time.NewTicker(saveTime)
@@ -522,6 +540,9 @@ func (p *Policy) first(ctx context.Context, docs, bans jetstream.KeyWatcher) err
 		v.takeBan(e, p.log)
 	}
 	if v.seen == 0 && p.o.Bootstrap != nil && !p.o.FileRules {
+		if err := p.beginTelling(ctx); err != nil {
+			return err
+		}
 		if err := p.bootstrap(ctx); err != nil {
 			return err
 		}
@@ -715,6 +736,8 @@ func (p *Policy) await(ctx context.Context, cond func() bool) error {
 
 // bootstrap writes the policy to begin with, unless another node does.
 func (p *Policy) bootstrap(ctx context.Context) error {
+	p.writing.Lock()
+	defer p.writing.Unlock()
 	var puts []put
 	for _, d := range p.o.Bootstrap.Documents() {
 		puts = append(puts, put{name: d.Name, value: d.Value, note: "created"})
@@ -794,7 +817,8 @@ func (p *Policy) Write(ctx context.Context, changes []Change, a Author, dry bool
 		if err != nil {
 			return nil, err
 		}
-		p.settle(ctx, results, puts, versions, a.By)
+		p.tell(puts, versions, a.By)
+		p.settle(ctx, results, puts, versions)
 		return results, nil
 	}
 }
@@ -854,7 +878,8 @@ type put struct {
 	note  string
 	index int // in the results
 
-	before uint64 // the version that it follows; 0: there is none
+	before uint64    // the version that it follows; 0: there is none
+	at     time.Time // when it was written
 }
 
 // plan checks changes against what the bucket holds at sequence seen.
@@ -887,7 +912,7 @@ func (p *Policy) plan(changes []Change, a Author) (results []Result, puts []put,
 			delete(docs, c.Name)
 			r.Deleted = true
 			r.Changes = policy.Diff(old.Value, nil)
-			results, puts = append(results, r), append(puts, put{c.Name, nil, "deleted", i, old.Version})
+			results, puts = append(results, r), append(puts, put{name: c.Name, note: "deleted", index: i, before: old.Version})
 			continue
 		}
 		v, err := clone(c.Name, c.Value)
@@ -912,7 +937,7 @@ func (p *Policy) plan(changes []Change, a Author) (results []Result, puts []put,
 		}
 		r.Changes = policy.Diff(old.Value, v)
 		docs[c.Name] = r.Document
-		results, puts = append(results, r), append(puts, put{c.Name, v, note(old.Value, v), i, old.Version})
+		results, puts = append(results, r), append(puts, put{name: c.Name, value: v, note: note(old.Value, v), index: i, before: old.Version})
 	}
 	var list []Document
 	for _, name := range slices.Sorted(maps.Keys(docs)) {
@@ -944,9 +969,9 @@ func checkName(name string, v any) string {
 	return ""
 }
 
-// settle waits until what was written is in force here, completes the results
-// and tells of it.
-func (p *Policy) settle(ctx context.Context, results []Result, puts []put, versions []uint64, by string) {
+// settle waits until what was written is in force here, and completes the
+// results.
+func (p *Policy) settle(ctx context.Context, results []Result, puts []put, versions []uint64) {
 	last := versions[len(versions)-1]
 	p.await(ctx, func() bool { return p.built >= last }) // if not now, then soon
 	p.mu.Lock()
@@ -958,7 +983,6 @@ func (p *Policy) settle(ctx context.Context, results []Result, puts []put, versi
 		}
 	}
 	p.mu.Unlock()
-	p.tell(puts, versions, by)
 }
 
 // tell emits a fact of each document that was written.
@@ -970,12 +994,10 @@ func (p *Policy) tell(puts []put, versions []uint64, by string) {
 		d := event.PolicyChanged{Document: w.name, Before: w.before, Deleted: w.value == nil, By: by, Note: w.note}
 		if versions != nil {
 			d.Version = versions[i]
+			p.emit(changedFact(d, w.at))
+		} else {
+			p.o.Changed(changedFact(d, time.Now()))
 		}
-		e := event.New(time.Now(), d)
-		if space, ok := strings.CutPrefix(w.name, "space/"); ok {
-			e.Space = space
-		}
-		p.o.Changed(e)
 	}
 }
 
@@ -989,7 +1011,8 @@ func (p *Policy) publish(ctx context.Context, puts []put, seen uint64, by string
 	now := time.Now().UTC().Truncate(time.Millisecond)
 	var msgs []*nats.Msg
 	for i, w := range puts {
-		e := envelope{Format: format, By: by, At: now, Note: w.note, More: len(puts) - 1 - i, Deleted: w.value == nil}
+		puts[i].at = now
+		e := envelope{Format: format, Node: p.o.Node, By: by, At: now, Note: w.note, More: len(puts) - 1 - i, Before: w.before, Deleted: w.value == nil}
 		m := nats.NewMsg(policySubject + key(w.name))
 		if w.value != nil {
 			e.Document = p.o.Keys.sealDocument(w.name, w.value)

@@ -14,6 +14,7 @@ package event
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/base32"
 	"encoding/hex"
 	"encoding/json"
@@ -55,6 +56,13 @@ func NewID() string {
 	var b [16]byte
 	rand.Read(b[:])
 	return idEncoding.EncodeToString(b[:])
+}
+
+// IDOf returns the ID of a fact that several may tell, by what names it: the
+// same for the same text.
+func IDOf(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return idEncoding.EncodeToString(sum[:16])
 }
 
 // NewSequence returns the Sequence of a new push: 128 random bits in hex.

@@ -293,6 +293,14 @@ func (l *Log) endOpen(open map[string]event.Event) {
 // pushes that it had no time to end. Of the first one, clean is true.
 func (l *Log) Before() (clean bool, pushes int) { return l.before.clean, len(l.before.open) }
 
+// Recovered reports whether JetStream has all that the processes before this one
+// have left in the journal, facts of crowds aside.
+func (l *Log) Recovered() bool {
+	l.facts.mu.Lock()
+	defer l.facts.mu.Unlock()
+	return l.facts.segs[0].number >= l.facts.own
+}
+
 // Emit puts a fact into the log. It never waits. The order of calls is the
 // order in the log. A fact without a Node is one of this node.
 //

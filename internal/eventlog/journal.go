@@ -35,6 +35,7 @@ type journal struct {
 	limit       int64         // bytes on disk; more are refused
 	queueLimit  int           // bytes in memory; more are refused. Of both, ends of pushes may have a quarter more
 	beat        time.Duration // between two marks
+	own         uint64        // number of the first segment of this process
 	fresh       bool          // no process before has left anything of which JetStream may have a part
 
 	wake    chan struct{} // has room for one
@@ -146,7 +147,7 @@ func openJournal(j *journal) (*found, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a journal: %w", err)
 	}
-	j.segs, j.active, j.file = append(list, active), active, file
+	j.segs, j.active, j.file, j.own = append(list, active), active, file, active.number
 	for _, s := range j.segs {
 		j.bytes += s.size
 	}

@@ -7,8 +7,10 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -38,7 +40,7 @@ func TestKill(t *testing.T) {
 	var mu sync.Mutex
 	accepted := map[string]bool{}
 	for round := range rounds {
-		addr, kill := startToBeKilled(t, dir)
+		addr, _, kill := startToBeKilled(t, dir)
 		var wg sync.WaitGroup
 		begun := make(chan struct{}, 1000)
 		for i := range publishers {
@@ -183,8 +185,8 @@ func pushOnce(ctx context.Context, addr, name string, accepted func()) error {
 }
 
 // startToBeKilled starts the server in a process of its own. It returns where
-// it listens for RTMP, and what kills it.
-func startToBeKilled(t *testing.T, dir string) (addr string, kill func()) {
+// it listens for RTMP and for the API, and what kills it.
+func startToBeKilled(t *testing.T, dir string) (addr, admin string, kill func()) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], "-test.run=^TestKill$", "-test.count=1")
 	cmd.Env = append(os.Environ(), killed+"="+dir, "TMPDIR="+t.TempDir())
@@ -209,7 +211,8 @@ func startToBeKilled(t *testing.T, dir string) (addr string, kill func()) {
 	if err != nil {
 		t.Fatalf("the server did not start: %v", err)
 	}
-	return strings.TrimSpace(line), kill
+	addr, admin, _ = strings.Cut(strings.TrimSpace(line), " ")
+	return addr, admin, kill
 }
 
 func serveToBeKilled(t *testing.T, dir string) {
@@ -219,8 +222,92 @@ func serveToBeKilled(t *testing.T, dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fmt.Println(n.Addr("rtmp"))
+	fmt.Println(n.Addr("rtmp"), n.Addr("admin"))
 	if err := n.Run(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// A server is killed again and again while its policy is written. Each version
+// of each document has one fact, whether or not the process lived to tell it.
+func TestKillWhilePolicyIsWritten(t *testing.T) {
+	const rounds, writers = 8, 4
+	dir := t.TempDir()
+	for round := range rounds {
+		_, admin, kill := startToBeKilled(t, dir)
+		var token []byte
+		eventually(t, "the token of this machine", func() (ok bool) {
+			var err error
+			token, err = os.ReadFile(filepath.Join(dir, tokenFile))
+			return err == nil
+		})
+		client := &http.Client{Transport: &http.Transport{}}
+		var wg sync.WaitGroup
+		begun := make(chan struct{}, 1)
+		for i := range writers {
+			c := &caller{t, "http://" + admin, strings.TrimSpace(string(token)), client}
+			wg.Go(func() { // ends when the server is killed
+				for n := 0; ; n++ {
+					resp, err := c.try("PUT", fmt.Sprintf("/api/v1/policy/documents/space/s%d", i), fmt.Sprintf(`{"apps":[{"name":"a%d.%d"}]}`, round, n))
+					if err != nil {
+						return
+					}
+					resp.Body.Close()
+					select {
+					case begun <- struct{}{}:
+					default:
+					}
+				}
+			})
+		}
+		<-begun
+		time.Sleep(time.Duration(rand.IntN(50)) * time.Millisecond) // when it is killed is up to chance
+		kill()
+		wg.Wait()
+		client.CloseIdleConnections()
+	}
+
+	c := testConfig(t)
+	c.Data = dir
+	n, _, _ := start(t, c)
+	kept := map[string]bool{}
+	policy, err := n.bus.JetStream().Stream(t.Context(), "KV_weir_policy")
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := policy.CachedInfo().State.LastSeq
+	for seq := uint64(1); seq <= last; seq++ {
+		if m, err := policy.GetMsg(t.Context(), seq); err == nil {
+			kept[fmt.Sprint(strings.TrimPrefix(strings.ReplaceAll(m.Subject, ".", "/"), "$KV/weir_policy/"), " ", seq)] = true
+		}
+	}
+	told, late := map[string]int{}, 0
+	eventually(t, "all versions to be told", func() bool {
+		clear(told)
+		late = 0
+		var started time.Time
+		for _, e := range entries(t, n) {
+			switch d := e.Data.(type) {
+			case event.NodeStarted:
+				started = e.Time
+			case event.PolicyChanged:
+				told[fmt.Sprint(d.Document, " ", d.Version)]++
+				if e.Time.Before(started) {
+					late++
+				}
+			}
+		}
+		for v := range kept {
+			if told[v] == 0 {
+				return false
+			}
+		}
+		return true
+	})
+	for v, times := range told {
+		if times != 1 {
+			t.Errorf("%s is told %d times", v, times)
+		}
+	}
+	t.Logf("%d versions, %d of them kept; %d were told by the start after the one that was killed", last, len(kept), late)
 }

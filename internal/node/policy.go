@@ -72,7 +72,7 @@ func (n *Node) openPolicy() error {
 	n.policy, err = cluster.OpenPolicy(ctx, n.bus.JetStream(), cluster.Options{
 		Log: n.log, Node: n.name, Replicas: n.bus.Replicas(), Keys: keys,
 		Copy: n.data.sub("policy.json"), Bootstrap: n.cfg.Policy, FileRules: n.cfg.PolicySource == PolicyFile,
-		Check: n.cfg.checkOpen, Changed: n.events.Emit, Lookup: net.DefaultResolver.LookupNetIP,
+		Check: n.cfg.checkOpen, Facts: n.events, Lookup: net.DefaultResolver.LookupNetIP,
 	})
 	return err
 }
