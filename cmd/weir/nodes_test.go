@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -164,10 +165,10 @@ func (p *process) get(t *testing.T, path string) string {
 	return string(b)
 }
 
-// TestTwoNodes has two processes on one NATS of somebody else: a change of the
-// policy is in force on both within a second, a running publish keeps its own,
-// and a bad change changes nothing.
-func TestTwoNodes(t *testing.T) {
+// twoNodes starts the processes a and b on one NATS of somebody else, and returns
+// also where that is and the file of their keys.
+func twoNodes(t *testing.T) (a, b *process, natsURL, keys string) {
+	t.Helper()
 	if testing.Short() {
 		t.Skip("starts processes")
 	}
@@ -180,7 +181,7 @@ func TestTwoNodes(t *testing.T) {
 	if !nats.ReadyForConnections(20 * time.Second) {
 		t.Fatal("nats-server is not ready")
 	}
-	keys := filepath.Join(t.TempDir(), "keys")
+	keys = filepath.Join(t.TempDir(), "keys")
 	if err := os.WriteFile(keys, []byte(base64.StdEncoding.EncodeToString(make([]byte, 32))+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -192,17 +193,21 @@ secrets: {key_file: %q}
 policy: {default_space: default, spaces: [{name: default, domains: [{name: "*"}], apps: [{name: live}]}]}
 `, node, nats.ClientURL(), keys)
 	}
-	a, b := startWeir(t, config("a")), startWeir(t, config("b"))
+	return startWeir(t, config("a")), startWeir(t, config("b")), nats.ClientURL(), keys
+}
 
-	conn, err := rtmp.Dial(t.Context(), strings.TrimSuffix(a.urls["Push"], "/STREAM"), rtmp.Config{})
+// push publishes a stream at the process, until the test ends.
+func (p *process) push(t *testing.T, name string) (film func(ms int64), conn *rtmp.Conn) {
+	t.Helper()
+	conn, err := rtmp.Dial(t.Context(), strings.TrimSuffix(p.urls["Push"], "/STREAM"), rtmp.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close()
-	if err := conn.Publish("s"); err != nil {
+	t.Cleanup(func() { conn.Close() })
+	if err := conn.Publish(name); err != nil {
 		t.Fatal(err)
 	}
-	film := func(ms int64) {
+	film = func(ms int64) {
 		t.Helper()
 		tag := flv.AppendAudio(nil, av.MP3, false, []byte("a frame of audio"))
 		if err := conn.WritePacket(av.Packet{Kind: av.Audio, Codec: av.MP3, Tag: tag, DTS: ms}); err != nil {
@@ -210,9 +215,18 @@ policy: {default_space: default, spaces: [{name: default, domains: [{name: "*"}]
 		}
 	}
 	film(0)
+	return film, conn
+}
+
+// TestTwoNodes has two processes on one NATS of somebody else: a change of the
+// policy is in force on both within a second, a running publish keeps its own,
+// and a bad change changes nothing.
+func TestTwoNodes(t *testing.T) {
+	a, b, natsURL, keys := twoNodes(t)
+	film, _ := a.push(t, "s")
 
 	// The test is a third node.
-	bs, err := bus.Open(t.Context(), bus.Config{Node: "test", URL: nats.ClientURL()}, slog.New(slog.DiscardHandler))
+	bs, err := bus.Open(t.Context(), bus.Config{Node: "test", URL: natsURL}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -285,5 +299,120 @@ policy: {default_space: default, spaces: [{name: default, domains: [{name: "*"}]
 	bad.Apps[0].Hold = -time.Second
 	if _, err := p.Write(t.Context(), []cluster.Change{{Name: "space/default", Value: bad, Expect: cluster.Any}}, cluster.Author{By: "test"}, false); err == nil || !known(b, "more") {
 		t.Errorf("a bad document: %v", err)
+	}
+}
+
+// TestTwoNodesSpeakAsOne has a stream and a player on the process b, and asks and
+// commands a. When b has been killed, a says that it does not answer.
+func TestTwoNodesSpeakAsOne(t *testing.T) {
+	a, b, _, _ := twoNodes(t)
+	a.push(t, "here")
+	film, pushed := b.push(t, "there")
+	weir := func(args ...string) string {
+		t.Helper()
+		text, err := a.weir(t, args...)
+		if err != nil {
+			t.Fatalf("weir %s: %v", strings.Join(args, " "), err)
+		}
+		return text
+	}
+	list := func(args ...string) (all []struct{ ID, Node, Stream, Does string }) {
+		t.Helper()
+		if err := json.Unmarshal([]byte(weir(append(args, "-o", "json")...)), &all); err != nil {
+			t.Fatal(err)
+		}
+		return all
+	}
+	tick := time.NewTicker(10 * time.Millisecond) // between two looks at other processes
+	defer tick.Stop()
+	await := func(what string, f func() bool) {
+		t.Helper()
+		for late := time.Now().Add(20 * time.Second); !f(); <-tick.C {
+			if time.Now().After(late) {
+				t.Fatalf("waited in vain: %s", what)
+			}
+		}
+	}
+	await("a lists the streams of both", func() bool { return len(list("streams")) == 2 })
+	if all := list("streams"); all[0].Stream != "here" || all[0].Node != "a" || all[1].Stream != "there" || all[1].Node != "b" {
+		t.Errorf("streams: %+v", all)
+	}
+	if text := weir("stream", "there"); !strings.Contains(text, "mp3") {
+		t.Errorf("weir stream there: %s", text)
+	}
+
+	// play plays there at b, and returns what waits until it is ended.
+	play := func() (ended func()) {
+		t.Helper()
+		resp, err := http.Get(strings.TrimSuffix(b.urls["Page"], "/") + "/live/there.flv")
+		if err != nil || resp.StatusCode != http.StatusOK {
+			t.Fatalf("play: %v %v", resp, err)
+		}
+		t.Cleanup(func() { resp.Body.Close() })
+		over := make(chan struct{})
+		go func() { defer close(over); io.Copy(io.Discard, resp.Body) }() // ends when the player is ended
+		return func() {
+			t.Helper()
+			select {
+			case <-over:
+			case <-time.After(20 * time.Second):
+				t.Fatal("the player goes on")
+			}
+		}
+	}
+	ended := play()
+	await("a lists the player", func() bool { return len(list("sessions", "there", "--does", "play")) == 1 })
+	player := list("sessions", "there", "--does", "play")[0]
+	if player.Node != "b" {
+		t.Errorf("the player: %+v", player)
+	}
+	if text := weir("kick", "--session", player.ID); text != "1 session ended\n" {
+		t.Errorf("weir kick --session: %q", text)
+	}
+	ended()
+	first, second := play(), play()
+	await("a lists both players", func() bool { return len(list("sessions", "there", "--does", "play")) == 2 })
+	if text := weir("kick", "there", "--players"); text != "2 players ended\n" {
+		t.Errorf("weir kick --players: %q", text)
+	}
+	first()
+	second()
+
+	// What is forbidden at a ends at b at once.
+	film(20)
+	ended = play()
+	await("a lists the player", func() bool { return len(list("sessions", "there", "--does", "play")) == 1 })
+	began := time.Now()
+	weir("forbid", "there")
+	for { // until b ends the push
+		if _, err := pushed.ReadPacket(); err != nil {
+			break
+		}
+	}
+	if d := time.Since(began); d > time.Second {
+		t.Errorf("what is forbidden at a has ended at b after %v", d)
+	}
+	ended()
+	weir("resume", "there")
+	_, pushed = b.push(t, "there")
+	if text := weir("kick", "there"); text != "1 push ended\n" {
+		t.Errorf("weir kick: %q", text)
+	}
+	for {
+		if _, err := pushed.ReadPacket(); err != nil {
+			break
+		}
+	}
+
+	b.push(t, "last")
+	await("a lists it", func() bool { return len(list("streams", "--prefix", "last")) == 1 })
+	b.cmd.Process.Kill()
+	b.cmd.Wait()
+	await("a says that b is silent", func() bool {
+		_, err := a.weir(t, "kick", "last")
+		return err != nil && strings.Contains(err.Error(), "did not answer") && strings.HasSuffix(err.Error(), ": b")
+	})
+	if all := list("streams"); len(all) != 1 || all[0].Stream != "here" {
+		t.Errorf("streams without b: %+v", all)
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -37,20 +39,32 @@ func (c *client) do(ctx context.Context, method, path string, query url.Values, 
 	return c.call(ctx, method, path, nil, body, out)
 }
 
-// all returns the items of a list, up to limit or if that is 0 all of them.
+// all returns the items of a list, up to limit or if that is 0 all of them. It
+// says of which nodes they are missing.
 func all[T any](ctx context.Context, c *client, path string, query url.Values, limit int) ([]T, error) {
 	items := []T{}
+	var silent []string
+	defer func() {
+		if len(silent) > 0 {
+			fmt.Fprintf(os.Stderr, "weir: without what these nodes have, which did not answer: %s\n", strings.Join(silent, ", "))
+		}
+	}()
 	for {
 		n := 1000
 		if limit > 0 {
 			n = min(n, limit-len(items))
 		}
 		query.Set("limit", fmt.Sprint(n))
-		var p api.Page[T]
+		var p api.Gathered[T]
 		if err := c.do(ctx, http.MethodGet, path, query, nil, &p); err != nil {
 			return nil, err
 		}
 		items = append(items, p.Items...)
+		for _, node := range p.Silent.Silent {
+			if !slices.Contains(silent, node) {
+				silent = append(silent, node)
+			}
+		}
 		if p.Next == "" || limit > 0 && len(items) >= limit {
 			return items, nil
 		}

@@ -39,7 +39,7 @@ func (l *listStreams) Run(ctx context.Context, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return l.show(stdout, list, "STREAM AGE PUBLISHER VIDEO AUDIO BITRATE PLAYERS", func(row func(...any)) {
+	return l.show(stdout, list, "STREAM NODE AGE PUBLISHER VIDEO AUDIO BITRATE PLAYERS", func(row func(...any)) {
 		for _, d := range list {
 			from := "(gone)"
 			if d.Publisher != nil {
@@ -52,7 +52,7 @@ func (l *listStreams) Run(ctx context.Context, stdout io.Writer) error {
 			if d.Audio != nil {
 				audio = d.Audio.Codec
 			}
-			row(d.Space+"/"+d.App+"/"+d.Stream, age(time.Duration(d.Seconds*float64(time.Second))), from, video, audio, amount(d.BitRate, "bit/s"), d.Players.Total)
+			row(d.Space+"/"+d.App+"/"+d.Stream, d.Node, age(time.Duration(d.Seconds*float64(time.Second))), from, video, audio, amount(d.BitRate, "bit/s"), d.Players.Total)
 		}
 	})
 }
@@ -139,13 +139,13 @@ func (k *kick) Run(ctx context.Context, stdout io.Writer) error {
 			path, what = "/streams/"+name+"/players", "players"
 		}
 	}
-	var ended struct {
-		Ended int `json:"ended"`
-	}
+	var ended api.Ended
 	if err := c.do(ctx, http.MethodDelete, path, nil, nil, &ended); err != nil {
 		return err
 	}
 	switch {
+	case len(ended.Silent.Silent) > 0:
+		return fmt.Errorf("%d %s ended, but these nodes did not answer, and what they have may go on: %s", ended.Ended, what, strings.Join(ended.Silent.Silent, ", "))
 	case k.Output == "json":
 		return printJSON(stdout, ended)
 	case k.Session != "" && ended.Ended == 0:
@@ -180,9 +180,9 @@ func (l *listSessions) Run(ctx context.Context, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return l.show(stdout, list, "SESSION DOES STREAM PROTOCOL CLIENT AGE BYTES", func(row func(...any)) {
+	return l.show(stdout, list, "SESSION DOES STREAM NODE PROTOCOL CLIENT AGE BYTES", func(row func(...any)) {
 		for _, i := range list {
-			row(i.ID, i.Does, i.Space+"/"+i.App+"/"+i.Stream, i.Protocol, address(i.Addr), age(time.Since(i.Since)), amount(i.Bytes, "B"))
+			row(i.ID, i.Does, i.Space+"/"+i.App+"/"+i.Stream, i.Node, i.Protocol, address(i.Addr), age(time.Since(i.Since)), amount(i.Bytes, "B"))
 		}
 	})
 }

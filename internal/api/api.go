@@ -40,6 +40,8 @@
 //
 //   - Lists: embed [Paging], return a [Page], and cut with [page], which keeps
 //     cursors stable: the next page begins after the last item's key.
+//   - What only each node knows: say it for this one in a function that is given
+//     to [shared], and [ask] or [gather] what the others say.
 //   - Errors: return [problem] with a kind of the table in problem.go, or
 //     [invalid] with the paths of what is wrong. Any other error is logged and
 //     told as 500 without its text.
@@ -50,6 +52,7 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"log/slog"
 	"net/http"
 	"sync"
@@ -91,6 +94,7 @@ type Options struct {
 	Stats      *stats.Book
 	Pictures   Pictures
 	Nodes      *cluster.Nodes
+	Peers      *cluster.Peers // nil: there are no other nodes
 	Events     *eventlog.Log
 	Callbacks  *callback.Dispatcher
 	Policy     *cluster.Policy
@@ -118,6 +122,7 @@ type Server struct {
 	failing failures
 	replays replays
 	feeds   feeds
+	shared  map[string]func(context.Context, json.RawMessage) (any, error) // what other nodes may ask
 
 	changing sync.Mutex // held by who changes a part of a space, so that he is not too slow for others of this node
 
@@ -130,6 +135,7 @@ func New(o Options) *Server {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Server{Options: o, log: o.Log, mux: http.NewServeMux(), scanTime: scanTime}
+	s.shared = make(map[string]func(context.Context, json.RawMessage) (any, error))
 	s.huma = huma.NewAPI(s.humaConfig(), adapter{s})
 	s.streamRoutes()
 	s.snapshotRoutes()

@@ -68,6 +68,11 @@ func (o *sorting[T]) valueOf(v *T) float64 {
 	return o.value(v)
 }
 
+// cursor is where a page ends whose last item is v.
+func (o *sorting[T]) cursor(v *T) string {
+	return cursor{o.list, o.valueOf(v), o.key(v)}.String()
+}
+
 func (o *sorting[T]) compare(av float64, ak string, bv float64, bk string) int {
 	c := cmp.Compare(av, bv)
 	if o.desc {

@@ -42,9 +42,22 @@ type SessionsInput struct {
 	Does   string `query:"does" enum:"publish,play" doc:"Publishers or players only."`
 }
 
-type sessionPage struct{ Body Page[SessionInfo] }
+type sessionPage struct{ Body Gathered[SessionInfo] }
+
+// sessionSorting sorts by ID: no two nodes give the same.
+var sessionSorting = sorting[SessionInfo]{list: "sessions", key: func(i *SessionInfo) string { return i.ID }}
 
 func (s *Server) listSessions(ctx context.Context, in *SessionsInput) (*sessionPage, error) {
+	here, err := s.sessionsHere(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	p, err := gather(ctx, s, "sessions", in, in.Paging, sessionSorting, here)
+	return &sessionPage{p}, err
+}
+
+// sessionsHere is listSessions for this node.
+func (s *Server) sessionsHere(ctx context.Context, in *SessionsInput) (*Page[SessionInfo], error) {
 	c := caller(ctx)
 	var all []session.Info
 	if in.Space != "" && in.App != "" && in.Stream != "" {
@@ -59,8 +72,8 @@ func (s *Server) listSessions(ctx context.Context, in *SessionsInput) (*sessionP
 			list = append(list, s.sessionInfo(i))
 		}
 	}
-	p, err := page(list, in.Paging, sorting[SessionInfo]{list: "sessions", key: func(i *SessionInfo) string { return i.ID }})
-	return &sessionPage{p}, err
+	p, err := page(list, in.Paging, sessionSorting)
+	return &p, err
 }
 
 type sessionPath struct {
@@ -68,20 +81,26 @@ type sessionPath struct {
 }
 
 func (s *Server) endSession(ctx context.Context, in *sessionPath) (*endedOutput, error) {
-	out := &endedOutput{}
+	if here, err := s.endSessionHere(ctx, in); err != nil || here.Ended > 0 {
+		return &endedOutput{*here}, err // it is on no other node
+	}
+	return end(ctx, s, "end session", in, s.endSessionHere)
+}
+
+func (s *Server) endSessionHere(ctx context.Context, in *sessionPath) (*Ended, error) {
 	id, err := session.ParseID(in.ID)
 	if err != nil {
-		return out, nil // there is no such session
+		return &Ended{}, nil // there is no such session
 	}
-	if i, ok := s.Sessions.Find(id); ok && caller(ctx).Sees(i.Key.Space) {
-		if s.Sessions.Kick(id) {
-			out.Body.Ended = 1
-		}
+	if i, ok := s.Sessions.Find(id); ok && caller(ctx).Sees(i.Key.Space) && s.Sessions.Kick(id) {
+		return &Ended{Ended: 1}, nil
 	}
-	return out, nil
+	return &Ended{}, nil
 }
 
 func (s *Server) sessionRoutes() {
+	shared(s, "sessions", s.sessionsHere)
+	shared(s, "end session", s.endSessionHere)
 	add(s, route{
 		ID: "listSessions", Method: http.MethodGet, Path: "/sessions", Tag: "Streams", Summary: "List publishers and players",
 		Detail: "Players of HLS have no session: they are only counted.",

@@ -116,6 +116,7 @@ type Alert struct {
 	Space  string    `json:"space"`
 	App    string    `json:"app"`
 	Stream string    `json:"stream"`
+	Node   string    `json:"node" doc:"The node that has raised it."`
 	Alert  string    `json:"alert" doc:"no_data, no_key_frame, low_bit_rate, drift, timestamp_jumps, transcode_slow, transcode_failing or transcode_refused."`
 	Text   string    `json:"text"`
 	Value  float64   `json:"value" doc:"When it was raised: seconds, bit/s or times a minute."`
@@ -123,7 +124,7 @@ type Alert struct {
 	Since  time.Time `json:"since"`
 }
 
-type alertPage struct{ Body Page[Alert] }
+type alertPage struct{ Body Gathered[Alert] }
 
 // AlertsInput says which alerts to list.
 type AlertsInput struct {
@@ -131,7 +132,21 @@ type AlertsInput struct {
 	Space string `query:"space" maxLength:"128" doc:"Of this space only."`
 }
 
+var alertSorting = sorting[Alert]{list: "alerts", key: func(a *Alert) string {
+	return streamKey(a.Space, a.App, a.Stream, a.Node) + " " + a.Alert
+}}
+
 func (s *Server) listAlerts(ctx context.Context, in *AlertsInput) (*alertPage, error) {
+	here, err := s.alertsHere(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	p, err := gather(ctx, s, "alerts", in, in.Paging, alertSorting, here)
+	return &alertPage{p}, err
+}
+
+// alertsHere is listAlerts for this node.
+func (s *Server) alertsHere(ctx context.Context, in *AlertsInput) (*Page[Alert], error) {
 	c := caller(ctx)
 	var list []Alert
 	for key, alerts := range s.Quality.Raised() {
@@ -139,20 +154,19 @@ func (s *Server) listAlerts(ctx context.Context, in *AlertsInput) (*alertPage, e
 			continue
 		}
 		for i := range alerts {
-			list = append(list, describeAlert(key, &alerts[i]))
+			list = append(list, s.describeAlert(key, &alerts[i]))
 		}
 	}
-	p, err := page(list, in.Paging, sorting[Alert]{
-		list: "alerts", key: func(a *Alert) string { return a.Space + "/" + a.App + "/" + a.Stream + "/" + a.Alert },
-	})
-	return &alertPage{p}, err
+	p, err := page(list, in.Paging, alertSorting)
+	return &p, err
 }
 
-func describeAlert(key stream.Key, a *quality.Alert) Alert {
-	return Alert{key.Space, key.App, key.Name, a.Name, a.Text, a.Value, a.Limit, a.Since.UTC()}
+func (s *Server) describeAlert(key stream.Key, a *quality.Alert) Alert {
+	return Alert{key.Space, key.App, key.Name, s.Node, a.Name, a.Text, a.Value, a.Limit, a.Since.UTC()}
 }
 
 func (s *Server) statisticsRoutes() {
+	shared(s, "alerts", s.alertsHere)
 	add(s, route{
 		ID: "getStatistics", Method: http.MethodGet, Path: "/statistics", Tag: "Statistics", Summary: "Bytes and players over time",
 		Detail: "Of everything, a space, an app or a stream. By steps of less than an hour as far back as minutes are kept, else as hours are.",

@@ -127,7 +127,7 @@ func (s *Server) describeStream(st *stream.Stream, now time.Time) StreamInfo {
 	alerts := s.Quality.Alerts(i.Key)
 	d.Alerts = make([]Alert, 0, len(alerts))
 	for a := range alerts {
-		d.Alerts = append(d.Alerts, describeAlert(i.Key, &alerts[a]))
+		d.Alerts = append(d.Alerts, s.describeAlert(i.Key, &alerts[a]))
 	}
 	if i.Live && i.Push != nil {
 		c := &i.Push.Client
@@ -161,7 +161,7 @@ type StreamsInput struct {
 	Order   string `query:"order" enum:"name,since,-since,players,-players,bit_rate,-bit_rate,bytes,-bytes" default:"name" doc:"What to sort by; with - the greatest first."`
 }
 
-type streamPage struct{ Body Page[StreamInfo] }
+type streamPage struct{ Body Gathered[StreamInfo] }
 
 // orders are the ways to sort streams.
 var orders = map[string]func(*StreamInfo) float64{
@@ -172,13 +172,38 @@ var orders = map[string]func(*StreamInfo) float64{
 	"bytes":    func(d *StreamInfo) float64 { return float64(d.Bytes) },
 }
 
+// streamSorting sorts streams as in says. Several nodes may have one of a name:
+// one that is live there, and others that hold it for its publisher to return.
+func streamSorting(in *StreamsInput) sorting[StreamInfo] {
+	order, desc := strings.CutPrefix(in.Order, "-")
+	return sorting[StreamInfo]{
+		list: "streams " + in.Order, desc: desc, value: orders[order],
+		key: func(d *StreamInfo) string { return streamKey(d.Space, d.App, d.Stream, d.Node) },
+	}
+}
+
+// streamKey sorts by name and then by node. No name has a space in it.
+func streamKey(space, app, name, node string) string {
+	return space + "/" + app + "/" + name + " " + node
+}
+
+func (s *Server) listStreams(ctx context.Context, in *StreamsInput) (*streamPage, error) {
+	here, err := s.streamsHere(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	p, err := gather(ctx, s, "streams", in, in.Paging, streamSorting(in), here)
+	return &streamPage{p}, err
+}
+
 // namedStream is a stream with what lists are sorted by.
 type namedStream struct {
 	st   *stream.Stream
 	name string
 }
 
-func (s *Server) listStreams(ctx context.Context, in *StreamsInput) (*streamPage, error) {
+// streamsHere is listStreams for this node.
+func (s *Server) streamsHere(ctx context.Context, in *StreamsInput) (*Page[StreamInfo], error) {
 	c, now := caller(ctx), time.Now()
 	var named []namedStream
 	for _, st := range s.Hub.Streams() {
@@ -190,7 +215,7 @@ func (s *Server) listStreams(ctx context.Context, in *StreamsInput) (*streamPage
 			!strings.HasPrefix(k.Name, in.Prefix):
 			continue
 		}
-		named = append(named, namedStream{st, k.Space + "/" + k.App + "/" + k.Name})
+		named = append(named, namedStream{st, streamKey(k.Space, k.App, k.Name, s.Node)})
 	}
 	if in.Order == "name" && !in.Live && in.Players == 0 && in.BitRate == 0 {
 		// Only those of the page need be described.
@@ -198,9 +223,9 @@ func (s *Server) listStreams(ctx context.Context, in *StreamsInput) (*streamPage
 		if err != nil {
 			return nil, err
 		}
-		out := &streamPage{Page[StreamInfo]{Items: make([]StreamInfo, 0, len(p.Items)), Next: p.Next}}
+		out := &Page[StreamInfo]{Items: make([]StreamInfo, 0, len(p.Items)), Next: p.Next}
 		for _, n := range p.Items {
-			out.Body.Items = append(out.Body.Items, s.describeStream(n.st, now))
+			out.Items = append(out.Items, s.describeStream(n.st, now))
 		}
 		return out, nil
 	}
@@ -212,12 +237,8 @@ func (s *Server) listStreams(ctx context.Context, in *StreamsInput) (*streamPage
 		}
 		list = append(list, d)
 	}
-	order, desc := strings.CutPrefix(in.Order, "-")
-	p, err := page(list, in.Paging, sorting[StreamInfo]{
-		list: "streams " + in.Order, desc: desc, value: orders[order],
-		key: func(d *StreamInfo) string { return d.Space + "/" + d.App + "/" + d.Stream },
-	})
-	return &streamPage{p}, err
+	p, err := page(list, in.Paging, streamSorting(in))
+	return &p, err
 }
 
 // StreamPath names a stream.
@@ -237,14 +258,55 @@ func (s *Server) find(p *StreamPath) (*stream.Stream, error) {
 	return nil, notFound("stream on the air", p.key().String())
 }
 
-type streamOutput struct{ Body StreamInfo }
+// standing is what a node says of a stream of one name; nothing if it has none.
+type standing[T any] struct {
+	Live  bool `json:"live"` // and not held for its publisher to return
+	About *T   `json:"about,omitempty"`
+}
 
-func (s *Server) getStream(_ context.Context, in *StreamPath) (*streamOutput, error) {
-	st, err := s.find(in)
-	if err != nil {
-		return nil, err
+// standingHere is what this node says of a stream.
+func standingHere[T any](s *Server, in *StreamPath, describe func(*stream.Stream) *T) (*standing[T], error) {
+	st := s.Hub.Find(in.key())
+	if st == nil {
+		return &standing[T]{}, nil
 	}
-	return &streamOutput{s.describeStream(st, time.Now())}, nil
+	return &standing[T]{st.Live(), describe(st)}, nil
+}
+
+// locate returns what is said of a stream where it is live, and if it is nowhere,
+// where it is held. This node is asked first, and no other if it is live here.
+func locate[T any](ctx context.Context, s *Server, of string, in *StreamPath, here func(context.Context, *StreamPath) (*standing[T], error)) (*T, error) {
+	found, err := here(ctx, in)
+	if err != nil || found.Live {
+		return found.About, err
+	}
+	others, silent := ask[standing[T]](ctx, s, of, in)
+	for i := range others {
+		if o := &others[i]; o.Live && !found.Live || found.About == nil {
+			found = o
+		}
+	}
+	switch {
+	case found.About != nil:
+		return found.About, nil
+	case len(silent.Silent) > 0:
+		return nil, away("the stream %.128q is on none of the nodes that answer; it may be on those that do not: %s", in.key(), strings.Join(silent.Silent, ", "))
+	}
+	return nil, notFound("stream on the air", in.key().String())
+}
+
+type streamOutput struct{ Body *StreamInfo }
+
+func (s *Server) getStream(ctx context.Context, in *StreamPath) (*streamOutput, error) {
+	d, err := locate(ctx, s, "stream", in, s.streamHere)
+	return &streamOutput{d}, err
+}
+
+func (s *Server) streamHere(_ context.Context, in *StreamPath) (*standing[StreamInfo], error) {
+	return standingHere(s, in, func(st *stream.Stream) *StreamInfo {
+		d := s.describeStream(st, time.Now())
+		return &d
+	})
 }
 
 // Sample is what was published in a while.
@@ -260,18 +322,24 @@ type Sample struct {
 	Drift       float64   `json:"drift" doc:"Seconds by which sound was ahead of picture at its end."`
 }
 
-type timelineOutput struct {
-	Body struct {
-		Seconds []Sample `json:"seconds" nullable:"false" doc:"By the second, up to two minutes back, the oldest first."`
-		Tens    []Sample `json:"tens" nullable:"false" doc:"By ten seconds, up to half an hour back, the oldest first."`
-	}
+// Timeline is how the quality of a push has been.
+type Timeline struct {
+	Seconds []Sample `json:"seconds" nullable:"false" doc:"By the second, up to two minutes back, the oldest first."`
+	Tens    []Sample `json:"tens" nullable:"false" doc:"By ten seconds, up to half an hour back, the oldest first."`
 }
 
-func (s *Server) getTimeline(_ context.Context, in *StreamPath) (*timelineOutput, error) {
-	st, err := s.find(in)
-	if err != nil {
-		return nil, err
-	}
+type timelineOutput struct{ Body *Timeline }
+
+func (s *Server) getTimeline(ctx context.Context, in *StreamPath) (*timelineOutput, error) {
+	d, err := locate(ctx, s, "timeline", in, s.timelineHere)
+	return &timelineOutput{d}, err
+}
+
+func (s *Server) timelineHere(_ context.Context, in *StreamPath) (*standing[Timeline], error) {
+	return standingHere(s, in, timelineOf)
+}
+
+func timelineOf(st *stream.Stream) *Timeline {
 	samples := func(list []stream.Sample, seconds int64) []Sample {
 		all := make([]Sample, 0, len(list))
 		for _, x := range list {
@@ -283,47 +351,72 @@ func (s *Server) getTimeline(_ context.Context, in *StreamPath) (*timelineOutput
 		return all
 	}
 	seconds, tens := st.Timeline()
-	out := &timelineOutput{}
-	out.Body.Seconds, out.Body.Tens = samples(seconds, 1), samples(tens, 10)
-	return out, nil
+	return &Timeline{samples(seconds, 1), samples(tens, 10)}
 }
 
-func (s *Server) endPublisher(_ context.Context, in *StreamPath) (*endedOutput, error) {
-	out := &endedOutput{}
+// Ended is how many were ended.
+type Ended struct {
+	Ended int `json:"ended" doc:"How many were ended, on all nodes together."`
+	Silent
+}
+
+type endedOutput struct{ Body Ended }
+
+// end ends what is here, and has the other nodes end what is there.
+func end[I any](ctx context.Context, s *Server, of string, in *I, here func(context.Context, *I) (*Ended, error)) (*endedOutput, error) {
+	out, err := here(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	others, silent := ask[Ended](ctx, s, of, in)
+	for _, o := range others {
+		out.Ended += o.Ended
+	}
+	out.Silent = silent
+	return &endedOutput{*out}, nil
+}
+
+func (s *Server) endPublisher(ctx context.Context, in *StreamPath) (*endedOutput, error) {
+	return end(ctx, s, "end publisher", in, s.endPublisherHere)
+}
+
+func (s *Server) endPublisherHere(_ context.Context, in *StreamPath) (*Ended, error) {
 	if st := s.Hub.Find(in.key()); st != nil {
 		if p := st.Publication(); p != nil {
 			p.End(stream.EndKicked)
-			out.Body.Ended = 1
+			return &Ended{Ended: 1}, nil
 		}
 	}
-	return out, nil
+	return &Ended{}, nil
 }
 
-type endedOutput struct {
-	Body struct {
-		Ended int `json:"ended" doc:"How many were ended."`
-	}
+func (s *Server) endPlayers(ctx context.Context, in *StreamPath) (*endedOutput, error) {
+	return end(ctx, s, "end players", in, s.endPlayersHere)
 }
 
-func (s *Server) endPlayers(_ context.Context, in *StreamPath) (*endedOutput, error) {
-	out := &endedOutput{}
-	out.Body.Ended = s.Sessions.KickPlayers(in.key())
-	return out, nil
+func (s *Server) endPlayersHere(_ context.Context, in *StreamPath) (*Ended, error) {
+	return &Ended{Ended: s.Sessions.KickPlayers(in.key())}, nil
 }
 
 func (s *Server) streamRoutes() {
+	shared(s, "streams", s.streamsHere)
+	shared(s, "stream", s.streamHere)
+	shared(s, "timeline", s.timelineHere)
+	shared(s, "end publisher", s.endPublisherHere)
+	shared(s, "end players", s.endPlayersHere)
 	add(s, route{
 		ID: "listStreams", Method: http.MethodGet, Path: "/streams", Tag: "Streams", Summary: "List the streams on the air",
 		Role: Viewer, Scope: Filtered,
 	}, s.listStreams)
 	add(s, route{
 		ID: "getStream", Method: http.MethodGet, Path: "/streams/{space}/{app}/{stream}", Tag: "Streams", Summary: "Describe a stream on the air",
-		Role: Viewer, Scope: InSpace,
+		Detail: "Where more than one node has it, as it is where it is live.",
+		Role:   Viewer, Scope: InSpace, Errors: []int{503},
 	}, s.getStream)
 	add(s, route{
 		ID: "getTimeline", Method: http.MethodGet, Path: "/streams/{space}/{app}/{stream}/timeline", Tag: "Streams",
 		Summary: "How the quality of a push has been",
-		Role:    Viewer, Scope: InSpace,
+		Role:    Viewer, Scope: InSpace, Errors: []int{503},
 	}, s.getTimeline)
 	add(s, route{
 		ID: "endPublisher", Method: http.MethodDelete, Path: "/streams/{space}/{app}/{stream}/publisher", Tag: "Streams",

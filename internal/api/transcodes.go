@@ -13,6 +13,7 @@ type Transcode struct {
 	Space     string      `json:"space"`
 	App       string      `json:"app"`
 	Stream    string      `json:"stream"`
+	Node      string      `json:"node" doc:"The node that makes them."`
 	State     string      `json:"state" enum:"idle,starting,running,waiting,failing,refused"`
 	Reason    string      `json:"reason,omitempty" doc:"Why it waits, fails or is refused."`
 	Templates []string    `json:"templates" nullable:"false" doc:"That are in use."`
@@ -44,23 +45,37 @@ type TranscodesInput struct {
 	Space string `query:"space" maxLength:"128" doc:"Of this space only."`
 }
 
-type transcodesPage struct{ Body Page[Transcode] }
+type transcodesPage struct{ Body Gathered[Transcode] }
+
+var transcodeSorting = sorting[Transcode]{list: "transcodes", key: func(t *Transcode) string {
+	return streamKey(t.Space, t.App, t.Stream, t.Node)
+}}
 
 func (s *Server) listTranscodes(ctx context.Context, in *TranscodesInput) (*transcodesPage, error) {
+	here, err := s.transcodesHere(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	p, err := gather(ctx, s, "transcodes", in, in.Paging, transcodeSorting, here)
+	return &transcodesPage{p}, err
+}
+
+// transcodesHere is listTranscodes for this node.
+func (s *Server) transcodesHere(ctx context.Context, in *TranscodesInput) (*Page[Transcode], error) {
 	c := caller(ctx)
 	var list []Transcode
 	for _, st := range s.Transcoder.Status() {
 		if k := st.Source; c.Sees(k.Space) && (in.Space == "" || in.Space == k.Space) {
-			list = append(list, transcodeOf(st))
+			list = append(list, s.describeTranscode(st))
 		}
 	}
-	p, err := page(list, in.Paging, sorting[Transcode]{list: "transcodes", key: func(t *Transcode) string { return t.Space + "/" + t.App + "/" + t.Stream }})
-	return &transcodesPage{p}, err
+	p, err := page(list, in.Paging, transcodeSorting)
+	return &p, err
 }
 
-func transcodeOf(st transcode.Status) Transcode {
+func (s *Server) describeTranscode(st transcode.Status) Transcode {
 	t := Transcode{
-		Space: st.Source.Space, App: st.Source.App, Stream: st.Source.Name, State: st.State, Reason: st.Reason,
+		Space: st.Source.Space, App: st.Source.App, Stream: st.Source.Name, Node: s.Node, State: st.State, Reason: st.Reason,
 		Templates: append([]string{}, st.Templates...), Restarts: st.Restarts, Speed: st.Speed, Lag: st.Lag.Seconds(),
 		Frames: st.Frames, Dropped: st.Dropped, Outputs: []Rendition{},
 	}
@@ -77,6 +92,7 @@ func transcodeOf(st transcode.Status) Transcode {
 }
 
 func (s *Server) transcodeRoutes() {
+	shared(s, "transcodes", s.transcodesHere)
 	add(s, route{
 		ID: "listTranscodes", Method: http.MethodGet, Path: "/transcodes", Tag: "Streams",
 		Summary: "Renditions, and how they fare",

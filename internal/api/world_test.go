@@ -343,12 +343,17 @@ func (w *world) from(t testing.TB, addr, token string) *httptest.ResponseRecorde
 // get asks for a path and decodes the answer into v.
 func (w *world) get(t testing.TB, token, path string, v any) {
 	t.Helper()
-	rec := w.do(t, request{method: http.MethodGet, path: path, token: token})
+	w.answers(t, w.do(t, request{method: http.MethodGet, path: path, token: token}), "GET "+path, v)
+}
+
+// answers decodes a success into v.
+func (w *world) answers(t testing.TB, rec *httptest.ResponseRecorder, what string, v any) {
+	t.Helper()
 	if rec.Code != http.StatusOK {
-		t.Fatalf("GET %s: %d %s", path, rec.Code, rec.Body)
+		t.Fatalf("%s: %d %s", what, rec.Code, rec.Body)
 	}
 	if err := json.Unmarshal(rec.Body.Bytes(), v); err != nil {
-		t.Fatalf("GET %s: %v", path, err)
+		t.Fatalf("%s: %v", what, err)
 	}
 }
 

@@ -82,9 +82,12 @@ func (n *Node) newAPI() error {
 		return err
 	}
 	n.nodes = cluster.NewNodes(n.bus.JetStream(), n.bus.Replicas(), n.log)
+	if n.bus.Shared() {
+		n.peers = cluster.NewPeers(n.bus.Conn(), n.nodes, n.name, n.log)
+	}
 	n.api = api.New(api.Options{
 		Log: n.log, Version: n.cfg.Version, Node: n.name, Started: n.started,
-		Tokens: n.tokens, Hub: n.hub, Sessions: n.sessions, HLS: n.hls, Gate: n.gate, Nodes: n.nodes, Events: n.events,
+		Tokens: n.tokens, Hub: n.hub, Sessions: n.sessions, HLS: n.hls, Gate: n.gate, Nodes: n.nodes, Peers: n.peers, Events: n.events,
 		Policy: n.policy, Quality: n.quality, Stats: n.stats, Callbacks: n.callbacks, Recorder: n.recorder, Transcoder: n.transcoder, Config: n.config, Self: n.self,
 		Pictures: api.Pictures{Now: n.snapshots.Now, Latest: n.snapshots.Latest, Stored: n.snapshots.Stored, All: n.snapshots.All, FFmpeg: n.ffmpeg.Health},
 		Hosts:    n.cfg.API.Hosts, Origins: n.cfg.API.Origins,
@@ -100,6 +103,13 @@ func (n *Node) runAPI(ctx context.Context) {
 	var tasks sync.WaitGroup
 	tasks.Go(func() { n.tokens.Run(ctx) })
 	tasks.Go(func() { n.nodes.Run(ctx, n.self) })
+	if n.peers != nil {
+		tasks.Go(func() {
+			if err := n.peers.Serve(ctx, n.api.Answer); ctx.Err() == nil {
+				n.log.Error("other nodes get no answers of this one", "err", err)
+			}
+		})
+	}
 	tasks.Wait()
 	if err := api.RemoveLocal(n.data.sub(tokenFile)); err != nil {
 		n.log.Warn("the local token's file stays", "err", err)

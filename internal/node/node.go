@@ -87,6 +87,7 @@ type Node struct {
 	api     *api.Server
 	tokens  *api.Tokens
 	nodes   *cluster.Nodes
+	peers   *cluster.Peers // nil: there are no other nodes
 	started time.Time
 	load    load
 }

@@ -1,0 +1,168 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"weir/internal/cluster"
+	"weir/internal/stream"
+)
+
+// newCluster returns nodes that ask each other, n1, n2 and so on, and what ends
+// the answers of one without a word.
+func newCluster(t *testing.T, n int) (nodes []*world, kill func(name string)) {
+	t.Helper()
+	log := slog.New(slog.DiscardHandler)
+	_, js := startNATS(t)
+	list := cluster.NewNodes(js, 1, log)
+	stops := map[string]func(){}
+	var running sync.WaitGroup
+	t.Cleanup(func() {
+		for _, stop := range stops {
+			stop()
+		}
+		running.Wait()
+	})
+	for i := range n {
+		name := fmt.Sprintf("n%d", i+1)
+		peers := cluster.NewPeers(js.Conn(), list, name, log)
+		w := newWorld(t, func(o *Options) {
+			o.Node, o.Peers = name, peers
+			o.Self = func() cluster.Node { return cluster.Node{Name: name} }
+		})
+		nodes = append(nodes, w)
+		ctx, cancel := context.WithCancel(context.Background())
+		listed, dead := make(chan struct{}, 16), make(chan struct{})
+		stops[name] = sync.OnceFunc(func() { cancel(); <-dead })
+		running.Go(func() { defer close(dead); peers.Serve(ctx, w.Answer) })                                        // ends with kill
+		running.Go(func() { list.Run(t.Context(), func() cluster.Node { listed <- struct{}{}; return w.Self() }) }) // ends with the test
+		<-listed
+	}
+	for _, w := range nodes { // until all know each other
+		for late := time.Now().Add(10 * time.Second); ; {
+			answers := w.Peers.Ask(t.Context(), []byte(`{"of":"streams","in":{"Limit":1}}`))
+			silent := slices.ContainsFunc(answers, func(a cluster.Answer) bool { return a.Err != nil })
+			if len(answers) == n-1 && !silent {
+				break
+			}
+			if time.Now().After(late) {
+				t.Fatalf("the nodes do not find each other: %+v", answers)
+			}
+		}
+	}
+	return nodes, func(name string) { stops[name]() }
+}
+
+// TestClusterStreams lists the streams of three nodes in every order and by pages
+// of every size: each is there once, and in its place.
+func TestClusterStreams(t *testing.T) {
+	nodes, kill := newCluster(t, 3)
+	w := nodes[0]
+	w.unlimited()
+	for i := range 23 {
+		nodes[i%3].publish(t, "default", fmt.Sprintf("cam%02d", i))
+	}
+	nodes[2].publish(t, "other", "cam00")
+	viewer, other := w.token(t, Token{Role: Viewer}), w.token(t, Token{Role: Viewer, Space: "other"})
+	w.unlimited()
+	walk := func(token, query string) (names []string) {
+		t.Helper()
+		for cursor := ""; ; {
+			var p Gathered[StreamInfo]
+			w.get(t, token, "/streams?"+query+"&cursor="+url.QueryEscape(cursor), &p)
+			if len(p.Silent.Silent) != 0 {
+				t.Errorf("GET /streams?%s: %v are silent", query, p.Silent.Silent)
+			}
+			for _, d := range p.Items {
+				names = append(names, d.Space+"/"+d.Stream+"@"+d.Node)
+			}
+			if cursor = p.Next; cursor == "" {
+				return names
+			}
+		}
+	}
+	want := []string{"default/demo@n1", "default/demo@n2", "default/demo@n3", "other/cam00@n3"} // each has a demo of its own
+	for i := range 23 {
+		want = append(want, fmt.Sprintf("default/cam%02d@n%d", i, i%3+1))
+	}
+	slices.Sort(want)
+	for limit := 1; limit <= len(want)+1; limit += 1 + limit/5 {
+		if got := walk(viewer, fmt.Sprintf("limit=%d", limit)); !slices.Equal(got, want) {
+			t.Errorf("by %d: %q, want %q", limit, got, want)
+		}
+		since := walk(viewer, fmt.Sprintf("order=-since&limit=%d", limit))
+		if len(since) != len(want) || since[0] != "other/cam00@n3" || since[1] != "default/cam22@n2" || since[20] != "default/cam03@n1" {
+			t.Errorf("the newest first by %d: %q", limit, since)
+		}
+		slices.Sort(since)
+		if !slices.Equal(since, want) {
+			t.Errorf("the newest first by %d is not the same streams: %q", limit, since)
+		}
+		if got := walk(viewer, fmt.Sprintf("order=-bytes&live=true&prefix=cam1&limit=%d", limit)); len(got) != 10 {
+			t.Errorf("by %d with the prefix cam1: %q", limit, got)
+		}
+	}
+	if got := walk(other, "limit=5"); !slices.Equal(got, []string{"other/cam00@n3"}) {
+		t.Errorf("for the token of other: %q", got)
+	}
+
+	// One is asked for where it is not.
+	var d StreamInfo
+	w.get(t, viewer, "/streams/default/live/cam01", &d)
+	if d.Node != "n2" || d.Audio == nil {
+		t.Errorf("GET stream of another node: %+v", d)
+	}
+	var line Timeline
+	w.get(t, viewer, "/streams/default/live/cam01/timeline", &line)
+	if rec := w.do(t, request{method: http.MethodGet, path: "/streams/default/live/none", token: viewer}); kindOf(rec) != kindNotFound {
+		t.Errorf("GET no stream: %d %s", rec.Code, rec.Body)
+	}
+
+	// The push is ended where it is; it is held there for its return.
+	operator := w.token(t, Token{Role: Operator})
+	push := nodes[1].Hub.Find(stream.Key{Space: "default", App: "live", Name: "cam01"}).Publication()
+	var ended Ended
+	w.ends(t, operator, "/streams/default/live/cam01/publisher", &ended)
+	if ended.Ended != 1 || push.Reason() != stream.EndKicked {
+		t.Errorf("DELETE publisher of another node: %+v, ended as %v", ended, push.Reason())
+	}
+	w.ends(t, operator, "/streams/default/live/cam01/publisher", &ended)
+	if ended.Ended != 0 {
+		t.Errorf("the same again: %+v", ended)
+	}
+	// Who pushes it elsewhere then is found there.
+	nodes[2].publish(t, "default", "cam01")
+	w.get(t, viewer, "/streams/default/live/cam01", &d)
+	if d.Node != "n3" || !d.Live {
+		t.Errorf("GET stream that has moved: %+v", d)
+	}
+
+	// Of a node that is gone nobody says that it has nothing.
+	kill("n3")
+	var p Gathered[StreamInfo]
+	w.get(t, viewer, "/streams?limit=100", &p)
+	if !slices.Equal(p.Silent.Silent, []string{"n3"}) || len(p.Items) != 17 {
+		t.Errorf("GET /streams without n3: %d streams, silent: %v", len(p.Items), p.Silent.Silent)
+	}
+	w.ends(t, operator, "/streams/default/live/demo/players", &ended)
+	if !slices.Equal(ended.Silent.Silent, []string{"n3"}) {
+		t.Errorf("DELETE players without n3: %+v", ended)
+	}
+	if rec := w.do(t, request{method: http.MethodGet, path: "/streams/default/live/cam02", token: viewer}); kindOf(rec) != kindUnavailable {
+		t.Errorf("GET stream of n3: %d %s", rec.Code, rec.Body)
+	}
+}
+
+// ends deletes a path and decodes what that has ended.
+func (w *world) ends(t *testing.T, token, path string, out *Ended) {
+	t.Helper()
+	*out = Ended{}
+	w.answers(t, w.do(t, request{method: http.MethodDelete, path: path, token: token}), "DELETE "+path, out)
+}
