@@ -26,12 +26,12 @@ func (m *Muxer) movie(tracks []*track) *mp4.MoovBox {
 	moov.AddChild(mvhd)
 	for i, t := range tracks {
 		late := t.begins() - start
-		total := roundDiv(t.total()*movieScale, t.scale)
+		plays := roundDiv(t.plays()*movieScale, t.scale)
 		trak := mp4.CreateEmptyTrak(uint32(i+1), uint32(t.scale), map[bool]string{true: "video", false: "audio"}[t.video], "und")
 		trak.Children = nil
 		tkhd := trak.Tkhd
 		tkhd.CreationTime, tkhd.ModificationTime = created, created
-		tkhd.Duration = uint64(late + total)
+		tkhd.Duration = uint64(late + plays)
 		if t.video {
 			t.turn(tkhd, m.o.Rotation)
 		} else {
@@ -39,7 +39,7 @@ func (m *Muxer) movie(tracks []*track) *mp4.MoovBox {
 		}
 		mvhd.Duration = max(mvhd.Duration, tkhd.Duration)
 		trak.AddChild(tkhd)
-		if edits := t.edits(late, total); edits != nil {
+		if edits := t.edits(late, plays); edits != nil {
 			edts := &mp4.EdtsBox{}
 			edts.AddChild(&mp4.ElstBox{Entries: edits})
 			trak.AddChild(edts)
@@ -82,9 +82,9 @@ func (t *track) shift() int64 {
 }
 
 // edits returns the edit list (8.6.6): nothing for so long as the track is
-// late, then the media from what is shown first on. There is none if that is
+// late, then the media from what is shown first to what is shown last. There is none if that is
 // what a player does anyway.
-func (t *track) edits(late, total int64) (list []mp4.ElstEntry) {
+func (t *track) edits(late, plays int64) (list []mp4.ElstEntry) {
 	media := int64(0)
 	if t.video {
 		media = t.shown - t.first + t.shift()
@@ -95,7 +95,7 @@ func (t *track) edits(late, total int64) (list []mp4.ElstEntry) {
 	if late > 0 {
 		list = append(list, mp4.ElstEntry{SegmentDuration: uint64(late), MediaTime: -1, MediaRateInteger: 1})
 	}
-	return append(list, mp4.ElstEntry{SegmentDuration: uint64(total), MediaTime: media, MediaRateInteger: 1})
+	return append(list, mp4.ElstEntry{SegmentDuration: uint64(plays), MediaTime: media, MediaRateInteger: 1})
 }
 
 // table returns the sample table (8.5).

@@ -119,7 +119,8 @@ func Supports(c av.Codec) bool {
 
 // WritePacket adds a packet. Packets come in the order of their DTS, as well
 // as that is known: each track's time goes on by at least one unit whatever
-// they say. Metadata, and what cannot be played, is left out.
+// they say. Metadata, and what cannot be played, is left out. After a Break sound
+// follows its packets' times anew.
 func (m *Muxer) WritePacket(p av.Packet) error {
 	if m.err != nil {
 		return m.err
@@ -130,6 +131,13 @@ func (m *Muxer) WritePacket(p av.Packet) error {
 	if !Supports(p.Codec) {
 		m.n++
 		return nil
+	}
+	if p.Break {
+		for _, t := range m.tracks {
+			if t != nil {
+				t.broken = true
+			}
+		}
 	}
 	i := p.Kind - av.Video
 	if m.tracks[i] == nil {

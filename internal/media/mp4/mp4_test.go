@@ -329,6 +329,26 @@ func TestMuxerAudioClock(t *testing.T) {
 	}
 }
 
+// After a break sound is where its picture is, and not where it was due.
+func TestMuxerBreak(t *testing.T) {
+	packets := []av.Packet{config(av.Video, av.H264, avc720), config(av.Audio, av.AAC, aac44)}
+	for i := range 100 {
+		at := int64(float64(i)*1024/44.1 + 0.5)
+		if i >= 50 {
+			at += 45
+		}
+		v := video(av.H264, at, 0, true, "v")
+		v.Break = i == 50
+		packets = append(packets, v, audio(av.AAC, at, "a"))
+	}
+	_, _, got := mux(t, mp4.Options{}, packets...)
+	for i, s := range got.Tracks[1] {
+		if away := float64(s.DTS)/44.1 - float64(got.Tracks[0][i].DTS); away > 1 || away < -1 {
+			t.Errorf("frame %d of sound is %.1f ms away from the picture", i, away)
+		}
+	}
+}
+
 func TestMuxerEmpty(t *testing.T) {
 	f := &file{size: mp4.DefaultPartSize}
 	m := mp4.NewMuxer(f.write, mp4.Options{})
@@ -410,6 +430,14 @@ func TestMuxerProperty(t *testing.T) {
 		_, b, got := mux(t, o, packets...)
 		if diff := cmp.Diff(want, got.Tracks); diff != "" {
 			t.Fatalf("seed %d (-want +got):\n%.2000s", seed, diff)
+		}
+		if edits := got.Edits[0]; edits != nil {
+			e := edits[len(edits)-1]
+			for _, s := range got.Tracks[0] {
+				if s.PTS >= e.MediaTime+int64(e.SegmentDuration) {
+					t.Errorf("seed %d: what is shown at %d is not within %+v", seed, s.PTS, e)
+				}
+			}
 		}
 		if !got.Front {
 			t.Errorf("seed %d: the index is not in front", seed)

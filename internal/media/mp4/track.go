@@ -18,6 +18,7 @@ const (
 	// follows the packets' times when they are this far away at once, or on average.
 	maxJump  = 60 // milliseconds
 	maxDrift = 5
+	maxBreak = 10 // at once, in the first frame after a break
 
 	// maxDelta keeps the time between two samples within what a table can say.
 	maxDelta = 1<<31 - 1
@@ -44,11 +45,13 @@ type track struct {
 	chunks   list[chunk]
 	negative bool  // some offset is
 	shown    int64 // earliest presentation of the first samples
+	end      int64 // latest presentation of all
 
 	first, last int64 // DTS of the first and last sample, in units
 	nominal     int64 // units of the last sample, if nothing follows
 
 	clock, off float64 // audio: when the next sample is due, in units; how far packets are away, on average
+	broken     bool    // a break came since the last sample
 
 	open    bool   // video: the last chunk goes on
 	opened  int64  // its first sample's DTS in milliseconds
@@ -109,6 +112,7 @@ func (t *track) add(m *Muxer, p av.Packet) (bool, error) {
 	} else {
 		t.first = dts
 		t.shown = dts + int64(p.CTS)
+		t.end = t.shown
 	}
 	t.last = dts
 	t.samples++
@@ -120,6 +124,7 @@ func (t *track) add(m *Muxer, p av.Packet) (bool, error) {
 		if t.samples <= firstSamples {
 			t.shown = min(t.shown, dts+int64(p.CTS))
 		}
+		t.end = max(t.end, dts+int64(p.CTS))
 		if p.Key {
 			t.keys.add(uint32(t.samples))
 		}
@@ -221,8 +226,13 @@ func (t *track) time(p av.Packet) int64 {
 	away := at - t.clock
 	unit := float64(t.scale) / 1000
 	t.off += (away - t.off) / 64
+	jump := maxJump * unit
+	if t.broken {
+		jump = maxBreak * unit
+	}
+	t.broken = false
 	switch {
-	case t.samples == 0 || n == 0 || away > maxJump*unit || away < -maxJump*unit:
+	case t.samples == 0 || n == 0 || away > jump || away < -jump:
 		t.clock, t.off = at, 0
 	case t.off > maxDrift*unit || t.off < -maxDrift*unit:
 		t.clock += t.off
@@ -247,6 +257,15 @@ func (t *track) indexSize() int {
 
 // total is the track's duration in units.
 func (t *track) total() int64 { return t.last - t.first + max(t.nominal, 1) }
+
+// plays is how long the track is seen or heard, in units: longer than its total where
+// offsets become greater.
+func (t *track) plays() int64 {
+	if !t.video {
+		return t.total()
+	}
+	return max(t.total(), t.end-t.shown+max(t.nominal, 1))
+}
 
 // begins is when the track is first seen or heard, in milliseconds.
 func (t *track) begins() int64 {
