@@ -37,8 +37,12 @@ func readFrames(file, kind string, decode bool) ([]frame, error) {
 	if err != nil {
 		return nil, err
 	}
+	return parseFrames(out)
+}
+
+// parseFrames reads what ffmpeg's muxer framehash writes of one stream.
+func parseFrames(out []byte) (frames []frame, err error) {
 	base := 0.0
-	var frames []frame
 	for line := range strings.Lines(string(out)) {
 		if tb, ok := strings.CutPrefix(line, "#tb 0: "); ok {
 			var num, den float64
@@ -52,7 +56,7 @@ func readFrames(file, kind string, decode bool) ([]frame, error) {
 		}
 		fields := strings.Split(line, ",") // stream, dts, pts, duration, size, hash
 		if len(fields) < 6 {
-			return nil, fmt.Errorf("framehash of %s: %q", file, line)
+			return nil, fmt.Errorf("framehash: %q", line)
 		}
 		pts, err := strconv.ParseInt(strings.TrimSpace(fields[2]), 10, 64)
 		if err != nil {

@@ -8,12 +8,14 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path"
 	"path/filepath"
 	"slices"
@@ -22,6 +24,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/minio/minio-go/v7"
 	natsserver "github.com/nats-io/nats-server/v2/server"
 
 	"weir/internal/media/av"
@@ -37,6 +40,7 @@ type machine struct {
 	t                 *testing.T
 	dir               string
 	rtmp, http, admin string
+	program           string // to run; by default the one for the race detector
 	server            *server
 }
 
@@ -44,7 +48,7 @@ type machine struct {
 // like are expanded.
 func newMachine(t *testing.T, config string, vars map[string]string) *machine {
 	t.Helper()
-	m := &machine{t: t, dir: t.TempDir()}
+	m := &machine{t: t, dir: t.TempDir(), program: filepath.Join(binDir, "weir")}
 	for name, addr := range map[string]*string{"RTMP_ADDR": &m.rtmp, "HTTP_ADDR": &m.http, "ADMIN_ADDR": &m.admin} {
 		var err error
 		if *addr, err = freeAddr(); err != nil {
@@ -63,7 +67,7 @@ func newMachine(t *testing.T, config string, vars map[string]string) *machine {
 
 func (m *machine) start() {
 	m.t.Helper()
-	s, err := startServer(filepath.Join(binDir, "weir"), m.dir, filepath.Join(m.dir, "weir.log"), append(os.Environ(), "GORACE=halt_on_error=0"), "-c", "weir.yaml")
+	s, err := startServer(m.program, m.dir, filepath.Join(m.dir, "weir.log"), append(os.Environ(), "GORACE=halt_on_error=0"), "-c", "weir.yaml")
 	if err != nil {
 		m.t.Fatal(err)
 	}
@@ -72,6 +76,34 @@ func (m *machine) start() {
 	if err := s.ready("http://" + m.admin); err != nil {
 		m.t.Fatal(err)
 	}
+}
+
+// weir runs the command line.
+func (m *machine) weir(args ...string) string {
+	m.t.Helper()
+	cmd := exec.Command(m.program, args...)
+	cmd.Dir, cmd.Env = m.dir, append(os.Environ(), "WEIR_SERVER=http://"+m.admin, "WEIR_DATA=data")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		m.t.Fatalf("weir %q: %v\n%s", args, err, out)
+	}
+	return string(out)
+}
+
+// metric returns the value of a metric that has no labels.
+func (m *machine) metric(name string) (value int) {
+	m.t.Helper()
+	text, err := get(http.MethodGet, "http://"+m.admin+"/metrics", http.StatusOK, nil)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	if _, text, _ := strings.Cut(string(text), "\n"+name+" "); text != "" {
+		if _, err := fmt.Sscan(text, &value); err == nil {
+			return value
+		}
+	}
+	m.t.Fatalf("there is no metric %s", name)
+	return 0
 }
 
 // push pushes a clip in real time until ctx is done or the server is, and returns how many
@@ -110,12 +142,8 @@ func isFrame(t tag) bool { return t.typ == 9 && len(t.body) > 5 && t.body[1] == 
 
 func readClip(t *testing.T, name string) (clip []tag) {
 	t.Helper()
-	f, err := os.Open(filepath.Join(mediaDir, name))
+	err := readFile(filepath.Join(mediaDir, name), func(tag tag) error { clip = append(clip, tag); return nil })
 	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	if err := readTags(f, func(tag tag) error { clip = append(clip, tag); return nil }); err != nil {
 		t.Fatal(err)
 	}
 	return clip
@@ -174,14 +202,17 @@ func recorded(t *testing.T, get func(key string) []byte, key string, number map[
 	return frames
 }
 
-// listener gathers callbacks, which it may refuse at times.
+// listener gathers callbacks.
 type listener struct {
 	*httptest.Server
-	t *testing.T
+	t     *testing.T
+	told  chan told // of each about a recording, the first time
+	again chan told // and the others
 
-	mu     sync.Mutex
-	bodies map[string][]byte // by the id of the event
-	told   chan told
+	mu      sync.Mutex
+	bodies  map[string][]byte // by the id of the event
+	hear    func(told)        // unless nil, is called before one about a recording is answered
+	instead func()            // unless nil, is done instead of answering the next one
 }
 
 type told struct {
@@ -190,13 +221,13 @@ type told struct {
 }
 
 func newListener(t *testing.T) *listener {
-	l := &listener{t: t, bodies: map[string][]byte{}, told: make(chan told, 100)}
+	l := &listener{t: t, bodies: map[string][]byte{}, told: make(chan told, 100), again: make(chan told, 100)}
 	l.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
 		if err != nil {
 			return
 		}
-		id := r.Header.Get("Weir-Event-Id")
+		id, event := r.Header.Get("Weir-Event-Id"), r.Header.Get("Weir-Event-Type")
 		l.mu.Lock()
 		before, again := l.bodies[id]
 		l.bodies[id] = body
@@ -204,12 +235,28 @@ func newListener(t *testing.T) *listener {
 		if again && !bytes.Equal(before, body) {
 			t.Errorf("event %s was told as\n%s\nand as\n%s", id, before, body)
 		}
-		if !again && strings.HasPrefix(r.Header.Get("Weir-Event-Type"), "record") {
-			c := told{text: r.Header.Get("Weir-Event-Type") + " " + string(body)}
-			if err := json.Unmarshal(body, &c); err != nil {
-				t.Errorf("%s: %v", body, err)
-			}
+		if !strings.HasPrefix(event, "record") {
+			return
+		}
+		c := told{text: event + " " + string(body)}
+		if err := json.Unmarshal(body, &c); err != nil {
+			t.Errorf("%s: %v", body, err)
+		}
+		l.mu.Lock()
+		hear, instead := l.hear, l.instead
+		l.instead = nil
+		l.mu.Unlock()
+		if hear != nil {
+			hear(c)
+		}
+		if again {
+			l.again <- c
+		} else {
 			l.told <- c
+		}
+		if instead != nil {
+			instead()
+			panic(http.ErrAbortHandler)
 		}
 	}))
 	t.Cleanup(l.Close)
@@ -233,7 +280,8 @@ func (l *listener) wait(n int, limit time.Duration) (list []told) {
 
 // I6, F22: the server is killed every few seconds, at random moments, and the
 // push returns in the window: one file of each format, with all but the last second
-// before each kill, and one callback about each. WEIR_LONG=1 kills it 20 times.
+// before each kill, and callbacks that say the same however often they come.
+// WEIR_LONG=1 kills it 20 times.
 func TestRecordKills(t *testing.T) {
 	t.Parallel()
 	kills := 5
@@ -265,7 +313,23 @@ policy:
 	}
 	m.start()
 	sent = append(sent, m.push(t.Context(), "s", clip))
+	// It is killed once more, instead of being answered about the first file.
+	server := m.server
+	l.mu.Lock()
+	l.instead = server.kill
+	l.mu.Unlock()
+	select {
+	case <-server.exited:
+	case <-time.After(time.Minute):
+		t.Fatal("no callback came")
+	}
+	m.start()
 	list := l.wait(2, time.Minute)
+	select {
+	case <-l.again:
+	case <-time.After(time.Minute):
+		t.Error("the callback that was not answered did not come again")
+	}
 	if err := m.server.stop(); err != nil {
 		t.Error(err)
 	}
@@ -428,4 +492,110 @@ policy:
 		}
 	}
 	t.Logf("%d frames pushed, %d there", sent, len(frames))
+}
+
+// Clips of a recording in a bucket on S3, while it is made and afterwards: they have what
+// was pushed, over a splice, hls.js plays one in Chromium, and what they name outlives the
+// recording, and not them.
+func TestClipsOnS3(t *testing.T) {
+	t.Parallel()
+	s3 := storagetest.S3(t)
+	m := newMachine(t, `listen: {rtmp: $RTMP_ADDR, http: $HTTP_ADDR, admin: $ADMIN_ADDR}
+data: data
+policy:
+  buckets:
+    - {name: remote, type: s3, endpoint: $S3, bucket: weir, access_key: $ACCESS, secret_key: "$SECRET", allow_networks: [127.0.0.0/8]}
+  spaces:
+    - name: default
+      domains: [{name: "*"}]
+      apps:
+        - {name: live, hold: 0s, max_lead: 1m, record: {mode: automatic, splice: 5m, segment: 4s}}
+`, map[string]string{"S3": "http://" + s3, "ACCESS": storagetest.AccessKey, "SECRET": storagetest.SecretKey})
+	m.start()
+	weir := m.weir
+	source := filepath.Join(mediaDir, "bframes.flv")
+	pushed, err := decodeAll(t, source, "va")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if _, err := output("ffmpeg", "-nostdin", "-v", "error", "-readrate", "5", "-i", source, "-c", "copy", "-f", "flv", "rtmp://"+m.rtmp+"/live/s"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// There is a key frame every two seconds.
+	check := func(name string, from, to int) {
+		t.Helper()
+		url := strings.TrimSpace(weir("clips", "url", "s", name))
+		if strings.HasPrefix(url, "/") {
+			url = "http://" + m.http + url
+		}
+		got, err := decodeAll(t, url, "va")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var want, have []string
+		for n := from; n < to; n++ {
+			want = append(want, pushed[0][n%len(pushed[0])].hash)
+		}
+		for _, f := range got[0] {
+			have = append(have, f.hash)
+		}
+		if !slices.Equal(have, want) {
+			t.Errorf("clip %s has %d frames, not frames %d to %d of what was pushed", name, len(have), from, to)
+		}
+	}
+	weir("clips", "create", "s", "--start", "6.5", "--end", "13.5", "--format", "hls", "--as", "running", "--wait", "60s")
+	check("running", 150, 350)
+	weir("clips", "create", "s", "--start", "2.5", "--end", "13.5", "--as", "file", "--wait", "60s")
+	check("file", 50, 350)
+	weir("recordings", "stop", "s")
+	var recording string
+	if err := poll(patience, func() error {
+		for line := range strings.Lines(weir("recordings", "s")) {
+			if name, _, _ := strings.Cut(line, " "); strings.HasSuffix(name, ".m3u8") {
+				recording = name
+				return nil
+			}
+		}
+		return errors.New("the recording is not finished")
+	}); err != nil {
+		t.Fatal(err)
+	}
+	weir("clips", "create", "s", recording, "--start", "3", "--end", "14", "--format", "hls", "--as", "finished", "--wait", "60s")
+	check("finished", 50, 350)
+
+	out, err := output("node", "browser/change.mjs", "http://"+m.http+strings.TrimSpace(weir("clips", "url", "s", "running")), "8")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var played struct{ Played, Discontinuities int }
+	if err := json.Unmarshal(out, &played); err != nil || played.Played < 5 || played.Discontinuities != 2 {
+		t.Errorf("hls.js in Chromium: %s, %v", out, err)
+	}
+
+	objects := func() (names []string) {
+		for o := range storagetest.Client(t, s3).ListObjectsIter(t.Context(), "weir", minio.ListObjectsOptions{Prefix: "record/", Recursive: true}) {
+			if o.Err != nil {
+				t.Fatal(o.Err)
+			}
+			names = append(names, o.Key)
+		}
+		return names
+	}
+	weir("recordings", "delete", "s", recording)
+	check("running", 150, 350)
+	check("finished", 50, 350)
+	if names := objects(); slices.ContainsFunc(names, func(name string) bool { return path.Base(name) == recording }) {
+		t.Errorf("the recording is still there: %q", names)
+	}
+	for _, name := range []string{"running", "file", "finished"} {
+		weir("clips", "delete", "s", name)
+	}
+	if names := objects(); len(names) > 0 {
+		t.Errorf("%q are left", names)
+	}
+	if err := m.server.stop(); err != nil {
+		t.Error(err)
+	}
 }
