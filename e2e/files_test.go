@@ -5,22 +5,30 @@ package e2e
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math"
+	"net/http"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
+
+	"github.com/minio/minio-go/v7"
 
 	"weir/internal/media/av"
 	"weir/internal/media/flv"
 	"weir/internal/media/mp4"
 	"weir/internal/media/mpegts"
+	"weir/internal/media/rtmp"
+	"weir/internal/storage/storagetest"
 )
 
 // readSegments turns an FLV file into the segments of a recording, cut at key frames.
@@ -189,8 +197,10 @@ func TestFiles(t *testing.T) {
 	}
 }
 
-// TestFileOfSixHours makes an MP4 of six hours of segments: FFmpeg, mp4box.js and
-// Chromium open it and go to any place in it. It takes some minutes: WEIR_LONG=1.
+// TestFileOfSixHours records six hours, pushed in a minute or two, in a bucket on S3. Of
+// that alone weir makes an MP4: it reads each segment once, and takes less than 100 MB of memory. FFmpeg,
+// mp4box.js and Chromium open the file and go to any place in it. It takes some minutes:
+// WEIR_LONG=1.
 func TestFileOfSixHours(t *testing.T) {
 	if os.Getenv("WEIR_LONG") == "" {
 		t.Skip("set WEIR_LONG=1")
@@ -201,58 +211,164 @@ func TestFileOfSixHours(t *testing.T) {
 	if _, err := output("ffmpeg", append(args, clip)...); err != nil {
 		t.Fatal(err)
 	}
-	f, err := os.Open(clip)
+	const hours, loops, length = 6, 360, 10_000 // of an hour, ms
+	var tags []tag
+	info := mp4.Info{Tracks: []mp4.Track{{Width: 128}, {}}}
+	err := readFile(clip, func(tag tag) error {
+		if tag.timestamp < length {
+			tags = append(tags, tag)
+			if tag.isFrame() && tag.typ == 9 {
+				info.Tracks[0].Samples += hours * loops
+			} else if tag.isFrame() {
+				info.Tracks[1].Samples += hours * loops
+			}
+		}
+		return nil
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
-	var packets []av.Packet
-	for r := flv.NewReader(f); ; {
-		p, err := r.ReadPacket()
-		if err == io.EOF {
-			break
+
+	s3 := storagetest.S3(t)
+	var mu sync.Mutex
+	reads := map[string]int{}
+	counted := storagetest.Middleman(t, s3, func(_ http.ResponseWriter, r *http.Request, _ http.Handler) bool {
+		if r.Method == http.MethodGet && path.Ext(r.URL.Path) == ".ts" {
+			mu.Lock()
+			defer mu.Unlock()
+			reads[r.URL.Path]++
 		}
+		return false
+	})
+	m := newMachine(t, `listen: {rtmp: $RTMP_ADDR, http: $HTTP_ADDR, admin: $ADMIN_ADDR}
+data: data
+limits: {publisher_packets: 1000000}
+policy:
+  buckets:
+    - {name: remote, type: s3, endpoint: $S3, bucket: weir, access_key: $ACCESS, secret_key: "$SECRET", allow_networks: [127.0.0.0/8]}
+  spaces:
+    - name: default
+      domains: [{name: "*"}]
+      apps:
+        - {name: live, hold: 0s, max_lead: 1h, record: {mode: automatic, splice: 10m, cut: 7h, mp4: {enabled: true}}}
+`, map[string]string{"S3": "http://" + counted, "ACCESS": storagetest.AccessKey, "SECRET": storagetest.SecretKey})
+	m.program = filepath.Join(dir, "weir") // without the race detector, which needs memory
+	if _, err := output("go", "build", "-o", m.program, "weir/cmd/weir"); err != nil {
+		t.Fatal(err)
+	}
+	m.start()
+	for range hours {
+		conn, err := rtmp.Dial(t.Context(), "rtmp://"+m.rtmp+"/live", rtmp.Config{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		packets = append(packets, p)
-	}
-	const loops, length = 6 * 360, 10_000 // ms
-	const size = mp4.DefaultPartSize
-	file := filepath.Join(dir, "file.mp4")
-	m := mp4.NewMuxer(writer(t, file, size), mp4.Options{PartSize: size, Duration: 6 * time.Hour})
-	in, out := mpegts.NewMuxer(0), mpegts.NewDemuxer(nil)
-	frames := 0
-	for i := range loops {
-		for _, p := range packets {
-			if p.Config && i > 0 || p.DTS >= length {
-				continue
-			}
-			p.DTS += int64(i) * length
-			if err := in.WritePacket(p); err != nil {
-				t.Fatal(err)
-			}
-			if p.Kind == av.Video && !p.Config {
-				frames++
+		if err := conn.Publish("s"); err != nil {
+			t.Fatal(err)
+		}
+		pace := time.NewTicker(40 * time.Millisecond)
+		for i := range loops {
+			<-pace.C
+			for _, tag := range tags {
+				if i > 0 && !tag.isFrame() {
+					continue
+				}
+				if err := conn.WritePacket(tag.packet(int64(i) * length)); err != nil {
+					t.Fatal(err)
+				}
 			}
 		}
-		segment, _ := in.Cut()
-		out.Continue(bytes.NewReader(segment))
-		if err := av.Copy(m, out); err != nil {
+		pace.Stop()
+		if err := conn.Unpublish("s"); err != nil {
+			t.Fatal(err)
+		}
+		if err := poll(patience, func() error { // until it has read all of that
+			if m.metric("weir_recordings") > 0 {
+				return errors.New("the push goes on")
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		conn.Close()
+	}
+	var spooled []string
+	if err := poll(time.Minute, func() error {
+		var err error
+		spooled, err = filepath.Glob(filepath.Join(m.dir, "data", "record", "*", "*.ts"))
+		if n := m.metric("weir_record_uploads_total"); err != nil || n != len(spooled) {
+			return fmt.Errorf("%d segments are uploaded of %d", n, len(spooled))
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.server.stop(); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range spooled {
+		if err := os.Remove(name); err != nil {
 			t.Fatal(err)
 		}
 	}
-	info, err := m.Close()
-	if err != nil {
+	m.start()
+	memory := func(which string) (kB int) {
+		t.Helper()
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", m.server.cmd.Process.Pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, text, _ := strings.Cut(string(status), which+":")
+		if _, err := fmt.Sscan(text, &kB); err != nil {
+			t.Fatal(err)
+		}
+		return kB
+	}
+	idle := memory("VmRSS")
+	began := time.Now()
+	m.weir("recordings", "stop", "s")
+	var key string
+	if err := poll(3*time.Minute, func() error {
+		log, err := os.ReadFile(filepath.Join(m.dir, "weir.log"))
+		if found := regexp.MustCompile(`recording is there.*key=(\S+\.mp4)`).FindSubmatch(log); found != nil {
+			key = string(found[1])
+			return nil
+		}
+		return errors.Join(err, errors.New("there is no MP4"))
+	}); err != nil {
 		t.Fatal(err)
 	}
-	if !info.InFront || info.Dropped > 0 || info.Tracks[0].Samples != frames || (info.Duration-6*time.Hour).Abs() > time.Second {
-		t.Errorf("%+v, want %d frames", info, frames)
+	took := time.Since(began)
+	most := memory("VmHWM") - idle
+	if most > 100_000 {
+		t.Errorf("making the file took %d kB of memory", most)
 	}
+	if len(reads) != len(spooled) {
+		t.Errorf("%d segments were read of %d", len(reads), len(spooled))
+	}
+	for name, n := range reads {
+		if n != 1 {
+			t.Errorf("%s was read %d times", name, n)
+		}
+	}
+
+	file := filepath.Join(dir, "file.mp4")
+	if err := storagetest.Client(t, s3).FGetObject(t.Context(), "weir", key, file, minio.GetObjectOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if stat, err := os.Stat(file); err == nil {
+		info.Size = stat.Size()
+	}
+	t.Logf("an MP4 of %d bytes and %d pictures, of %d segments, each read once, in %v; at most %d kB of memory more than the %d of before", info.Size, info.Tracks[0].Samples, len(spooled), took, most, idle)
 	text, err := output("ffprobe", "-v", "error", "-show_entries", "format=duration:stream=nb_frames", "-of", "csv=p=0", file)
-	if err != nil || !strings.Contains(string(text), fmt.Sprint(frames)) || !strings.Contains(string(text), "2160") && !strings.Contains(string(text), "21599") {
-		t.Errorf("ffprobe says %s, %v", text, err)
+	var counts [2]int
+	var seconds float64
+	if _, err := fmt.Sscan(string(text), &counts[0], &counts[1], &seconds); err != nil {
+		t.Fatalf("ffprobe says %s, %v", text, err)
 	}
+	if counts[0] != info.Tracks[0].Samples || counts[1] != info.Tracks[1].Samples || math.Abs(seconds-hours*3600) > 1 {
+		t.Errorf("ffprobe says %s, want %+v", text, info.Tracks)
+	}
+	info.Duration = time.Duration(seconds * float64(time.Second))
 	for _, at := range []string{"0", "3599.5", "10800", "21595"} {
 		if _, err := output("ffmpeg", "-nostdin", "-v", "error", "-xerror", "-ss", at, "-i", file, "-t", "4", "-f", "null", "-"); err != nil {
 			t.Error(err)
@@ -260,10 +376,10 @@ func TestFileOfSixHours(t *testing.T) {
 	}
 	checkBoxes(t, file, info)
 	playFile(t, file, info, "1", "10800", "21590", "3600.5")
-	t.Logf("%+v", info)
 }
 
-// checkBoxes lets mp4box.js read the file, piece after piece.
+// checkBoxes lets mp4box.js read the file, piece after piece. What info does not say of
+// bytes and durations is not compared.
 func checkBoxes(t *testing.T, file string, info mp4.Info) {
 	t.Helper()
 	out, err := output("node", "browser/boxes.mjs", file)
@@ -288,7 +404,8 @@ func checkBoxes(t *testing.T, file string, info mp4.Info) {
 	}
 	for i, got := range found.Tracks {
 		want := info.Tracks[i]
-		if got.Samples != want.Samples || got.Expected != want.Samples || got.Bytes != want.Bytes || math.Abs(got.Duration-want.Duration.Seconds()) > 0.001 {
+		known := want.Bytes > 0
+		if got.Samples != want.Samples || got.Expected != want.Samples || known && (got.Bytes != want.Bytes || math.Abs(got.Duration-want.Duration.Seconds()) > 0.001) {
 			t.Errorf("mp4box.js finds %+v, the track is %+v", got, want)
 		}
 	}
