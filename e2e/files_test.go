@@ -360,6 +360,9 @@ policy:
 	}
 	t.Logf("an MP4 of %d bytes and %d pictures, of %d segments, each read once, in %v; at most %d kB of memory more than the %d of before", info.Size, info.Tracks[0].Samples, len(spooled), took, most, idle)
 	text, err := output("ffprobe", "-v", "error", "-show_entries", "format=duration:stream=nb_frames", "-of", "csv=p=0", file)
+	if err != nil {
+		t.Fatal(err)
+	}
 	var counts [2]int
 	var seconds float64
 	if _, err := fmt.Sscan(string(text), &counts[0], &counts[1], &seconds); err != nil {
