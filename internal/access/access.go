@@ -38,7 +38,7 @@ type Gate struct {
 	policy   func() *policy.Set
 	compiled atomic.Pointer[compiled]
 	compile  sync.Mutex // held by the one who stores compiled
-	token    *keyed     // of segment tokens
+	keys     atomic.Pointer[tokenKeys]
 	nonces   nonces
 	limiter  limiter
 }
@@ -48,14 +48,24 @@ type Gate struct {
 func NewGate(policy func() *policy.Set) *Gate {
 	key := make([]byte, 32)
 	rand.Read(key)
-	return &Gate{policy: policy, token: newKeyed(sha256.New, key)}
+	g := &Gate{policy: policy}
+	g.keys.Store(&tokenKeys{now: newKeyed(sha256.New, key)})
+	return g
+}
+
+// tokenKeys are those of segment tokens.
+type tokenKeys struct {
+	now    *keyed
+	before *keyed // of tokens that were given earlier, and are good as well; or nil
 }
 
 // SetTokenKey makes the tokens of segments those of key, which other nodes may
 // have as well: then a token that one of them gave is good here, and those of
-// before a restart stay so. It is called before the first request; without it the
-// key is one that only this process knows.
-func (g *Gate) SetTokenKey(key []byte) { g.token = newKeyed(sha256.New, key) }
+// before a restart stay so. Without it the key is one that only this process
+// knows. Tokens that were given by the key before stay good.
+func (g *Gate) SetTokenKey(key []byte) {
+	g.keys.Store(&tokenKeys{newKeyed(sha256.New, key), g.keys.Load().now})
+}
 
 // Check returns the right to do what r asks for, or a *Denied. It may wait: for
 // the server of a customer, for some seconds, and longer and longer before it

@@ -149,6 +149,7 @@ func pick(sent string, hash func(dst []byte, key string) []byte, keys ...policy.
 // compiled is what a Gate makes of a policy.
 type compiled struct {
 	set   *policy.Set
+	keys  *tokenKeys
 	rules map[*policy.Access]*rules // of those who authenticate
 }
 
@@ -157,6 +158,7 @@ type rules struct {
 	access   *policy.Access
 	external *client        // nil without External
 	tags     [methods][]tag // of the keys, by the index that the method knows them by
+	before   [methods][]tag // the same in tokens that were given earlier
 	signers  []*keyed       // of the access keys
 }
 
@@ -168,23 +170,23 @@ func (r *rules) has(m method) bool {
 
 // rules returns a made ready; a is of set, and authenticates.
 func (g *Gate) rules(set *policy.Set, a *policy.Access) *rules {
-	c := g.compiled.Load()
-	if c != nil && c.set == set {
+	c, keys := g.compiled.Load(), g.keys.Load()
+	if c != nil && c.set == set && c.keys == keys {
 		return c.rules[a]
 	}
 	g.compile.Lock()
 	defer g.compile.Unlock()
-	if c = g.compiled.Load(); c != nil && c.set == set {
+	if c = g.compiled.Load(); c != nil && c.set == set && c.keys == keys {
 		return c.rules[a]
 	}
 	old := c
-	c = &compiled{set, make(map[*policy.Access]*rules)}
+	c = &compiled{set, keys, make(map[*policy.Access]*rules)}
 	for i := range set.Spaces {
 		sp := &set.Spaces[i]
 		for j := range sp.Domains {
 			for _, a := range []*policy.Access{&sp.Domains[j].Publish, &sp.Domains[j].Play} {
 				if a.Authenticates() {
-					c.rules[a] = g.newRules(sp, a)
+					c.rules[a] = g.newRules(keys, sp, a)
 				}
 			}
 		}
@@ -200,12 +202,16 @@ func (g *Gate) rules(set *policy.Set, a *policy.Access) *rules {
 	return c.rules[a]
 }
 
-func (g *Gate) newRules(sp *policy.Space, a *policy.Access) *rules {
+func (g *Gate) newRules(by *tokenKeys, sp *policy.Space, a *policy.Access) *rules {
 	r := &rules{access: a}
 	add := func(m method, use bool, parts ...string) {
 		var t tag
 		if use {
-			copy(t[:], g.token.sum(nil, fmt.Sprintf("credential %v %q", m, parts)))
+			text := fmt.Sprintf("credential %v %q", m, parts)
+			copy(t[:], by.now.sum(nil, text))
+			if by.before != nil {
+				r.before[m] = append(r.before[m], tag(by.before.sum(nil, text)))
+			}
 		}
 		r.tags[m] = append(r.tags[m], t)
 	}

@@ -59,7 +59,7 @@ func (g *Gate) pass(grant *Grant, use, stream string, life time.Duration) string
 	}
 	r := grant.request
 	r.Stream = stream
-	b = g.seal(b, use, grant.space.Name, &r)
+	b = g.keys.Load().now.seal(b, use, grant.space.Name, &r)
 	return segmentParam + "=" + base64.RawURLEncoding.EncodeToString(b)
 }
 
@@ -86,7 +86,10 @@ func (j *judgement) passing(rules *rules, use string) *objection {
 		return &objection{AuthFailed, "the segment token is not one"}
 	}
 	body := b[:len(b)-macSize]
-	if !hmac.Equal(b, j.gate.seal(slices.Clip(body), use, j.space.Name, &j.request)) {
+	right := func(k *keyed) bool {
+		return k != nil && hmac.Equal(b, k.seal(slices.Clip(body), use, j.space.Name, &j.request))
+	}
+	if keys := j.gate.keys.Load(); !right(keys.now) && !right(keys.before) {
 		return &objection{AuthFailed, "the segment token is not for this stream and client, or of another server"}
 	}
 	if o := j.expiry(int64(binary.BigEndian.Uint32(body)), 0); o != nil {
@@ -103,8 +106,8 @@ func (j *judgement) passing(rules *rules, use string) *objection {
 }
 
 // seal appends the MAC of b for a stream and the client of r.
-func (g *Gate) seal(b []byte, use, space string, r *Request) []byte {
-	mac := g.token.sum(nil, use, space, "\x00", r.App, "\x00", r.Stream, "\x00", string(b), string(neighbours(r.Addr.Addr())))
+func (k *keyed) seal(b []byte, use, space string, r *Request) []byte {
+	mac := k.sum(nil, use, space, "\x00", r.App, "\x00", r.Stream, "\x00", string(b), string(neighbours(r.Addr.Addr())))
 	return append(b, mac[:macSize]...)
 }
 
@@ -126,7 +129,7 @@ func neighbours(a netip.Addr) []byte {
 func (r *rules) cover(b []byte) bool {
 	var have [methods]bool
 	for ; len(b) >= 5; b = b[5:] {
-		if m, t := method(b[0]), tag(b[1:5]); m < methods && t != (tag{}) && slices.Contains(r.tags[m], t) {
+		if m, t := method(b[0]), tag(b[1:5]); m < methods && t != (tag{}) && (slices.Contains(r.tags[m], t) || slices.Contains(r.before[m], t)) {
 			have[m] = true
 		}
 	}

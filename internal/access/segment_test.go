@@ -198,3 +198,40 @@ func FuzzSegmentToken(f *testing.F) {
 		}
 	})
 }
+
+// The key that the nodes share may come when players are there already. What
+// they have stays good, and from then on tokens are good at every node.
+func TestSegmentTokenKeyComesLate(t *testing.T) {
+	set := gateWith(policy.Access{}, policy.Access{Simple: twoKeys("test-key-1", "")}).policy()
+	late, change := gateOf(set)
+	other := NewGate(func() *policy.Set { return set })
+	shared := []byte("a key of all nodes, of 32 bytes.")
+	other.SetTokenKey(shared)
+	query := func(g *Gate) string {
+		t.Helper()
+		grant, err := g.Check(t.Context(), request(t, Play, goodPlaylist))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return g.SegmentQuery(grant, time.Hour)
+	}
+	get := func(what string, g *Gate, query string, want Reason) {
+		t.Helper()
+		if got := reason(t, g, Play, "http://play.example/live/s1/1.ts?"+query); got != want {
+			t.Errorf("%s: %q, want %q", what, got, want)
+		}
+	}
+	at(t, 1893455000, func(t *testing.T) {
+		early := query(late)
+		get("before the key", late, early, "")
+		get("before the key, at another node", other, early, AuthFailed)
+		late.SetTokenKey(shared)
+		get("of before the key", late, early, "")
+		get("of after it", late, query(late), "")
+		get("of after it, at another node", other, query(late), "")
+		get("of another node", late, query(other), "")
+		// A key that opens no playlist any more opens no segment, whenever it was.
+		change(func(s *policy.Space) { s.Domains[1].Play.Simple = twoKeys("test-key-2", "") })
+		get("of before the key, after the right has gone", late, early, AuthFailed)
+	})
+}

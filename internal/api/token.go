@@ -92,6 +92,7 @@ const (
 	tokenKey    = "token." // and the ID
 	startedKey  = "started"
 	maxTokens   = 10_000
+	maxOfSpace  = 1000 // of these, for one space
 )
 
 // ErrNoToken is the error of what is done to a token that is not there.
@@ -178,6 +179,15 @@ func (t *Tokens) Load(ctx context.Context) error {
 
 // errWatchEnded is that the store will say nothing any more.
 var errWatchEnded = errors.New("the watch of the tokens has ended")
+
+// Close ends what Load has begun. It is for who does not call Run.
+func (t *Tokens) Close() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.watch != nil {
+		t.watch.Stop()
+	}
+}
 
 // Run reads all tokens, if that has not been done, and learns what other nodes
 // do to them, until ctx ends.
@@ -306,12 +316,17 @@ func newToken(tok *Token) string {
 // returns it and its text, which nobody will learn again.
 func (t *Tokens) Create(ctx context.Context, tok Token) (*Token, string, error) {
 	t.mu.RLock()
-	n, kv := len(t.byID), t.kv
+	n, kv, same := len(t.byID), t.kv, 0
+	for _, h := range t.byID {
+		if h.Space == tok.Space {
+			same++
+		}
+	}
 	t.mu.RUnlock()
 	if kv == nil {
 		return nil, "", errNotLoaded
 	}
-	if n >= maxTokens {
+	if n >= maxTokens || tok.Space != "" && same >= maxOfSpace {
 		return nil, "", ErrTooManyTokens
 	}
 	text := newToken(&tok)

@@ -9,7 +9,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
+	neturl "net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"weir/internal/cluster"
 	"weir/internal/policy"
 )
 
@@ -461,6 +464,74 @@ func TestForeignSpace(t *testing.T) {
 	other.token = token.Token
 	if resp, text := other.do("GET", "/api/v1/self", ""); resp.StatusCode != http.StatusOK {
 		t.Errorf("the token: %s %s", resp.Status, text)
+	}
+}
+
+// The store is reached late: the keys that all nodes share are used from then on,
+// and what was signed before stays good.
+func TestSharedKeysLate(t *testing.T) {
+	nats := newNATS(t)
+	keys := filepath.Join(t.TempDir(), "secrets.key")
+	if _, err := cluster.ReadKeys(keys, true); err != nil {
+		t.Fatal(err)
+	}
+	node := func(name string) (*Node, *logs) {
+		c := testConfig(t)
+		c.Node, c.NATS.URL, c.PolicySource, c.Secrets.KeyFile = name, nats.ClientURL(), PolicyFile, keys
+		n, l, _ := start(t, c)
+		return n, l
+	}
+	signed := func(by, at *Node) bool {
+		t.Helper()
+		status, _ := get(t, at.url("http", by.signer.URL("none", "record/live/x.flv", time.Hour)))
+		return status != http.StatusForbidden
+	}
+	nats.stop()
+	late, l := node("late")
+	before := late.signer.URL("none", "record/live/x.flv", time.Hour)
+	nats.start()
+	l.wait(t, "the key that all nodes share is there key=objects")
+	l.wait(t, "the key that all nodes share is there key=segments")
+	other, _ := node("other")
+	if !signed(late, other) || !signed(other, late) {
+		t.Error("a URL is not good at the other node")
+	}
+	if status, _ := get(t, late.url("http", before)); status == http.StatusForbidden {
+		t.Error("a URL of before is not good any more")
+	}
+	if status, _ := get(t, other.url("http", before)); status != http.StatusForbidden {
+		t.Errorf("a URL of before is good at another node: %d", status)
+	}
+}
+
+// H53: whatever the path is, nobody is sent to another site.
+func TestNoRedirects(t *testing.T) {
+	n, _, _ := start(t, testConfig(t))
+	publish(t, n, "s").Close()
+	for _, listener := range []string{"http", "admin"} {
+		for _, target := range []string{
+			"//evil.example/%2f..", "//evil.example/..", `/\evil.example`, "/%5cevil.example", "/%5c%5cevil.example/..", "/live//evil.example", "/live/../..//evil.example",
+			"/live/?x=//evil.example", "/live?x", "/live/s/?x=1", "/live/s.flv/?x", "/-/objects//evil.example", "/api//evil.example", "/api/v1//evil.example",
+			"/api/v1/streams/?x=1", "/debug/pprof?x", "/debug//evil.example", "/.//evil.example", "/%2e%2e//evil.example", "//evil.example", "///evil.example/x/..", "/%2fevil.example/..",
+			"http://evil.example/", "http://evil.example//x/..",
+		} {
+			nc, err := net.Dial("tcp", n.Addr(listener).String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			nc.SetDeadline(time.Now().Add(20 * time.Second))
+			fmt.Fprintf(nc, "GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n", target)
+			resp, err := http.ReadResponse(bufio.NewReader(nc), nil)
+			if err != nil {
+				t.Fatalf("%s GET %s: %v", listener, target, err)
+			}
+			to, err := neturl.Parse(resp.Header.Get("Location"))
+			if err != nil || to.Host != "" || strings.HasPrefix(to.Path, "//") || strings.Contains(to.Path, `\`) {
+				t.Errorf("%s GET %s: %s, to %q", listener, target, resp.Status, resp.Header.Get("Location"))
+			}
+			resp.Body.Close()
+			nc.Close()
+		}
 	}
 }
 

@@ -64,6 +64,8 @@ type Node struct {
 	events *eventlog.Log
 	policy *cluster.Policy
 
+	awaited []sharedKey // which the start could not have
+
 	callbacks *callback.Dispatcher
 	endings   sync.Map // *event.Callback of the end of each *stream.Publication that is on the air
 
@@ -110,10 +112,7 @@ func New(cfg *Config, log *slog.Logger) (_ *Node, err error) {
 	n.name = cfg.nodeName()
 	defer func() {
 		if err != nil {
-			for _, ln := range n.listeners {
-				ln.Close()
-			}
-			n.closeEvents(context.Background())
+			n.abandon()
 		}
 	}()
 	if err := n.openEvents(); err != nil {
@@ -169,7 +168,7 @@ func New(cfg *Config, log *slog.Logger) (_ *Node, err error) {
 	n.openSnapshots()
 	n.openTranscoder()
 	n.metrics = newMetrics(n)
-	n.useTokenKey()
+	n.useKey("segments", "players of HLS need new playlists after a restart, and from each node their own", n.gate.SetTokenKey)
 	if err := n.newAPI(); err != nil {
 		return nil, err
 	}
@@ -179,6 +178,41 @@ func New(cfg *Config, log *slog.Logger) (_ *Node, err error) {
 	n.sessions.Recheck()
 	n.comparePolicy(cfg)
 	return n, nil
+}
+
+// abandon ends what New has made before it failed, the last first.
+func (n *Node) abandon() {
+	ctx, cancel := context.WithTimeout(context.Background(), n.cfg.Grace)
+	defer cancel()
+	for _, ln := range n.listeners {
+		ln.Close()
+	}
+	if n.hub != nil {
+		n.hub.Close(ctx)
+	}
+	if n.hls != nil {
+		n.hls.Close()
+	}
+	if n.snapshots != nil {
+		n.snapshots.Close()
+	}
+	if n.ffmpeg != nil {
+		n.ffmpeg.Close()
+	}
+	if n.recorder != nil {
+		n.recorder.Close()
+	}
+	if n.watcher != nil {
+		n.watcher.close()
+	}
+	if n.tokens != nil {
+		n.tokens.Close()
+	}
+	n.tracer.Close(ctx)
+	n.closeEvents(ctx)
+	if n.buckets != nil {
+		n.buckets.Close()
+	}
 }
 
 // warn logs what is dangerous about a configuration.
@@ -277,6 +311,7 @@ func (n *Node) Run(ctx context.Context) error {
 	watch.Go(func() error { n.runRetention(watching); return nil })
 	watch.Go(func() error { n.runSnapshots(watching); return nil })
 	watch.Go(func() error { n.checkEncoders(watching); return nil }) // ends when all have been tried
+	watch.Go(func() error { n.awaitKeys(watching); return nil })     // ends when it has them
 
 	looking, stopLooking := context.WithCancel(context.WithoutCancel(ctx))
 	var look errgroup.Group

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"weir/internal/bus"
 	"weir/internal/cluster"
 	"weir/internal/policy"
 )
@@ -87,17 +88,52 @@ func (n *Node) storeTime() time.Duration {
 	return 5 * time.Second
 }
 
-// useTokenKey gives the gate the key of segments' tokens that all nodes share.
-func (n *Node) useTokenKey() {
+// sharedKey is a key that all nodes share, and which this one has not yet.
+type sharedKey struct {
+	name string
+	use  func(key []byte)
+}
+
+// useKey gives use the key of that name that all nodes share: now, or, if it is
+// not to be had, when it is. Until then there is another one, and without says
+// what that means.
+func (n *Node) useKey(name, without string, use func(key []byte)) {
 	ctx, cancel := context.WithTimeout(context.Background(), n.storeTime())
 	defer cancel()
-	key, err := n.policy.Key(ctx, "segments")
+	key, err := n.policy.Key(ctx, name)
 	if err != nil {
-		n.log.Warn("players of HLS need new playlists after a restart, and from each node their own", "err", err)
+		n.log.Warn(without+", until the store is there", "err", err)
+		n.awaited = append(n.awaited, sharedKey{name, use})
 		return
 	}
-	n.gate.SetTokenKey(key)
+	use(key)
 }
+
+// awaitKeys asks for the keys that were not to be had at the start, until it has
+// them or ctx ends.
+func (n *Node) awaitKeys(ctx context.Context) {
+	for _, k := range n.awaited {
+		for {
+			key, err := n.policy.Key(ctx, k.name)
+			if err == nil {
+				k.use(key)
+				n.log.Info("the key that all nodes share is there", "key", k.name)
+				break
+			}
+			if newer := (*bus.Newer)(nil); errors.As(err, &newer) { // which stays so
+				break
+			}
+			select {
+			case <-time.After(keyTime):
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+// keyTime is between two attempts to have a key.
+const keyTime = 2 * time.Second
 
 // Policy returns the policy in force.
 func (n *Node) Policy() *policy.Set { return n.policy.Set() }

@@ -70,15 +70,13 @@ func (n *Node) openSigner() (*storage.Signer, error) {
 	if _, err := os.Stat(file); err == nil {
 		return storage.OpenSigner(base, file)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), startTime)
-	defer cancel()
-	key, err := n.policy.Key(ctx, "objects")
-	if err != nil {
-		n.log.Warn("signed URLs of objects are good at this node only, and until it restarts", "err", err)
-		key = make([]byte, 32)
-		rand.Read(key)
+	key := make([]byte, 32)
+	rand.Read(key)
+	s, err := storage.NewSigner(base, key)
+	if err == nil {
+		n.useKey("objects", "signed URLs of objects are good at this node only", s.SetKey)
 	}
-	return storage.NewSigner(base, key)
+	return s, err
 }
 
 // share is what the recorders of the nodes share, where there are others.

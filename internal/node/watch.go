@@ -31,7 +31,7 @@ type watcher struct {
 }
 
 // newWatcher returns a watcher that knows the files as they are now. Its
-// caller calls run, which ends it.
+// caller calls run, which ends it, or close.
 func newWatcher(files []string, log *slog.Logger) *watcher {
 	w := &watcher{files: files, log: log}
 	var err error
@@ -43,6 +43,13 @@ func newWatcher(files []string, log *slog.Logger) *watcher {
 	return w
 }
 
+// close gives back what the kernel holds for w.
+func (w *watcher) close() {
+	if w.notify != nil {
+		w.notify.Close()
+	}
+}
+
 // run calls changed when the files' content has changed, and on SIGHUP whether
 // it has or not. It returns when ctx ends.
 func (w *watcher) run(ctx context.Context, changed func()) {
@@ -51,8 +58,8 @@ func (w *watcher) run(ctx context.Context, changed func()) {
 	defer signal.Stop(hup)
 	var events chan fsnotify.Event
 	var errs chan error
+	defer w.close()
 	if w.notify != nil {
-		defer w.notify.Close()
 		events, errs = w.notify.Events, w.notify.Errors
 	}
 	rest := time.After(settle)

@@ -166,6 +166,7 @@ func Open(hub *stream.Hub, o Options) (*Recorder, error) {
 	}
 	r.ctx, r.cancel = context.WithCancel(tracing.With(context.Background(), o.Tracer))
 	if err := r.recover(); err != nil {
+		r.Close()
 		return nil, fmt.Errorf("recording spool: %w", err)
 	}
 	if o.Share != nil {

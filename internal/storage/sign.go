@@ -17,8 +17,10 @@ import (
 	"net/url"
 	"os"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -35,7 +37,7 @@ import (
 // URLs that are signed too if the playlist's was made by PrefixURL.
 type Signer struct {
 	base string
-	key  []byte
+	keys atomic.Pointer[[][]byte] // the first signs, all are good
 }
 
 // NewSigner returns the Signer whose URLs begin with base, for example
@@ -45,8 +47,14 @@ func NewSigner(base string, key []byte) (*Signer, error) {
 	if len(key) < 16 {
 		return nil, fmt.Errorf("the key for signed URLs has %d bytes, and must have 16 at least", len(key))
 	}
-	return &Signer{strings.TrimSuffix(base, "/"), key}, nil
+	s := &Signer{base: strings.TrimSuffix(base, "/")}
+	s.keys.Store(&[][]byte{key})
+	return s, nil
 }
+
+// SetKey makes URLs from now on those of key, of 16 bytes at least; those that
+// were made before stay good.
+func (s *Signer) SetKey(key []byte) { s.keys.Store(&[][]byte{key, (*s.keys.Load())[0]}) }
 
 // OpenSigner is NewSigner with the key in a file, which it makes if there is none.
 func OpenSigner(base, file string) (*Signer, error) {
@@ -114,7 +122,7 @@ func (s *Signer) url(bucket, key string, n int, valid time.Duration) string {
 
 func (s *Signer) urlUntil(bucket, key string, n int, end time.Time) string {
 	expires := end.Unix()
-	token := fmt.Sprintf("%d.%d.%s", expires, n, base64.RawURLEncoding.EncodeToString(s.mac(bucket, key, n, expires)))
+	token := fmt.Sprintf("%d.%d.%s", expires, n, base64.RawURLEncoding.EncodeToString(mac((*s.keys.Load())[0], bucket, key, n, expires)))
 	parts := strings.Split(key, "/")
 	for i := range parts {
 		parts[i] = url.PathEscape(parts[i])
@@ -122,11 +130,11 @@ func (s *Signer) urlUntil(bucket, key string, n int, end time.Time) string {
 	return s.base + "/" + url.PathEscape(bucket) + "/" + token + "/" + strings.Join(parts, "/")
 }
 
-func (s *Signer) mac(bucket, key string, n int, expires int64) []byte {
+func mac(by []byte, bucket, key string, n int, expires int64) []byte {
 	if n > 0 {
 		key = key[:n]
 	}
-	h := hmac.New(sha256.New, s.key)
+	h := hmac.New(sha256.New, by)
 	b := append([]byte("weir object\x00"), bucket...)
 	b = append(b, 0)
 	b = binary.BigEndian.AppendUint64(b, uint64(expires))
@@ -149,7 +157,8 @@ func (s *Signer) check(bucket, token, key string) (end time.Time, playlist, ok b
 		return time.Time{}, false, false
 	}
 	end = time.Unix(expires, 0)
-	return end, n == ofPlaylist, hmac.Equal(sent, s.mac(bucket, key, n, expires)) && time.Now().Before(end)
+	good := slices.ContainsFunc(*s.keys.Load(), func(by []byte) bool { return hmac.Equal(sent, mac(by, bucket, key, n, expires)) })
+	return end, n == ofPlaylist, good && time.Now().Before(end)
 }
 
 // Handler serves the Signer's URLs, from below the path of its base, which has been
