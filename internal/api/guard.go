@@ -25,10 +25,10 @@ func (s *Server) admit(w http.ResponseWriter, r *http.Request) error {
 	h.Add("Vary", "Origin")
 	if len(origin) == 1 && slices.Contains(s.Origins, origin[0]) {
 		h.Set("Access-Control-Allow-Origin", origin[0])
-		h.Set("Access-Control-Expose-Headers", "ETag, Retry-After")
+		h.Set("Access-Control-Expose-Headers", "ETag, Idempotency-Replayed, Retry-After, Weir-Policy-Version")
 		if r.Method == http.MethodOptions && r.Header.Get("Access-Control-Request-Method") != "" {
 			h.Set("Access-Control-Allow-Methods", "GET, HEAD, POST, PUT, DELETE")
-			h.Set("Access-Control-Allow-Headers", "Authorization, Content-Type, If-Match, Idempotency-Key, Last-Event-ID")
+			h.Set("Access-Control-Allow-Headers", "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, Last-Event-ID")
 			h.Set("Access-Control-Max-Age", "600")
 		}
 		return nil

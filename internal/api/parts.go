@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -131,7 +132,7 @@ func (s *Server) change(ctx context.Context, space string, m Match, note string,
 			return d, err
 		}
 		if c := caller(ctx); c.Space != "" {
-			if err := opens(sp, next); err != nil {
+			if err := cmp.Or(opens(sp, next), claims(s.Policy.Set(), sp, next)); err != nil {
 				return d, err
 			}
 		}
@@ -185,6 +186,18 @@ func opens(old, next *policy.Space) error {
 		}
 		if !had[x] && !slices.ContainsFunc(slices.Collect(maps.Keys(mine)), below) {
 			return problem(http.StatusForbidden, kindScope, "the logo %.128q in the bucket %.128q is not in a place of the space: %s", x.prefix, x.bucket, only)
+		}
+	}
+	return nil
+}
+
+// claims is the problem of a change by which a space would take domains that
+// are, or may be, of others.
+func claims(set *policy.Set, old, next *policy.Space) error {
+	for i := range next.Domains {
+		name := next.Domains[i].Name
+		if domains.find(old, name) < 0 && set.Foreign(next.Name, name) {
+			return problem(http.StatusForbidden, kindScope, "the domain %.128q is not for this space: only a token that is not for one space may give it", name)
 		}
 	}
 	return nil

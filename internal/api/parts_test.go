@@ -175,6 +175,39 @@ func TestPlacesOfOneSpace(t *testing.T) {
 	}
 }
 
+// Nor can he take the clients of others by their host names, and he does not
+// learn whose they are.
+func TestDomainsOfOneSpace(t *testing.T) {
+	w := newWorld(t)
+	all, one := w.token(t, Token{Role: Admin}), w.token(t, Token{Role: Admin, Space: "default"})
+	put := func(token, space, domain string, want int) {
+		t.Helper()
+		code, _, text := w.send(t, token, "PUT", "/spaces/"+space+"/domains/"+domain, `{"type":"play"}`)
+		if code != want || want == 403 && (!strings.Contains(text, "urn:weir:problem:scope") || strings.Contains(text, "other ")) {
+			t.Errorf("PUT %s of %s: %d %s, want %d", domain, space, code, text, want)
+		}
+	}
+	put(all, "other", "*.wide.example", 200)
+	put(all, "other", "deep.down.example", 200)
+	for _, domain := range []string{
+		"*", "%2A", "other.example", "OTHER.example", "other.example.", "*.wide.example", "a.wide.example", "*.a.wide.example", "*.example", "*.down.example",
+	} {
+		put(one, "default", domain, 403)
+	}
+	put(one, "default", "mine.example", 200)
+	put(one, "default", "*.mine.example", 200)
+	put(one, "default", "wide.example", 200) // which *.wide.example does not cover
+	put(one, "default", "another.example", 200)
+	// What those who run the server have given stays his, and may be changed.
+	put(all, "other", "*", 200)
+	put(one, "default", "under.the.wildcard", 200)
+	put(all, "default", "gift.wide.example", 200)
+	put(one, "default", "gift.wide.example", 200)
+	if sp, _ := w.Policy.Set().Domain("a.wide.example"); sp == nil || sp.Name != "other" {
+		t.Errorf("a.wide.example leads to %+v", sp)
+	}
+}
+
 func TestAccessKeys(t *testing.T) {
 	w := newWorld(t)
 	admin, viewer := w.token(t, Token{Role: Admin}), w.token(t, Token{Role: Viewer})

@@ -64,6 +64,18 @@ func TestTokens(t *testing.T) {
 			t.Errorf("a token for %q by one of default: %d %s, want %d", space, rec.Code, rec.Body, want)
 		}
 	}
+	// One that ends makes none that outlives it.
+	soon := time.Now().Add(time.Hour).UTC().Truncate(time.Second)
+	short := w.token(t, Token{Role: Admin, Expires: soon})
+	for expires, want := range map[time.Time]int{{}: 422, soon.Add(time.Second): 422, soon: 201, soon.Add(-time.Minute): 201} {
+		body := map[string]any{"name": "x", "role": "admin"}
+		if !expires.IsZero() {
+			body["expires"] = expires
+		}
+		if rec := w.do(t, request{method: http.MethodPost, path: "/tokens", token: short, body: body}); rec.Code != want {
+			t.Errorf("a token until %v by one until %v: %d %s, want %d", expires, soon, rec.Code, rec.Body, want)
+		}
+	}
 	foreign := w.token(t, Token{Role: Viewer, Space: "other"})
 	id := foreign[len(tokenPrefix) : len(tokenPrefix)+idLength]
 	w.do(t, request{method: http.MethodDelete, path: "/tokens/" + id, token: own})

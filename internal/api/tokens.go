@@ -40,7 +40,7 @@ type tokenInput struct {
 		Name    string    `json:"name" minLength:"1" maxLength:"128" example:"grafana" doc:"What to call it: letters, digits, . _ and -."`
 		Role    Role      `json:"role" enum:"viewer,operator,admin" example:"viewer"`
 		Space   string    `json:"space,omitempty" maxLength:"128" doc:"The only space that it is to be for."`
-		Expires time.Time `json:"expires,omitzero" doc:"When it is to end; absent: never."`
+		Expires time.Time `json:"expires,omitzero" doc:"When it is to end; absent: never. A token that ends makes none that ends later."`
 	}
 }
 
@@ -57,6 +57,9 @@ func (s *Server) createToken(ctx context.Context, in *tokenInput) (*newTokenOutp
 	}
 	if !b.Expires.IsZero() && !b.Expires.After(time.Now()) {
 		wrong = append(wrong, field{"body.expires", "must be in the future"})
+	}
+	if !c.Expires.IsZero() && (b.Expires.IsZero() || b.Expires.After(c.Expires)) {
+		wrong = append(wrong, field{"body.expires", "must not be later than the end of the token that makes it: " + c.Expires.Format(time.RFC3339)})
 	}
 	if len(wrong) > 0 {
 		return nil, invalid(wrong...)

@@ -13,6 +13,7 @@ package policy
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -72,6 +73,31 @@ func (s *Set) Domain(host string) (*Space, *Domain) {
 		p = s.domains["*"]
 	}
 	return p.space, p.domain
+}
+
+// Foreign reports whether a domain of that name would take something of the
+// other spaces from space: it is "*", or one of theirs, or covers one or is
+// covered by one, for which a "*" of theirs does not count.
+func (s *Set) Foreign(space, name string) bool {
+	mine, ok := canonicalPattern(name)
+	if !ok {
+		return false // which Problems says
+	}
+	for i := range s.Spaces {
+		for j := range s.Spaces[i].Domains {
+			theirs, ok := canonicalPattern(s.Spaces[i].Domains[j].Name)
+			if ok && s.Spaces[i].Name != space && theirs != "*" && (mine == theirs || covers(mine, theirs) || covers(theirs, mine)) {
+				return true
+			}
+		}
+	}
+	return mine == "*"
+}
+
+// covers reports whether a pattern is one of hosts that name is, or has.
+func covers(pattern, name string) bool {
+	rest, ok := strings.CutPrefix(pattern, "*")
+	return ok && strings.HasSuffix(name, rest)
 }
 
 // DefaultDomain returns the space and the domain of a client that names no
