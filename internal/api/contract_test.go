@@ -18,6 +18,8 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/google/go-cmp/cmp"
 	"github.com/santhosh-tekuri/jsonschema/v6"
+
+	"weir/internal/event"
 )
 
 var update = flag.Bool("update", false, "write docs/openapi.yaml")
@@ -37,6 +39,32 @@ func TestDocument(t *testing.T) {
 	}
 	if d := cmp.Diff(strings.Split(string(want), "\n"), strings.Split(string(got), "\n")); d != "" {
 		t.Errorf("docs/openapi.yaml is not the document of the code; run: go test ./internal/api -run TestDocument -update\n%s", d)
+	}
+}
+
+// TestDocumentIsWhole holds the routes and the document together: what the tests
+// below know of is all that there is, and whoever adds a subject sees it here.
+func TestDocumentIsWhole(t *testing.T) {
+	w := newWorld(t)
+	there := map[string]bool{}
+	subjects := map[string]bool{}
+	for _, e := range endpoints(w.Server) {
+		there[e.op.OperationID] = true
+		subject, _, _ := strings.Cut(strings.TrimPrefix(e.path, "/"), "/")
+		subjects[subject] = true
+	}
+	for i := range w.routes {
+		if r := &w.routes[i]; !there[r.ID] {
+			t.Errorf("%s %s is not in the document", r.Method, r.Path)
+		}
+	}
+	if len(there) != len(w.routes) {
+		t.Errorf("the document has %d endpoints, and there are %d", len(there), len(w.routes))
+	}
+	for _, want := range strings.Fields("alerts callbacks clips config events forbidden history nodes policy recording-orders recordings self sessions snapshots spaces statistics streams tokens transcodes urls") {
+		if !subjects[want] {
+			t.Errorf("there is nothing below /%s", want)
+		}
 	}
 }
 
@@ -176,7 +204,8 @@ func (sc *schemas) check(e *endpoint, status int, media string, body []byte) err
 	return schema.Validate(v)
 }
 
-// TestContract calls every endpoint as its document says, and as it does not.
+// TestContract calls every endpoint as its document says, and as it does not
+// (H56, H58, H59).
 func TestContract(t *testing.T) {
 	shared := newWorld(t)
 	for _, e := range endpoints(shared.Server) {
@@ -233,14 +262,21 @@ func TestContract(t *testing.T) {
 				}
 			default:
 				object, _ := body.(map[string]any)
-				for _, name := range []string{"frob", "owner", "secret_", "created_by"} {
-					more := maps.Clone(object)
-					more[name] = "x"
-					try("unknown field "+name, request{body: more}, 422, kindInvalid)
-				}
 				schema := e.op.RequestBody.Content["application/json"].Schema
 				if schema.Ref != "" {
 					schema = e.doc.Components.Schemas.SchemaFromRef(schema.Ref)
+				}
+				for _, name := range []string{"frob", "role", "owner", "id", "secret", "created_by", "space_"} {
+					if schema.Properties[name] == nil {
+						more := maps.Clone(object)
+						more[name] = "x"
+						try("unknown field "+name, request{body: more}, 422, kindInvalid)
+					}
+				}
+				for name, within := range e.objects(object) {
+					within["frob"] = "x"
+					try("unknown field in "+name, request{body: object}, 422, kindInvalid)
+					delete(within, "frob")
 				}
 				for _, name := range schema.Required {
 					less := maps.Clone(object)
@@ -260,11 +296,105 @@ func TestContract(t *testing.T) {
 				try("in UTF-16", request{body: string(text), header: map[string]string{"Content-Type": "application/json; charset=utf-16"}}, 415, kindMedia)
 				try("too large", request{body: `{"x":"` + strings.Repeat("a", maxBody) + `"}`}, 413, kindTooLarge)
 			}
+			if e.method == http.MethodPost && slices.ContainsFunc(w.routes, func(r route) bool { return r.ID == e.op.OperationID && r.writes() }) {
+				newWorld(t).postTwice(t, &e)
+			}
 			try("as documented", request{body: body}, 0, "")
 			if e.method == http.MethodPut || e.method == http.MethodDelete {
+				_, before := w.Policy.Whole()
 				try("again", request{body: body}, 0, "")
+				if _, after := w.Policy.Whole(); after != before {
+					t.Errorf("again: the policy has the version %d, and had %d", after, before)
+				}
 			}
 		})
+	}
+}
+
+// objects returns the objects within an example, by their places.
+func (e *endpoint) objects(v any) map[string]map[string]any {
+	all := map[string]map[string]any{}
+	var walk func(at string, v any)
+	walk = func(at string, v any) {
+		switch x := v.(type) {
+		case map[string]any:
+			if at != "" {
+				all[at] = x
+			}
+			for name, y := range x {
+				walk(at+"."+name, y)
+			}
+		case []any:
+			for i, y := range x {
+				walk(fmt.Sprintf("%s[%d]", at, i), y)
+			}
+		}
+	}
+	walk("", v)
+	return all
+}
+
+// postTwice makes a request twice under one Idempotency-Key, and another one under
+// the same: it is done once, whatever it does.
+func (w *world) postTwice(t *testing.T, e *endpoint) {
+	t.Helper()
+	q := request{method: e.method, path: e.url(t), token: w.token(t, Token{Role: Admin}), body: e.body(t), header: map[string]string{"Idempotency-Key": "once"}}
+	first := w.do(t, q)
+	_, version := w.Policy.Whole()
+	again := w.do(t, q)
+	if first.Code/100 != 2 || again.Code != first.Code || again.Body.String() != first.Body.String() || again.Header().Get("Idempotency-Replayed") != "true" {
+		t.Errorf("with one key: %d %s, and then %d %v %s", first.Code, first.Body, again.Code, again.Header(), again.Body)
+	}
+	if _, now := w.Policy.Whole(); now != version {
+		t.Errorf("the second time the policy has the version %d, and had %d", now, version)
+	}
+	q.path += map[bool]string{true: "&", false: "?"}[strings.Contains(q.path, "?")] + "x=1"
+	if other := w.do(t, q); other.Code != http.StatusUnprocessableEntity || kindOf(other) != kindKeyReused {
+		t.Errorf("another request with the key: %d %s", other.Code, other.Body)
+	}
+}
+
+// H56: what is read changes nothing, whatever method a header says instead, and
+// no GET has an effect.
+func TestReadsChangeNothing(t *testing.T) {
+	w := newWorld(t)
+	admin := w.token(t, Token{Role: Admin})
+	state := func() string {
+		t.Helper()
+		_, version := w.Policy.Whole()
+		tokens, err := w.Tokens.List()
+		if err != nil {
+			t.Fatal(err)
+		}
+		live := 0
+		for _, st := range w.Hub.Streams() {
+			if st.Publication() != nil {
+				live++
+			}
+		}
+		return fmt.Sprint(version, len(tokens), live, len(w.Policy.Forbidden("default")))
+	}
+	before := state()
+	for _, e := range endpoints(w.Server) {
+		if e.method != http.MethodGet || strings.HasSuffix(e.path, "/feed") {
+			continue
+		}
+		w.unlimited()
+		for _, method := range []string{http.MethodGet, http.MethodHead} {
+			rec := w.do(t, request{method: method, path: e.url(t), token: admin, header: map[string]string{
+				"X-HTTP-Method-Override": "DELETE", "X-HTTP-Method": "DELETE", "X-Method-Override": "DELETE",
+			}})
+			if rec.Code >= 500 {
+				t.Errorf("%s %s: %d %s", method, e.path, rec.Code, rec.Body)
+			}
+		}
+	}
+	if after := state(); after != before {
+		t.Errorf("after all has been read it is %s, and was %s", after, before)
+	}
+	w.do(t, request{method: http.MethodPost, path: "/tokens", token: admin, body: `{"name":"last","role":"viewer"}`})
+	if d := w.facts(t, 1, event.TypeAPIWritten)[0].Event.Data.(event.APIWritten); d.Path != Prefix+"/tokens" {
+		t.Errorf("%s %s was a write", d.Method, d.Path)
 	}
 }
 

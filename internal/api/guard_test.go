@@ -10,6 +10,7 @@ import (
 	"time"
 )
 
+// H54: other host names are not answered to.
 func TestHost(t *testing.T) {
 	w := newWorld(t, func(o *Options) { o.Hosts = []string{"weir.example"} })
 	viewer := w.token(t, Token{Role: Viewer})
@@ -25,6 +26,7 @@ func TestHost(t *testing.T) {
 	}
 }
 
+// H55: pages of strangers get nothing.
 func TestOrigin(t *testing.T) {
 	w := newWorld(t, func(o *Options) { o.Origins = []string{"https://console.example"} })
 	viewer := w.token(t, Token{Role: Viewer})
@@ -54,6 +56,7 @@ func TestOrigin(t *testing.T) {
 	}
 }
 
+// H53, H56: no path leads elsewhere, and no header makes another method of one.
 func TestMethods(t *testing.T) {
 	w := newWorld(t)
 	admin := w.token(t, Token{Role: Admin})
@@ -89,7 +92,7 @@ func TestMethods(t *testing.T) {
 	}
 }
 
-// TestBodies sends what is no JSON, or some that decoders differ about.
+// TestBodies sends what is no JSON, or some that decoders differ about (H59).
 func TestBodies(t *testing.T) {
 	w := newWorld(t)
 	admin := w.token(t, Token{Role: Admin})

@@ -18,7 +18,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nkeys"
 
 	"weir/internal/bus"
 	"weir/internal/cluster"
@@ -136,6 +138,149 @@ func TestNATSOverTLS(t *testing.T) {
 		}
 		b.Close()
 	}
+}
+
+// operator runs a NATS whose users show what it has signed.
+type operator struct {
+	t   *testing.T
+	key nkeys.KeyPair
+	jwt *jwt.OperatorClaims
+}
+
+func newOperator(t *testing.T) *operator {
+	t.Helper()
+	o := &operator{t: t}
+	var id string
+	o.key, id = o.pair(nkeys.CreateOperator)
+	var err error
+	if o.jwt, err = jwt.DecodeOperatorClaims(o.sign(jwt.NewOperatorClaims(id), o.key)); err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+// pair makes a pair of keys, and returns it with its name.
+func (o *operator) pair(create func() (nkeys.KeyPair, error)) (nkeys.KeyPair, string) {
+	o.t.Helper()
+	key, err := create()
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	id, err := key.PublicKey()
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	return key, id
+}
+
+func (o *operator) sign(c jwt.Claims, by nkeys.KeyPair) string {
+	o.t.Helper()
+	text, err := c.Encode(by)
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	return text
+}
+
+// account makes one that may do all that JetStream can, or nothing of that.
+func (o *operator) account(jetStream bool) (key nkeys.KeyPair, id, text string) {
+	o.t.Helper()
+	key, id = o.pair(nkeys.CreateAccount)
+	c := jwt.NewAccountClaims(id)
+	if jetStream {
+		c.Limits.JetStreamLimits = jwt.JetStreamLimits{MemoryStorage: -1, DiskStorage: -1, Streams: -1, Consumer: -1}
+	}
+	return key, id, o.sign(c, o.key)
+}
+
+// credentials writes those of a user of an account to a file.
+func (o *operator) credentials(file string, account nkeys.KeyPair, change func(*jwt.UserClaims)) {
+	o.t.Helper()
+	key, id := o.pair(nkeys.CreateUser)
+	c := jwt.NewUserClaims(id)
+	if change != nil {
+		change(c)
+	}
+	seed, err := key.Seed()
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	text, err := jwt.FormatUserConfig(o.sign(c, account), seed)
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	writeFile(o.t, file, string(text))
+}
+
+// An external NATS that wants credentials: a node works by those of a file, reads
+// it again when it connects again, and gets nothing with others or none.
+func TestNATSCredentials(t *testing.T) {
+	ours, others := newOperator(t), newOperator(t)
+	account, id, text := ours.account(true)
+	foreign, _, _ := others.account(true)
+	unknown, _, _ := ours.account(true)
+	_, system, systemText := ours.account(false)
+	accounts := new(server.MemAccResolver)
+	for id, text := range map[string]string{id: text, system: systemText} {
+		if err := accounts.Store(id, text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	nats := &natsServer{t: t, opts: server.Options{
+		Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
+		TrustedOperators: []*jwt.OperatorClaims{ours.jwt}, AccountResolver: accounts, SystemAccount: system,
+	}}
+	nats.start()
+	nats.opts.Port = nats.Addr().(*net.TCPAddr).Port
+	t.Cleanup(nats.stop)
+
+	good, bad := filepath.Join(t.TempDir(), "weir.creds"), filepath.Join(t.TempDir(), "bad.creds")
+	ours.credentials(good, account, nil)
+	c := testConfig(t)
+	c.NATS = NATS{URL: nats.ClientURL(), Credentials: good}
+	n, _, _ := start(t, c)
+	publish(t, n, "s").Close()
+	facts(t, n, eventlog.Filter{Stream: "s"}, event.TypePublishEnded)
+	if _, text := get(t, n.url("admin", "/readyz")); text != "ok\n" {
+		t.Errorf("readiness is %q", text)
+	}
+
+	open := func(credentials string) *bus.Bus {
+		t.Helper()
+		b, err := bus.Open(t.Context(), bus.Config{Node: "x", URL: nats.ClientURL(), Credentials: credentials}, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(b.Close)
+		return b
+	}
+	works := func(b *bus.Bus) bool {
+		_, err := b.JetStream().AccountInfo(t.Context())
+		return err == nil
+	}
+	for what, write := range map[string]func() string{
+		"no credentials":                              func() string { return "" },
+		"those of another operator":                   func() string { others.credentials(bad, foreign, nil); return bad },
+		"those that are no more valid":                func() string { ours.credentials(bad, account, func(c *jwt.UserClaims) { c.Expires = 1 }); return bad },
+		"those of an account that NATS does not know": func() string { ours.credentials(bad, unknown, nil); return bad },
+	} {
+		if b := open(write()); works(b) {
+			t.Errorf("with %s there is a NATS", what)
+		}
+	}
+	late := open(bad)
+	if works(late) {
+		t.Error("there is a NATS without the right credentials")
+	}
+	ours.credentials(bad, account, nil)
+	eventually(t, "the new credentials to be used", func() bool { return works(late) })
+
+	// NATS restarts, and takes the node's new credentials.
+	nats.stop()
+	ours.credentials(good, account, nil)
+	nats.start()
+	publish(t, n, "again").Close()
+	facts(t, n, eventlog.Filter{Stream: "again"}, event.TypePublishEnded)
 }
 
 // member is the node of a cluster that test makes.
