@@ -91,7 +91,7 @@ func fake(args []string) {
 	case "orphan":
 		hang()
 	}
-	in := make([]byte, 64)
+	in := make([]byte, 512)
 	n, _ := os.Stdin.Read(in)
 	verb, arg, _ := strings.Cut(string(in[:n]), " ")
 	switch verb {
@@ -134,6 +134,17 @@ func fake(args []string) {
 		}
 	case "probe":
 		probe(arg)
+	case "devices":
+		for path := range strings.FieldsSeq(arg) {
+			f, err := os.OpenFile(path, os.O_RDWR, 0)
+			if err != nil {
+				fmt.Println(filepath.Base(path), "denied")
+				continue
+			}
+			// A device that has no such call says so; a filter of calls says EPERM.
+			_, _, e := syscall.RawSyscall(syscall.SYS_IOCTL, f.Fd(), 0x6400, 0)
+			fmt.Println(filepath.Base(path), "opened,", e == syscall.ENOTTY)
+		}
 	}
 }
 
@@ -261,6 +272,58 @@ func TestProbeFromInside(t *testing.T) {
 	for _, f := range []string{"/tmp/weir-written", "/tmp/weir-made", filepath.Join(filepath.Dir(outside), "written")} {
 		if _, err := os.Stat(f); err == nil {
 			t.Errorf("%s was made", f)
+		}
+	}
+}
+
+// A job has the devices that it is given, by their group if need be, and no others; one
+// that is given none has none.
+func TestDevices(t *testing.T) {
+	tool := newFake(t)
+	if !tool.Health().Layers.Strong() {
+		t.Skip("this kernel has no Landlock or no seccomp")
+	}
+	dir := open(t)
+	node := func(name string, gid int, mode os.FileMode) string {
+		path := filepath.Join(dir, name)
+		if err := syscall.Mknod(path, syscall.S_IFCHR, 1<<8|3); err != nil { // as /dev/null
+			t.Skip("devices cannot be made here: ", err)
+		}
+		if err := errors.Join(os.Chown(path, 0, gid), os.Chmod(path, mode)); err != nil {
+			t.Fatal(err)
+		}
+		if f, err := os.OpenFile(path, os.O_RDWR, 0); err != nil {
+			t.Skip("devices cannot be used here: ", err)
+		} else {
+			f.Close()
+		}
+		return path
+	}
+	render, other := node("render", 4242, 0o660), node("other", 4242, 0o660)
+	open, roots := node("open", 4343, 0o666), node("roots", 0, 0o660)
+	ask := func(devices ...string) string {
+		j := job(Limits{})
+		j.Devices = devices
+		out, _, err := tool.Run(t.Context(), j, []byte("devices "+strings.Join([]string{render, other, open, roots}, " ")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.ReplaceAll(strings.TrimSpace(string(out)), "\n", "; ")
+	}
+	for _, tt := range []struct {
+		devices []string
+		want    string
+	}{
+		{nil, "render denied; other denied; open denied; roots denied"},
+		{[]string{render}, "render opened, true; other denied; open denied; roots denied"},
+		{[]string{open}, "render denied; other denied; open opened, true; roots denied"},
+		{[]string{render, open, roots}, "render opened, true; other denied; open opened, true; roots denied"},
+	} {
+		if !tool.found.mode.nobody {
+			t.Skip("jobs have the groups of the server here")
+		}
+		if got := ask(tt.devices...); got != tt.want {
+			t.Errorf("with %q: %s, want %s", tt.devices, got, tt.want)
 		}
 	}
 }

@@ -29,7 +29,8 @@ type Job struct {
 	// Files are files and folders that this job may read besides the program
 	// and its libraries: fonts, for example.
 	Files []string
-	// Devices are devices that it may use: /dev/dri/renderD128.
+	// Devices are devices that it may use, as their permissions let it or their
+	// group: /dev/dri/renderD128. Such a job may open more files.
 	Devices []string
 }
 

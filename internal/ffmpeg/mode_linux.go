@@ -3,6 +3,7 @@ package ffmpeg
 import (
 	"os"
 	"os/exec"
+	"slices"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -39,6 +40,21 @@ func (m mode) attr() *syscall.SysProcAttr {
 		a.Credential = &syscall.Credential{Uid: nobody, Gid: nobody}
 	}
 	return a
+}
+
+// lend gives a process that runs as nobody the groups of its devices, where they let
+// their group use them and others not. Elsewhere it has those of the server.
+func (m mode) lend(cmd *exec.Cmd, devices []string) {
+	if !m.nobody {
+		return
+	}
+	c := cmd.SysProcAttr.Credential
+	for _, path := range devices {
+		var st unix.Stat_t
+		if unix.Stat(path, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFCHR && st.Gid != 0 && st.Mode&0o066 == 0o060 && !slices.Contains(c.Groups, st.Gid) {
+			c.Groups = append(c.Groups, st.Gid)
+		}
+	}
 }
 
 func (m mode) command(self string, args []string) *exec.Cmd {

@@ -246,6 +246,7 @@ func (t *Tool) start(ctx context.Context, f *found, m mode, j *Job) (p *Process,
 	s.Read = append(s.Read, j.Files...)
 	s.Devices = j.Devices
 	p.cmd = m.command(t.opt.Self, append([]string{"weir", SandboxArg, s.marshal(), f.path}, args...))
+	m.lend(p.cmd, j.Devices)
 	p.cmd.Stderr, p.cmd.ExtraFiles = errW, extra
 	if stdin != nil {
 		p.cmd.Stdin = stdin

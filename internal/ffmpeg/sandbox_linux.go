@@ -84,6 +84,10 @@ const nobody = 65534
 
 // rlimits sets what the process may take.
 func (s *spec) rlimits() error {
+	files := uint64(64)
+	if len(s.Devices) > 0 {
+		files = 256 // drivers open theirs again and again
+	}
 	limits := []struct {
 		name     string
 		resource int
@@ -91,7 +95,7 @@ func (s *spec) rlimits() error {
 	}{
 		{"core", unix.RLIMIT_CORE, 0},
 		{"file size", unix.RLIMIT_FSIZE, 0},
-		{"files", unix.RLIMIT_NOFILE, 64},
+		{"files", unix.RLIMIT_NOFILE, files},
 		{"locked memory", unix.RLIMIT_MEMLOCK, 0},
 		{"memory", unix.RLIMIT_DATA, uint64(s.Memory)},
 	}
