@@ -50,6 +50,7 @@ type cli struct {
 	Clips      clips          `cmd:"" help:"Make clips of recordings, list them, print their URLs, delete them."`
 	Snapshots  snapshots      `cmd:"" help:"List, take and save pictures of streams."`
 	Renditions listTranscodes `cmd:"" help:"List renditions, and how they fare."`
+	Encoders   listEncoders   `cmd:"" help:"List what a running server can encode renditions with, and what not and why."`
 	Nodes      nodes          `cmd:"" help:"List the servers."`
 	Token      tokens         `cmd:"" help:"Make, list and revoke tokens of a running server."`
 }
@@ -122,7 +123,7 @@ func (c *check) Run(stdout io.Writer) error {
 	if err := cfg.Verify(); err != nil {
 		return err
 	}
-	for _, w := range cfg.Warnings() {
+	for _, w := range append(cfg.Warnings(), cfg.Lacks()...) {
 		fmt.Fprintf(stdout, "%s: warning: %s\n", c.Config, w)
 	}
 	fmt.Fprintf(stdout, "%s: ok\n", c.Config)

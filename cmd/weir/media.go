@@ -362,3 +362,22 @@ func (l *listTranscodes) Run(ctx context.Context, stdout io.Writer) error {
 		}
 	})
 }
+
+type listEncoders struct{ remote }
+
+// Run lists encoders.
+func (l *listEncoders) Run(ctx context.Context, stdout io.Writer) error {
+	list, err := all[api.Encoder](ctx, &l.client, "/encoders", url.Values{}, 0)
+	if err != nil {
+		return err
+	}
+	return l.show(stdout, list, "ENCODER FOR CODEC WORKS NOTE", func(row func(...any)) {
+		for _, e := range list {
+			works := "no"
+			if e.Works {
+				works = "yes"
+			}
+			row(e.Name, e.Kind, e.Codec, works, e.Error)
+		}
+	})
+}

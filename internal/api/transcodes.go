@@ -33,6 +33,7 @@ type Rendition struct {
 	Width     int     `json:"width,omitempty"`
 	Height    int     `json:"height,omitempty"`
 	FrameRate float64 `json:"frame_rate,omitempty"`
+	GOP       float64 `json:"gop,omitempty" doc:"Seconds between key frames: what the template says, to whole frames of all renditions of the stream."`
 	BitRate   int     `json:"bit_rate,omitempty" doc:"That is aimed at, bit/s."`
 	Live      bool    `json:"live"`
 	Shed      bool    `json:"shed,omitempty" doc:"Given up because the machine could not keep up."`
@@ -84,11 +85,31 @@ func (s *Server) describeTranscode(st transcode.Status) Transcode {
 	}
 	for _, o := range st.Outputs {
 		t.Outputs = append(t.Outputs, Rendition{
-			Stream: o.Key.Name, Encoder: o.Encoder, Width: o.Width, Height: o.Height, FrameRate: o.FrameRate, BitRate: o.BitRate,
+			Stream: o.Key.Name, Encoder: o.Encoder, Width: o.Width, Height: o.Height, FrameRate: o.FrameRate, GOP: o.GOP.Seconds(), BitRate: o.BitRate,
 			Live: o.Live, Shed: o.Shed, Error: o.Error,
 		})
 	}
 	return t
+}
+
+// Encoder is one that templates may name, and whether it works on this node.
+type Encoder struct {
+	Name  string `json:"name" doc:"FFmpeg's."`
+	Kind  string `json:"kind" enum:"cpu,vaapi,nvenc,qsv" doc:"What a template calls it."`
+	Codec string `json:"codec" enum:"h264,hevc,av1"`
+	Works bool   `json:"works" doc:"It was tried, as a rendition has it."`
+	Error string `json:"error,omitempty" doc:"Why it does not work."`
+}
+
+type encodersPage struct{ Body Page[Encoder] }
+
+func (s *Server) listEncoders(ctx context.Context, in *struct{ Paging }) (*encodersPage, error) {
+	var list []Encoder
+	for _, a := range s.Transcoder.Abilities(ctx) {
+		list = append(list, Encoder{Name: a.Name, Kind: a.Kind.String(), Codec: a.Codec.String(), Works: a.Works, Error: a.Error})
+	}
+	p, err := page(list, in.Paging, sorting[Encoder]{list: "encoders", key: func(e *Encoder) string { return e.Name }})
+	return &encodersPage{p}, err
 }
 
 func (s *Server) transcodeRoutes() {
@@ -98,4 +119,10 @@ func (s *Server) transcodeRoutes() {
 		Summary: "Renditions, and how they fare",
 		Role:    Viewer, Scope: Filtered,
 	}, s.listTranscodes)
+	add(s, route{
+		ID: "listEncoders", Method: http.MethodGet, Path: "/encoders", Tag: "Node",
+		Summary: "What this node can encode renditions with",
+		Detail:  "Each encoder is tried on a few frames when it is first asked for, and one that failed again after a minute.",
+		Role:    Viewer, Scope: Global,
+	}, s.listEncoders)
 }

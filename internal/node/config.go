@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -8,6 +9,7 @@ import (
 	"net/netip"
 	neturl "net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -372,6 +374,22 @@ func (c *Config) Warnings() []string {
 	if info, err := os.Stat(c.File); err == nil && info.Mode().Perm()&0o004 != 0 {
 		list = append(list, fmt.Sprintf("%s holds secrets and can be read by every user of this machine; run: chmod 640 %[1]s", c.File))
 	}
+	return list
+}
+
+// Lacks returns what the policy asks for and this machine cannot do, which a
+// server says at its start.
+func (c *Config) Lacks() (list []string) {
+	_, err := exec.LookPath(cmp.Or(c.FFmpeg.Path, "ffmpeg"))
+	if err == nil {
+		return nil
+	}
+	for what, path := range map[string]string{"pictures will be taken": pictured(c.Policy), "renditions will be made": transcoded(c.Policy)} {
+		if path != "" {
+			list = append(list, fmt.Sprintf("policy.%s: no %s on this machine: %v; install ffmpeg, or set ffmpeg.path", path, what, err))
+		}
+	}
+	slices.Sort(list)
 	return list
 }
 

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"weir/internal/hls"
+	"weir/internal/policy"
 	"weir/internal/stream"
 	"weir/internal/transcode"
 )
@@ -30,15 +31,22 @@ func (n *Node) openTranscoder() {
 // checkEncoders says at the start what this machine encodes with, and which renditions
 // of the policy it cannot make. Where there are none it says nothing.
 func (n *Node) checkEncoders(ctx context.Context) {
-	set, said := n.Policy(), false
+	set := n.Policy()
+	first := transcoded(set)
+	if first == "" {
+		return
+	}
+	if err := n.ffmpeg.Ready(ctx); err != nil { // nor are those that only copy
+		if ctx.Err() == nil {
+			n.log.Warn("no renditions will be made", "setting", first, "err", err)
+		}
+		return
+	}
+	n.sayEncoders(ctx)
 	for i := range set.Spaces {
 		for j := range set.Spaces[i].Apps {
 			for k := range set.Spaces[i].Apps[j].Transcode {
 				t := &set.Spaces[i].Apps[j].Transcode[k]
-				if !said {
-					said = true
-					n.sayEncoders(ctx)
-				}
 				for l := range t.Outputs {
 					r := &t.Outputs[l]
 					if !r.Encodes() {
@@ -51,6 +59,19 @@ func (n *Node) checkEncoders(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// transcoded returns the path of the setting that has renditions made, if there is
+// any.
+func transcoded(set *policy.Set) string {
+	for i := range set.Spaces {
+		for j := range set.Spaces[i].Apps {
+			if len(set.Spaces[i].Apps[j].Transcode) > 0 {
+				return fmt.Sprintf("spaces[%d].apps[%d].transcode", i, j)
+			}
+		}
+	}
+	return ""
 }
 
 func (n *Node) sayEncoders(ctx context.Context) {

@@ -31,7 +31,7 @@ type Info struct {
 
 	Players   int // all, and in Traffic by protocol
 	Traffic   TrafficCount
-	Recorders int // cursors of packagers, recorders and the like
+	Packagers int // cursors that go on from one publication to the next, as those of HLS do
 }
 
 // VideoInfo is what is known of a stream's picture; what is not is 0.
@@ -168,11 +168,17 @@ func (s *Stream) Info() Info {
 	defer s.mu.Unlock()
 	a, m := &s.info, &s.meter
 	m.roll(now)
+	packagers := 0
+	for r := range s.readers {
+		if r.pub == nil {
+			packagers++
+		}
+	}
 	i := Info{
 		Key: s.key, Live: s.live, Start: s.start,
 		Bytes: a.bytes, Jumps: a.jumps,
 		Drift: time.Duration(m.drift) * time.Millisecond, Lead: time.Duration(m.lead) * time.Millisecond,
-		Players: int(s.traffic.Playing()), Traffic: s.traffic.Count(), Recorders: len(s.readers),
+		Players: int(s.traffic.Playing()), Traffic: s.traffic.Count(), Packagers: packagers,
 	}
 	if s.pub != nil {
 		i.Push, i.Pushed = &s.pub.push, s.pub.start

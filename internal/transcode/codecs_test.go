@@ -2,6 +2,7 @@ package transcode
 
 import (
 	"bytes"
+	"fmt"
 	"os/exec"
 	"slices"
 	"strings"
@@ -33,20 +34,7 @@ func TestCodecs(t *testing.T) {
 					t.Skip("this ffmpeg has no " + codec)
 				}
 			}
-			args := strings.Fields("-nostdin -v error -f lavfi -i testsrc2=size=320x180:rate=30,format=yuv420p," + marks(0) +
-				" -f lavfi -i sine=440 -t 4 " + tt.options + " -f matroska -live 1 pipe:1")
-			b, err := exec.Command("ffmpeg", args...).Output()
-			if err != nil {
-				t.Fatal(err)
-			}
-			var film []av.Packet
-			for r := (tagged{mkv.NewReader(bytes.NewReader(b))}); ; {
-				p, err := r.ReadPacket()
-				if err != nil {
-					break
-				}
-				film = append(film, p)
-			}
+			film := coded(t, "320x180", 4, 0, tt.options)
 			w := newWorld(t, Options{}, *template(
 				rung(func(r *policy.Rendition) { r.BitRate = 500_000 }),
 				rung(func(r *policy.Rendition) { r.Suffix, r.Codec, r.BitRate = "_av1", policy.VideoAV1, 400_000 }),
@@ -86,6 +74,73 @@ func TestCodecs(t *testing.T) {
 			pub.End(stream.EndClosed)
 		})
 	}
+}
+
+// coded makes a film of any codec, whose pictures have numbers from first on.
+func coded(t *testing.T, size string, seconds, first int, options string) (film []av.Packet) {
+	t.Helper()
+	args := strings.Fields(fmt.Sprintf("-nostdin -v error -f lavfi -i testsrc2=size=%s:rate=30,format=yuv420p,%s -f lavfi -i sine=440 -t %d %s -f matroska -live 1 pipe:1",
+		size, marks(first), seconds, options))
+	b, err := exec.Command("ffmpeg", args...).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for r := (tagged{mkv.NewReader(bytes.NewReader(b))}); ; {
+		p, err := r.ReadPacket()
+		if err != nil {
+			return film
+		}
+		film = append(film, p)
+	}
+}
+
+// A publisher that changes its codec, or its parameter sets alone, in mid push: renditions follow
+// in time, those that are copied in the new codec, and the source has every picture.
+func TestCodecChanges(t *testing.T) {
+	const hevc = "-c:v libx265 -preset ultrafast -x265-params log-level=none:bframes=0:keyint=30 -b:v 1M -c:a aac"
+	const avc = "-c:v libx264 -preset ultrafast -pix_fmt yuv420p -g 30 -c:a aac "
+	w := newWorld(t, Options{}, *template(
+		rung(func(r *policy.Rendition) { r.BitRate = 500_000 }),
+		rung(func(r *policy.Rendition) { r.Suffix, r.Codec, r.BitRate = "_hevc", policy.VideoHEVC, 400_000 }),
+		rung(func(r *policy.Rendition) { r.Suffix, r.Copy = "_copy", policy.CopyBoth }),
+	))
+	pub, err := w.hub.Publish(key, &w.app, stream.Push{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, options := range []string{avc, hevc, avc + "-bf 2", avc + "-profile:v high -x264-params cabac=1:ref=4", hevc} {
+		w.goOn(t, pub, "s1_a", later(coded(t, "320x180", 3, i*90, options), int64(i)*3000))
+	}
+	end := pub.Stream().Time() - 600
+	source := w.collect(t, "s1", end)
+	all := numbers(t, source)
+	if first, last := all[0], all[len(all)-1]; first.number != 0 || last.number-first.number != len(all)-1 {
+		t.Errorf("the source has %d pictures, from %d to %d", len(all), first.number, last.number)
+	}
+	if st := w.Status()[0]; st.Restarts != 0 {
+		t.Errorf("%d restarts after failures; a change is none", st.Restarts)
+	}
+	for name, want := range map[string]string{"s1_a": "[h264]", "s1_hevc": "[hevc]", "s1_copy": "[h264 hevc h264 hevc]"} {
+		list := w.collect(t, name, end)
+		var codecs []av.Codec
+		for _, part := range parts(list) {
+			if c := part[0].Codec; len(codecs) == 0 || codecs[len(codecs)-1] != c {
+				codecs = append(codecs, c)
+			}
+		}
+		if got := fmt.Sprint(codecs); got != want {
+			t.Errorf("%s: codecs %s, want %s", name, got, want)
+		}
+		seen := numbers(t, list)
+		for n := range 5 { // each film by itself: between them time may stand still for a moment
+			part := slices.DeleteFunc(slices.Clone(seen), func(p picture) bool { return p.number/90 != n })
+			same(t, fmt.Sprintf("%s, film %d", name, n), all, part, 1000/30.)
+			if len(part) < 65 {
+				t.Errorf("%s: %d of 90 pictures of film %d", name, len(part), n)
+			}
+		}
+	}
+	pub.End(stream.EndClosed)
 }
 
 func hasURI(list []m3u8.Variant, uri string) bool {

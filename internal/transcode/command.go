@@ -2,6 +2,7 @@ package transcode
 
 import (
 	"fmt"
+	"math"
 	"strconv"
 
 	"weir/internal/ffmpeg"
@@ -111,7 +112,8 @@ func (c *command) picture(o *output, i int, in string, logos map[logo][]byte, fo
 	chain := ffmpeg.Chain{In: []string{in}}
 	add := func(f ffmpeg.Filter) { chain.Filters = append(chain.Filters, f) }
 	if c.from > lead {
-		add(filter("trim", "start", seconds(c.from)))
+		half := int64(math.Ceil(500 / o.rate.float())) // by which fps may put it earlier
+		add(filter("trim", "start", seconds(c.from+half)))
 	}
 	add(filter("fps", "fps", o.rate.String()))
 	if o.width != c.media.width || o.height != c.media.height {
@@ -212,13 +214,15 @@ func seconds(ms int64) string { return fmt.Sprintf("%d.%03d", ms/1000, ms%1000) 
 type encoder struct {
 	name    string
 	filters []ffmpeg.Filter
-	device  string
+	init    string   // the hardware that it is on, as ffmpeg calls it
+	devices []string // that it uses
+	files   []string // that it reads
 }
 
 // options are those of the video encoder for o: constant GOPs, no frames out of
 // order, a rate that stays near its target.
 func (e encoder) options(o *output) []ffmpeg.Option {
-	gop := int64(max(1, o.rate.float()*o.template.GOP.Seconds()+0.5))
+	gop := int64(o.gop)
 	bits := int64(o.bitRate)
 	opts := []ffmpeg.Option{ffmpeg.Word("c:v", e.name), ffmpeg.Int("b:v", bits), ffmpeg.Int("g:v", gop)}
 	if e.name != "libsvtav1" { // which has no constant rate for all of its versions

@@ -3,16 +3,13 @@ package transcode
 import (
 	"context"
 	"fmt"
-	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
 	"weir/internal/ffmpeg"
 	"weir/internal/policy"
 )
-
-// renderNode is the graphics device of VAAPI and Quick Sync.
-const renderNode = "/dev/dri/renderD128"
 
 // candidates are the encoders of each codec, by kind.
 var candidates = map[policy.Encoder][3]string{ // H.264, HEVC, AV1
@@ -28,17 +25,19 @@ var hardware = []policy.Encoder{policy.EncoderNVENC, policy.EncoderQSV, policy.E
 // Ability says whether an encoder works here.
 type Ability struct {
 	Name  string // ffmpeg's
+	Kind  policy.Encoder
+	Codec policy.VideoCodec
 	Works bool
 	Error string // why not
 }
 
 // Abilities tries every encoder that ffmpeg has and returns what came of it. It
-// takes a second or so.
+// takes a second or so, at first.
 func (t *Transcoder) Abilities(ctx context.Context) []Ability {
 	var list []Ability
 	for _, kind := range append([]policy.Encoder{policy.EncoderCPU}, hardware...) {
-		for _, name := range candidates[kind] {
-			a := Ability{Name: name}
+		for codec, name := range candidates[kind] {
+			a := Ability{Name: name, Kind: kind, Codec: policy.VideoCodec(codec)}
 			if err := t.works(ctx, kind, name); err != nil {
 				a.Error = err.Error()
 			} else {
@@ -66,24 +65,51 @@ func (t *Transcoder) choose(ctx context.Context, want policy.Encoder, codec poli
 	var last error
 	for _, kind := range kinds {
 		name := candidates[kind][codec]
-		if last = t.works(ctx, kind, name); last == nil {
-			return newEncoder(kind, name), nil
+		if last = t.works(ctx, kind, name); last != nil {
+			continue
 		}
+		e, err := t.newEncoder(kind, name)
+		if err == nil {
+			return e, nil
+		}
+		last = err
 	}
 	return encoder{}, fmt.Errorf("no encoder for %s: %w", codec, last)
 }
 
-func newEncoder(kind policy.Encoder, name string) encoder {
+// newEncoder returns an encoder with what it needs of the machine, or why that is not there.
+func (t *Transcoder) newEncoder(kind policy.Encoder, name string) (encoder, error) {
 	e := encoder{name: name}
-	switch kind {
-	case policy.EncoderVAAPI:
-		e.filters = []ffmpeg.Filter{filter("format", "pix_fmts", "nv12"), filter("hwupload")}
-		e.device = "vaapi=hw:" + renderNode
-	case policy.EncoderQSV:
-		e.filters = []ffmpeg.Filter{filter("format", "pix_fmts", "nv12")}
-		e.device = "qsv=hw"
+	below := func(pattern string) []string {
+		list, _ := filepath.Glob(filepath.Join(t.dev, pattern))
+		return list
 	}
-	return e
+	switch kind {
+	case policy.EncoderVAAPI, policy.EncoderQSV:
+		nodes := below("dri/renderD*")
+		if len(nodes) == 0 {
+			return e, fmt.Errorf("this machine has no %s/dri/renderD*", t.dev)
+		}
+		e.devices = nodes[:1] // of several cards the first
+		e.files = []string{filepath.Join(t.dev, "dri")}
+		if card, err := filepath.EvalSymlinks("/sys/class/drm/" + filepath.Base(nodes[0]) + "/device"); err == nil {
+			e.files = append(e.files, card) // what it is, by which a driver is chosen
+		}
+		e.filters = []ffmpeg.Filter{filter("format", "pix_fmts", "nv12")}
+		if e.init = "qsv=hw,child_device=" + nodes[0]; kind == policy.EncoderVAAPI {
+			e.filters = append(e.filters, filter("hwupload"))
+			e.init = "vaapi=hw:" + nodes[0]
+		}
+	case policy.EncoderNVENC:
+		if len(below("nvidiactl")) == 0 {
+			return e, fmt.Errorf("this machine has no %s/nvidiactl", t.dev)
+		}
+		e.devices = append(below("nvidia[0-9]*"), below("nvidiactl")...)
+		e.devices = append(append(e.devices, below("nvidia-uvm")...), below("nvidia-uvm-tools")...)
+		// What its libraries read of the driver.
+		e.files = []string{"/proc/driver/nvidia", "/proc/devices", "/proc/modules", "/sys/module/nvidia", "/sys/devices/system/memory"}
+	}
+	return e, nil
 }
 
 // trial is what came of an encoder.
@@ -117,14 +143,12 @@ func (t *Transcoder) try(ctx context.Context, kind policy.Encoder, name string) 
 	if !t.tool.Has(ctx, name) {
 		return fmt.Errorf("this ffmpeg has no %s", name)
 	}
-	if kind == policy.EncoderVAAPI || kind == policy.EncoderQSV {
-		if _, err := os.Stat(renderNode); err != nil {
-			return fmt.Errorf("this machine has no %s", renderNode)
-		}
+	e, err := t.newEncoder(kind, name)
+	if err != nil {
+		return err
 	}
 	const w, h, frames = 320, 240, 5
 	list := candidates[kind]
-	e := newEncoder(kind, name)
 	j := &ffmpeg.Job{
 		Name:   "try " + name,
 		Inputs: []ffmpeg.Input{{Format: "rawvideo", Options: []ffmpeg.Option{ffmpeg.Word("pixel_format", "yuv420p"), ffmpeg.Word("video_size", "320x240")}}},
@@ -134,7 +158,7 @@ func (t *Transcoder) try(ctx context.Context, kind policy.Encoder, name string) 
 	var tpl policy.Transcode
 	tpl.SetDefaults()
 	codec := policy.VideoCodec(max(0, slices.Index(list[:], name)))
-	o := &output{Rendition: &policy.Rendition{Codec: codec}, template: &tpl, rate: rate{25, 1}, bitRate: 200_000}
+	o := &output{Rendition: &policy.Rendition{Codec: codec}, template: &tpl, rate: rate{25, 1}, gop: 50, bitRate: 200_000}
 	opts := append([]ffmpeg.Option{ffmpeg.Map("0:v:0")}, e.options(o)...)
 	if len(e.filters) > 0 {
 		opts = append(opts, ffmpeg.FilterVideo(e.filters...))
@@ -145,15 +169,17 @@ func (t *Transcoder) try(ctx context.Context, kind policy.Encoder, name string) 
 	for i := range grey {
 		grey[i] = 128
 	}
-	_, _, err := t.tool.Run(ctx, j, grey)
+	_, _, err = t.tool.Run(ctx, j, grey)
 	return err
 }
 
-// use gives a job the device of the encoder.
+// use gives a job what the encoder needs, unless another output has seen to that.
 func (e encoder) use(j *ffmpeg.Job) {
-	if e.device == "" || slices.Contains(j.Devices, renderNode) {
+	if len(e.devices) == 0 || slices.Contains(j.Devices, e.devices[0]) {
 		return
 	}
-	j.Options = append(j.Options, ffmpeg.Word("init_hw_device", e.device), ffmpeg.Word("filter_hw_device", "hw"))
-	j.Devices = append(j.Devices, renderNode)
+	if e.init != "" {
+		j.Options = append(j.Options, ffmpeg.Word("init_hw_device", e.init), ffmpeg.Word("filter_hw_device", "hw"))
+	}
+	j.Devices, j.Files = append(j.Devices, e.devices...), append(j.Files, e.files...)
 }

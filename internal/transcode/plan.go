@@ -87,6 +87,7 @@ type output struct {
 
 	width, height int  // of the picture
 	rate          rate // of frames
+	gop           int  // frames from one key frame to the next
 	bitRate       int  // of video, bit/s
 	enc           encoder
 	audio         bool // it has sound
@@ -123,7 +124,33 @@ func plan(name string, m *media, templates []*policy.Transcode) []*output {
 			list = append(list, o)
 		}
 	}
+	align(list)
 	return list
+}
+
+// align gives the outputs their GOPs: of the times that are whole frames of each of
+// them, the one nearest to what their template says. With any other their key frames
+// would drift apart.
+func align(list []*output) {
+	common := 0 // divides all rates, which are of seconds, or all of 1.001 seconds
+	for _, o := range list {
+		if o.video && o.Encodes() {
+			common = gcd(common, o.rate.num)
+		}
+	}
+	for _, o := range list {
+		if o.video && o.Encodes() {
+			n := int(math.Round(o.template.GOP.Seconds() * float64(common) / float64(o.rate.den)))
+			o.gop = max(1, n) * (o.rate.num / common)
+		}
+	}
+}
+
+func gcd(a, b int) int {
+	for b != 0 {
+		a, b = b, a%b
+	}
+	return a
 }
 
 // size returns the size of a rendition's picture: even, as 4:2:0 wants it.

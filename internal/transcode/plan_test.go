@@ -4,8 +4,10 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -103,6 +105,43 @@ func TestPlan(t *testing.T) {
 	m.audio = av.Unknown
 	if outs := plan("s1", m, []*policy.Transcode{template(rung(func(r *policy.Rendition) { r.Drop = policy.CopyVideo }))}); len(outs) != 0 {
 		t.Errorf("a source without sound: %+v, want nothing", outs[0])
+	}
+}
+
+// A GOP is a whole number of frames in every output, as near as can be to what was
+// asked for.
+func TestAlign(t *testing.T) {
+	tests := []struct {
+		source rate
+		gop    time.Duration
+		rates  []int
+		want   []int // frames
+	}{
+		{rate{30, 1}, 2 * time.Second, []int{0, 15, 10}, []int{60, 30, 20}},
+		{rate{30, 1}, 1500 * time.Millisecond, []int{0}, []int{45}},
+		{rate{30, 1}, 1500 * time.Millisecond, []int{0, 25}, []int{48, 40}},
+		{rate{30000, 1001}, 2 * time.Second, []int{0, 15, 25}, []int{60, 30, 50}},
+		{rate{30000, 1001}, 1500 * time.Millisecond, []int{0, 25}, []int{42, 35}},
+		{rate{30000, 1001}, 20 * time.Second, []int{0, 1}, []int{600, 20}},
+		{rate{25, 1}, time.Second, []int{0, 12}, []int{25, 12}},
+		{rate{24, 1}, 700 * time.Millisecond, []int{0, 15}, []int{16, 10}},
+		{rate{12, 1}, 700 * time.Millisecond, []int{0, 10}, []int{6, 5}},
+		{rate{29, 1}, 500 * time.Millisecond, []int{0, 15}, []int{29, 15}},
+		{rate{1, 1}, 500 * time.Millisecond, []int{0}, []int{1}},
+	}
+	for _, tt := range tests {
+		tpl := template(rung(func(r *policy.Rendition) { r.Copy = policy.CopyVideo }))
+		for i, n := range tt.rates {
+			tpl.Outputs = append(tpl.Outputs, rung(func(r *policy.Rendition) { r.Suffix, r.FrameRate = fmt.Sprint("_", i), n }))
+		}
+		tpl.GOP = tt.gop
+		var got []int
+		for _, o := range plan("s1", &media{video: av.H264, width: 640, height: 360, rate: tt.source}, []*policy.Transcode{tpl})[1:] {
+			got = append(got, o.gop)
+		}
+		if !slices.Equal(got, tt.want) {
+			t.Errorf("%v at %v frames a second, and %v: GOPs of %v frames, want %v", tt.gop, tt.source, tt.rates, got, tt.want)
+		}
 	}
 }
 

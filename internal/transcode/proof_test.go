@@ -2,6 +2,7 @@ package transcode
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"testing"
 	"time"
@@ -82,6 +83,101 @@ func TestAsked(t *testing.T) {
 		}
 	}
 	pub.End(stream.EndClosed)
+}
+
+// Renditions have their key frames at the same times however long they last, after another
+// ffmpeg has gone on, too, and the pictures of the source, also where what is asked for is no
+// whole number of frames.
+func TestKeyFramesStayAligned(t *testing.T) {
+	tests := []struct {
+		source string
+		fps    float64
+		gop    time.Duration
+		second int // frame rate of another output
+		want   int // ms
+	}{
+		{"30", 30, 1500 * time.Millisecond, 25, 1600},
+		{"30000/1001", 30 / 1.001, 1500 * time.Millisecond, 25, 1401},
+		{"30000/1001", 30 / 1.001, 500 * time.Millisecond, 15, 467},
+		{"25", 25, time.Second, 12, 1000},
+		{"24", 24, 2 * time.Second, 15, 2000},
+		{"15", 15, 700 * time.Millisecond, 12, 667},
+	}
+	const half, end = 8_000, 16_000
+	for _, tt := range tests {
+		t.Run(fmt.Sprintf("%.2f %d %v", tt.fps, tt.second, tt.gop), func(t *testing.T) {
+			tpl := template(
+				rung(func(r *policy.Rendition) { r.ShortSide, r.BitRate = 108, 150_000 }),
+				rung(func(r *policy.Rendition) {
+					r.Suffix, r.ShortSide, r.BitRate, r.FrameRate = "_b", 108, 150_000, tt.second
+				}),
+			)
+			tpl.Preset, tpl.GOP = "ultrafast", tt.gop
+			w := newWorld(t, Options{}, *tpl)
+			film := shoot(t, "testsrc2=size=192x108:rate="+tt.source+","+marks(0), end/1000+1,
+				fmt.Sprintf("-c:v libx264 -preset ultrafast -pix_fmt yuv420p -g %.0f -bf 2 -c:a aac", tt.fps))
+			i := slices.IndexFunc(film, func(p av.Packet) bool { return p.DTS >= half })
+			pub := w.begin(t, film[:i])
+			for _, name := range []string{"s1_a", "s1_b"} {
+				w.collect(t, name, half-1000)
+			}
+			src, killed := w.source(pub.Stream()), time.Now()
+			src.mu.Lock()
+			src.proc.Kill()
+			src.mu.Unlock()
+			until(t, 20*time.Second, "noticed", func() bool { return w.Stats().Restarts == 1 })
+			more := i + slices.IndexFunc(film[i:], func(p av.Packet) bool { return p.DTS >= half+1000 })
+			for _, part := range [][]av.Packet{film[i:more], film[more:]} {
+				for _, p := range part {
+					if err := pub.WritePacket(p); err != nil {
+						t.Fatal(err)
+					}
+				}
+				until(t, 20*time.Second, "running again", func() bool {
+					st := w.Status()[0]
+					return st.State == "running" && st.Started.After(killed)
+				})
+			}
+			source := make(map[int]int64)
+			for _, p := range numbers(t, w.collect(t, "s1", end-600)) {
+				source[p.number] = p.at
+			}
+			var first []int64
+			for _, o := range []struct {
+				name string
+				fps  float64
+			}{{"s1_a", tt.fps}, {"s1_b", float64(tt.second) * tt.fps / math.Round(tt.fps)}} {
+				list := w.collect(t, o.name, end-1000)
+				for _, p := range numbers(t, list) {
+					if at, ok := source[p.number]; !ok || float64(abs(at-p.at)) > 500/o.fps+2 {
+						t.Errorf("%s: at %d ms it shows picture %d, which is of %d ms", o.name, p.at, p.number, at)
+					}
+				}
+				keys := frames(list, av.Video, true)
+				for i, at := range keys[1:] {
+					// Between them another ffmpeg began.
+					if d := at - keys[i]; abs(d-int64(tt.want)) > 2 && (at < half-2500 || keys[i] > half+1000) {
+						t.Errorf("%s: key frames at %d and then at %d, want them %d ms apart", o.name, keys[i], at, tt.want)
+					}
+				}
+				if want := (end - 3000) / tt.want; len(keys) < want {
+					t.Errorf("%s: %d key frames, want %d", o.name, len(keys), want)
+				}
+				if o.name == "s1_a" {
+					first = keys
+				}
+				worst := int64(0)
+				for _, at := range keys {
+					near := slices.MinFunc(first, func(x, y int64) int { return int(abs(x-at) - abs(y-at)) })
+					worst = max(worst, abs(near-at))
+				}
+				if t.Logf("%s: %d key frames, up to %d ms apart", o.name, len(keys), worst); float64(worst) > 1000/o.fps+1 {
+					t.Errorf("key frames at %v and %v are up to %d ms apart", first, keys, worst)
+				}
+			}
+			pub.End(stream.EndClosed)
+		})
+	}
 }
 
 // begin publishes a film, most of it once ffmpeg has begun with its first second.

@@ -183,15 +183,16 @@ func (r *rendition) end(reason stream.EndReason) int64 {
 	return r.newest.Load()
 }
 
-// watched reports whether somebody plays the rendition. It may have to come yet, or to
-// come back.
+// watched reports whether somebody plays the rendition, or HLS is packaged of it, which
+// ends when nobody does. Who records it or takes its picture is no player. It may have to
+// come yet, or to come back.
 func (r *rendition) watched() bool {
 	s := r.src.t.hub.Find(r.key())
 	if s == nil {
 		return false
 	}
 	i := s.Info()
-	return i.Players > 0 || i.Recorders > 0
+	return i.Players > 0 || i.Packagers > 0
 }
 
 // key is what the rendition is called in the hub.

@@ -1,6 +1,7 @@
 package transcode
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -357,6 +358,9 @@ func (src *source) gather(r *stream.Reader) (head []av.Packet, m media, err erro
 		case p.Kind == av.Data:
 			continue
 		case p.Config && p.Kind == av.Video:
+			if video.Frame != nil && (video.Codec != p.Codec || !bytes.Equal(video.Frame, p.Frame)) {
+				head, framed = nil, false // what came was coded with another one
+			}
 			video, m.video, m.config = p, p.Codec, p.Frame
 		case p.Config:
 			audio, sound = p, p.Codec
@@ -623,6 +627,7 @@ func (src *source) status() (Status, bool) {
 			}
 			if r := made[suffix]; r != nil {
 				o.Encoder, o.Width, o.Height, o.FrameRate, o.BitRate = r.enc.name, r.width, r.height, r.rate.float(), r.bitRate
+				o.GOP = time.Duration(float64(r.gop) / r.rate.float() * float64(time.Second))
 				o.Live = r.newest.Load() > 0
 			}
 			st.Outputs = append(st.Outputs, o)

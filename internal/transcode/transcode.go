@@ -81,6 +81,7 @@ type Transcoder struct {
 	opt  Options
 	log  *slog.Logger
 	pace pace
+	dev  string // where devices are
 
 	trialMu sync.Mutex
 	trials  map[string]trial // of encoders, by name
@@ -112,7 +113,7 @@ func New(hub *stream.Hub, tool *ffmpeg.Tool, o Options) *Transcoder {
 		o.Clear = func(*stream.Publication, string) {}
 	}
 	t := &Transcoder{
-		hub: hub, tool: tool, opt: o, log: o.Log, pace: patient,
+		hub: hub, tool: tool, opt: o, log: o.Log, pace: patient, dev: "/dev",
 		trials: make(map[string]trial), sources: make(map[stream.Key]*source),
 	}
 	hub.OnPublish(t.follow)
@@ -236,7 +237,8 @@ type OutputStatus struct {
 	Encoder       string
 	Width, Height int
 	FrameRate     float64
-	BitRate       int // that is aimed at, bit/s
+	GOP           time.Duration // whole frames of each of the stream's renditions; 0: it has those of the source
+	BitRate       int           // that is aimed at, bit/s
 	Live          bool
 	Shed          bool   // given up because the machine could not keep up
 	Error         string // why it is not made

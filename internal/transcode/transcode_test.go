@@ -49,7 +49,6 @@ type world struct {
 	*Transcoder
 	app   policy.App
 	quiet bool // it notes the times of the source, and nothing else
-	blind bool // it does not look at renditions at all
 
 	mu   sync.Mutex
 	more sync.Cond
@@ -130,9 +129,6 @@ func (w *world) publish(t testing.TB, list []av.Packet, push stream.Push) *strea
 
 // watch notes all that comes of the source and of renditions.
 func (w *world) watch(_ context.Context, pub *stream.Publication, r *stream.Reader) {
-	if w.blind && pub.Push().Of != nil {
-		return
-	}
 	for {
 		p, err := r.ReadPacket()
 		if err != nil {
@@ -288,13 +284,13 @@ func TestPlayTrigger(t *testing.T) {
 }
 
 // A template of players stops when the last of them has been gone for a while, though HLS
-// has it packaged always, and starts again for the next one, who may come before the old
-// rendition is forgotten. A player of the ladder starts it, too.
+// has it packaged always and somebody records it, and starts again for the next one, who may
+// come before the old rendition is forgotten. A player of the ladder starts it, too.
 func TestPlayIdle(t *testing.T) {
 	tpl := template(rung(func(r *policy.Rendition) { r.ShortSide, r.BitRate = 90, 100_000 }))
 	tpl.Trigger, tpl.Idle = policy.TranscodePlay, time.Second
 	w := newWorld(t, Options{}, *tpl)
-	w.blind, w.app.HLS.Mode, w.app.Hold = true, policy.HLSAlways, time.Hour
+	w.app.HLS.Mode, w.app.Hold = policy.HLSAlways, time.Hour // and w.watch reads it as a recorder does
 	var packagers sync.WaitGroup
 	defer packagers.Wait()
 	w.hub.OnPublish(func(ctx context.Context, s *stream.Stream) { // as the server of HLS does
