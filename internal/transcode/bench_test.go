@@ -22,6 +22,7 @@ func BenchmarkLadder(b *testing.B) {
 		preset string
 		sides  []int
 	}{
+		{"veryfast", []int{1080, 720, 480, 360}},
 		{"veryfast", []int{720, 480, 360}},
 		{"veryfast", []int{720, 360}},
 		{"veryfast", []int{480, 360}},

@@ -109,7 +109,13 @@ func TestCodecChanges(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, options := range []string{avc, hevc, avc + "-bf 2", avc + "-profile:v high -x264-params cabac=1:ref=4", hevc} {
-		w.goOn(t, pub, "s1_a", later(coded(t, "320x180", 3, i*90, options), int64(i)*3000))
+		film := coded
+		if options != hevc {
+			film = func(t *testing.T, size string, seconds, first int, options string) []av.Packet {
+				return numbered(t, size, 30, seconds, first, options)
+			}
+		}
+		w.goOn(t, pub, "s1_a", later(film(t, "320x180", 3, i*90, options), int64(i)*3000))
 	}
 	end := pub.Stream().Time() - 600
 	source := w.collect(t, "s1", end)
@@ -130,6 +136,11 @@ func TestCodecChanges(t *testing.T) {
 		}
 		if got := fmt.Sprint(codecs); got != want {
 			t.Errorf("%s: codecs %s, want %s", name, got, want)
+		}
+		for _, part := range parts(list) {
+			if !part[1].Key {
+				t.Errorf("%s: %v begins at %d ms with no key frame", name, part[0].Codec, part[1].DTS)
+			}
 		}
 		seen := numbers(t, list)
 		for n := range 5 { // each film by itself: between them time may stand still for a moment

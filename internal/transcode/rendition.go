@@ -83,6 +83,7 @@ type rendition struct {
 	of  *stream.Publication // of the source
 	log *slog.Logger
 
+	last   [2]int64     // times of the newest video and audio, or -1; of read
 	newest atomic.Int64 // time of the newest frame, ms of the source; 0: none yet
 	frames atomic.Int64
 
@@ -91,8 +92,9 @@ type rendition struct {
 }
 
 // read publishes what comes out of ffmpeg, until that ends. Frames that are not
-// newer than from are left out. The error is that of something that is no rendition.
-func (r *rendition) read(out io.Reader, offset, from int64) error {
+// newer than those of their track before are left out: the ffmpeg before this one may have
+// copied them already. The error is that of something that is no rendition.
+func (r *rendition) read(out io.Reader, offset int64) error {
 	var in av.Reader = flv.NewReader(out)
 	switch r.format {
 	case "mpegts":
@@ -112,13 +114,15 @@ func (r *rendition) read(out io.Reader, offset, from int64) error {
 			continue // ffmpeg's own metadata say nothing that is true of a live stream
 		}
 		p.DTS -= offset
-		if !p.Config && p.DTS <= from {
+		last := &r.last[p.Kind-av.Video]
+		if !p.Config && p.DTS <= *last {
 			continue
 		}
 		if r.publish(p) != nil {
 			return nil // the others go on
 		}
 		if !p.Config {
+			*last = p.DTS
 			r.newest.Store(max(1, p.DTS))
 			r.frames.Add(1)
 			r.src.t.frames.Add(1)

@@ -56,7 +56,9 @@ type source struct {
 	log  *slog.Logger
 	wake chan struct{} // somebody plays; buffered
 
-	heard av.Codec // sound that has made itself heard, for the ffmpeg that comes next; of run
+	// Of run:
+	heard av.Codec            // sound that has made itself heard, for the ffmpeg that comes next
+	last  map[string][2]int64 // times of video and audio that each suffix had last
 
 	madeMu sync.Mutex
 	made   map[string]*stream.Publication // of the source, of which each suffix was made last
@@ -131,7 +133,7 @@ func (src *source) active(app *policy.App, push *stream.Push) []*policy.Transcod
 func (src *source) run(ctx context.Context) {
 	defer src.keepsUp(src.s.Newest(), true)
 	var pub *stream.Publication
-	var from int64    // the newest time that the renditions have had
+	from := int64(-1) // the newest time that the renditions have had
 	var failures uint // in a row
 	for ctx.Err() == nil {
 		if p := src.s.Newest(); p != pub {
@@ -157,7 +159,7 @@ func (src *source) run(ctx context.Context) {
 		began := time.Now()
 		newest, err := src.make(ctx, pub, in, from)
 		src.t.leave()
-		from = max(from, newest)
+		from = newest
 		switch {
 		case ctx.Err() != nil:
 		case err == nil:
@@ -257,8 +259,8 @@ var errNothing = errors.New("there is nothing to make")
 var errChanged = errors.New("the source has changed")
 
 // make runs one ffmpeg for a publication, from a key frame until something ends or
-// changes: no error, or ffmpeg fails. Nothing that is not newer than from comes out.
-// It returns the newest time that came out.
+// changes: no error, or ffmpeg fails. No picture that is encoded is older than from, and
+// no track goes back. It returns the newest time that came out, or from.
 func (src *source) make(ctx context.Context, pub *stream.Publication, in []*policy.Transcode, from int64) (newest int64, err error) {
 	src.set("starting", "")
 	r := pub.NewReader()
@@ -267,7 +269,7 @@ func (src *source) make(ctx context.Context, pub *stream.Publication, in []*poli
 	defer stop()
 	head, m, err := src.gather(r)
 	if err != nil {
-		return 0, nil // it is over before it began
+		return from, nil // it is over before it began
 	}
 	outs, logos := src.plan(ctx, pub, &m, in)
 	if len(outs) == 0 {
@@ -277,13 +279,13 @@ func (src *source) make(ctx context.Context, pub *stream.Publication, in []*poli
 			why = e
 		}
 		src.mu.Unlock()
-		return 0, fmt.Errorf("%w: %s", errNothing, why)
+		return from, fmt.Errorf("%w: %s", errNothing, why)
 	}
 	offset := lead - head[firstFrame(head)].DTS // from the source's time to ffmpeg's
 	cmd := src.t.command(src.key.String(), &m, planned(outs), logos, max(from+1+offset, lead))
 	p, err := src.t.tool.Start(ctx, cmd.job)
 	if err != nil {
-		return 0, err
+		return from, err
 	}
 	src.mu.Lock()
 	src.outs, src.in, src.proc, src.started, src.speed = outs, in, p, time.Now(), 0
@@ -295,7 +297,7 @@ func (src *source) make(ctx context.Context, pub *stream.Publication, in []*poli
 	faults := make(chan error, len(outs))
 	for i, o := range outs {
 		readers.Go(func() { // ends with the process
-			if err := o.read(p.Output(i), offset, from); err != nil {
+			if err := o.read(p.Output(i), offset); err != nil {
 				faults <- err
 				p.Kill()
 			}
@@ -335,8 +337,10 @@ func (src *source) make(ctx context.Context, pub *stream.Publication, in []*poli
 	if err != nil {
 		reason = stream.EndReset
 	}
+	newest = from
 	for _, o := range outs {
 		newest = max(newest, o.end(reason))
+		src.last[o.Suffix] = o.last
 	}
 	src.t.dropped.Add(p.Progress().Dropped)
 	src.log.Info("transcoding ends", "cpu", p.Usage().CPU, "err", err)
@@ -475,7 +479,11 @@ func (src *source) plan(ctx context.Context, pub *stream.Publication, m *media, 
 		if o.Clock != nil && t.opt.Font == "" {
 			src.log.Warn("rendition without clock: there is no font", "rendition", o.name)
 		}
-		list = append(list, &rendition{output: o, src: src, of: pub, log: src.log.With("rendition", o.name)})
+		last, ok := src.last[o.Suffix]
+		if !ok {
+			last = [2]int64{-1, -1}
+		}
+		list = append(list, &rendition{output: o, src: src, of: pub, last: last, log: src.log.With("rendition", o.name)})
 	}
 	src.mu.Lock()
 	src.errs = errs

@@ -137,7 +137,7 @@ func (t *Transcoder) source(s *stream.Stream) *source {
 	defer t.mu.Unlock()
 	src := t.sources[s.Key()]
 	if src == nil || src.s != s {
-		src = &source{t: t, s: s, key: s.Key(), log: t.log.With("stream", s.Key().String()), wake: make(chan struct{}, 1), made: make(map[string]*stream.Publication)}
+		src = &source{t: t, s: s, key: s.Key(), log: t.log.With("stream", s.Key().String()), wake: make(chan struct{}, 1), made: make(map[string]*stream.Publication), last: make(map[string][2]int64)}
 		t.sources[src.key] = src
 	}
 	return src
