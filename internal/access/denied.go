@@ -31,6 +31,7 @@ const (
 
 	AuthUnavailable Reason = "auth_unavailable"  // the server that decides cannot be asked
 	TooManyFailures Reason = "too_many_failures" // of the address
+	Full            Reason = "full"              // this server has as many as it may
 )
 
 // Denied is the refusal of a request, in the words of each protocol.
@@ -83,6 +84,7 @@ var answers = map[Reason]answer{
 	TooLong:         {5, 0, "Too Many Parameters", "Too Many Parameters", "AuthencationFailed", "Too Many Parameters"},
 	AuthUnavailable: {5, 0, "Authentication Failed", "Authentication Failed", "AuthencationFailed", "Authentication Failed"},
 	TooManyFailures: {5, 0, "Authentication Failed", "Authentication Failed", "AuthencationFailed", "Too Many Failures"},
+	Full:            {5, 0, "Too Many Publishers", "Too Many Players", "ServiceUnavailable", "Too Many Players"},
 }
 
 // deny returns the refusal of op for that reason. The domain, where it is
@@ -99,6 +101,9 @@ func deny(op Op, reason Reason, domain *policy.Domain) *Denied {
 		HTTPStatus: http.StatusForbidden,
 	}
 	missing := a.code == 2 || a.name == "NonExistStreamName"
+	if reason == Full {
+		d.HTTPStatus = http.StatusServiceUnavailable
+	}
 	if missing && domain != nil && domain.NotFound {
 		d.HTTPStatus = http.StatusNotFound
 	}
@@ -129,6 +134,9 @@ func WriteHTTPError(w http.ResponseWriter, r *http.Request, d *Denied) {
 		body += "<Message>" + d.Detail + "</Message>\n"
 	}
 	body += "</Error>\n"
+	if d.HTTPStatus == http.StatusServiceUnavailable {
+		h.Set("Retry-After", "5")
+	}
 	h.Set("Content-Length", fmt.Sprint(len(body)))
 	w.WriteHeader(d.HTTPStatus)
 	if r.Method != http.MethodHead {

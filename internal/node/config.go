@@ -179,6 +179,8 @@ type Limits struct {
 	HTTPHeaderSize   policy.Size   `yaml:"http_header_size"`
 	HTTPIdle         time.Duration `yaml:"http_idle"`          // a kept connection without a request
 	ConnectionsPerIP int           `yaml:"connections_per_ip"` // over all media listeners; 0 is no limit
+	Publishers       int           `yaml:"publishers"`         // at a time; 0 is no limit
+	Players          int           `yaml:"players"`            // at a time, without those of HLS; 0 is no limit
 }
 
 // Record is how this machine records what apps want recorded.
@@ -449,7 +451,7 @@ func (l *Listen) all() []listener {
 }
 
 // check holds every limit within what makes sense: none may be switched off
-// but ConnectionsPerIP.
+// but those of connections.
 func (l *Limits) check(add func(path, format string, args ...any)) {
 	v := reflect.ValueOf(l).Elem()
 	for i := range v.NumField() {
@@ -462,7 +464,7 @@ func (l *Limits) check(add func(path, format string, args ...any)) {
 		case int:
 			least, most := 1, 1_000_000
 			switch name {
-			case "connections_per_ip":
+			case "connections_per_ip", "publishers", "players":
 				least = 0
 			case "amf_depth": // the decoder's stack grows with it
 				most = 64

@@ -154,7 +154,7 @@ func New(cfg *Config, log *slog.Logger) (_ *Node, err error) {
 	n.gate.Node = n.name
 	n.gate.Lenient = !cfg.SlowFailures
 	n.sessions = session.NewServer(n.hub, n.gate, session.Options{
-		Log: log, RTMP: rtmp.Config{Limits: l.rtmp(), Log: log},
+		Log: log, RTMP: rtmp.Config{Limits: l.rtmp(), Log: log}, Publishers: l.Publishers, Players: l.Players,
 		Facts: session.Facts{Emit: n.events.Emit, Flush: n.events.FlushPush, Callback: n.refusedCallback},
 	})
 	n.hls = hls.NewServer(n.hub, n.gate, hls.Options{Log: log, MaxBytes: cfg.hlsMemory(), Emit: n.events.Emit})

@@ -51,6 +51,9 @@ func (s *Server) ServeFLV(w http.ResponseWriter, r *http.Request) {
 	ctx, span := tracing.Start(r.Context(), "play", "protocol", req.Protocol, "app", req.App, "stream", req.Stream)
 	defer span.End()
 	live, grant, err := s.findLive(ctx, req, err)
+	if err == nil && r.Method != http.MethodHead {
+		err = s.enter(grant)
+	}
 	if err != nil {
 		span.Fail(err)
 		s.refuse(req, err)
@@ -73,6 +76,7 @@ func (s *Server) ServeFLV(w http.ResponseWriter, r *http.Request) {
 	}
 	nc, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
+		s.leave(grant)
 		http.Error(w, "HTTP/1.1 required", http.StatusHTTPVersionNotSupported)
 		return
 	}
@@ -139,11 +143,12 @@ type listener interface {
 	listen(*stream.Player) error
 }
 
-// attach makes a hijacked connection a player of the stream. It returns when
-// the player has begun; a goroutine stays until it is over.
+// attach makes a hijacked connection a player of the stream, who has a place. It
+// returns when the player has begun; a goroutine stays until it is over.
 func (s *Server) attach(nc net.Conn, protocol string, live *stream.Stream, grant *access.Grant, o stream.PlayerOptions, l listener) {
 	ss := s.open(nc)
 	if ss == nil {
+		s.leave(grant)
 		nc.Close()
 		return
 	}
@@ -155,12 +160,14 @@ func (s *Server) attach(nc net.Conn, protocol string, live *stream.Stream, grant
 	}
 	if err != nil {
 		s.log.Info("cannot play", "client", ss.addr, "stream", live.Key(), "err", err)
+		s.leave(grant)
 		s.forget(ss)
 		return
 	}
 	s.begin(ss, protocol, grant, nil, nil, p)
 	go func() { // ends when the player is over, which closes the connection
 		defer s.forget(ss)
+		defer s.leave(grant)
 		defer s.rescue(ss.addr)
 		defer p.Close(errLeft)
 		p.Close(l.listen(p))

@@ -145,6 +145,11 @@ func (c *rtmpClient) publish(ctx context.Context, cmd rtmp.Command) (again bool)
 	push := stream.Push{Sequence: sequence, Session: newID().String(), Client: r.Client(nodeAddr(c.nc))}
 	c.requested(&push, &r, asked)
 	if err == nil {
+		if err = c.enter(grant); err == nil {
+			defer c.leave(grant)
+		}
+	}
+	if err == nil {
 		pub, err = c.hub.Publish(grant.Key(), grant.App(), push)
 		if err == stream.ErrPublished {
 			err = grant.Deny(access.StreamExists)
@@ -257,6 +262,8 @@ func (c *rtmpClient) play(ctx context.Context, cmd rtmp.Command) (again bool) {
 	if err == nil {
 		if live = c.hub.Await(ctx, grant.Key()); live == nil {
 			err = grant.Deny(access.NoStream)
+		} else if err = c.enter(grant); err == nil {
+			defer c.leave(grant)
 		}
 	}
 	if err != nil {

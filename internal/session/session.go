@@ -44,6 +44,8 @@ type Options struct {
 	Log  *slog.Logger
 	RTMP rtmp.Config // of the RTMP connections, limits included
 
+	Publishers, Players int // at a time; who would be more is refused. 0 is no limit
+
 	Facts Facts // where what happens is told
 }
 
@@ -60,6 +62,7 @@ type Server struct {
 	mu       sync.Mutex
 	closed   bool
 	sessions map[*session]struct{} // all connections, those that do nothing yet included
+	places   map[access.Op]int     // that are taken
 	started  map[Kind]int64
 	refused  map[Refusal]int64
 	running  sync.WaitGroup // one for each of sessions
@@ -79,6 +82,7 @@ func NewServer(hub *stream.Hub, gate *access.Gate, o Options) *Server {
 	return &Server{
 		hub: hub, gate: gate, opt: o, log: o.Log,
 		sessions: make(map[*session]struct{}),
+		places:   make(map[access.Op]int),
 		started:  make(map[Kind]int64),
 		refused:  make(map[Refusal]int64),
 	}
@@ -141,6 +145,29 @@ func (s *Server) forget(ss *session) {
 	defer s.mu.Unlock()
 	delete(s.sessions, ss)
 	s.running.Done()
+}
+
+// enter takes a place for one who may publish or play, or refuses it: before those who
+// are there suffer, others go elsewhere. Who was not refused gives it back with leave.
+func (s *Server) enter(grant *access.Grant) error {
+	op := grant.Op()
+	most := s.opt.Players
+	if op == access.Publish {
+		most = s.opt.Publishers
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if most > 0 && s.places[op] >= most {
+		return grant.Deny(access.Full)
+	}
+	s.places[op]++
+	return nil
+}
+
+func (s *Server) leave(grant *access.Grant) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.places[grant.Op()]--
 }
 
 // begin makes a session one that publishes or plays by the right of grant; one

@@ -801,3 +801,59 @@ func TestShuttingDown(t *testing.T) {
 		t.Errorf("play: %v", err)
 	}
 }
+
+// Who would be one too many is refused, in the words of each protocol, and has a place when
+// another one has left.
+func TestFull(t *testing.T) {
+	n := start(t, Options{Publishers: 1, Players: 2})
+	first := n.publish(t, "s1")
+	refused := func() error { return n.dial(t, "live").Publish("s2") }
+	if err := refused(); err == nil || !strings.Contains(err.Error(), "Too Many Publishers") {
+		t.Errorf("a second publisher: %v", err)
+	}
+	get := func(path string) *http.Response {
+		resp, err := http.Get(n.http.URL + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { resp.Body.Close() })
+		return resp
+	}
+	left := get("/live/s1.flv")
+	if other := get("/live/s1.flv"); left.StatusCode != 200 || other.StatusCode != 200 {
+		t.Fatalf("two players: %s, %s", left.Status, other.Status)
+	}
+	resp := get("/live/s1.flv")
+	if body, _ := io.ReadAll(resp.Body); resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" || !strings.Contains(string(body), "Too Many Players") {
+		t.Errorf("a third player: %s, %v, %s", resp.Status, resp.Header, body)
+	}
+	if err := n.dial(t, "live").Play("s1"); err == nil || !strings.Contains(err.Error(), "Too Many Players") {
+		t.Errorf("a player over RTMP: %v", err)
+	}
+	if resp, err := http.Head(n.http.URL + "/live/s1.flv"); err != nil || resp.StatusCode != 200 {
+		t.Errorf("one who only asks: %v, %v", resp, err)
+	}
+	for range 3 { // others are refused all the while, and take nothing
+		resp := get("/live/none.flv")
+		if resp.StatusCode != 403 {
+			t.Errorf("a stream that nobody publishes: %s", resp.Status)
+		}
+	}
+	left.Body.Close()
+	until := time.After(10 * time.Second)
+	for resp = get("/live/s1.flv"); resp.StatusCode == 503; resp = get("/live/s1.flv") {
+		select {
+		case <-until:
+			t.Fatal("no place becomes free")
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	first.conn.Close()
+	for err := refused(); err != nil; err = refused() {
+		select {
+		case <-until:
+			t.Fatalf("no place becomes free: %v", err)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}

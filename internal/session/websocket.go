@@ -30,6 +30,7 @@ func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request, live *strea
 	nc, rw, _, err := upgrader.Upgrade(r, w)
 	if err != nil { // the client has been told
 		s.log.Info("WebSocket upgrade failed", "client", r.RemoteAddr, "err", err)
+		s.leave(grant)
 		if nc != nil {
 			nc.Close()
 		}
