@@ -37,7 +37,7 @@ func BenchmarkLadder(b *testing.B) {
 			tpl := template(list...)
 			tpl.Preset = bb.preset
 			w := newWorld(b, Options{}, *tpl)
-			w.app.IdleTimeout = time.Hour
+			w.app.IdleTimeout, w.pace.nice = time.Hour, patient.nice
 			if _, err := w.choose(b.Context(), policy.EncoderAuto, policy.VideoH264); err != nil {
 				b.Fatal(err)
 			}

@@ -15,9 +15,8 @@ import (
 // the first frames is never negative. It is whole frames of all usual rates.
 const lead = 10_000
 
-// memory is what the ffmpeg of a transcode may take, in bytes, and nice by how much
-// others come before it.
-const memory, nice = 3 << 30, 5
+// memory is what the ffmpeg of a transcode may take, in bytes.
+const memory = 3 << 30
 
 // carrier is the format in which a stream is fed to ffmpeg, or a rendition comes out
 // of it: the simplest that has its codecs and that ffmpeg has had for long; "" where
@@ -61,7 +60,7 @@ type command struct {
 // first are fed. Nothing before from, in ms of its time, comes out.
 func (t *Transcoder) command(name string, m *media, outs []*output, logos map[logo][]byte, from int64) *command {
 	c := &command{media: m, from: from, job: &ffmpeg.Job{
-		Name: "transcode " + name, Progress: true, Limits: ffmpeg.Limits{Stall: t.pace.stall, Memory: memory, Nice: nice},
+		Name: "transcode " + name, Progress: true, Limits: ffmpeg.Limits{Stall: t.pace.stall, Memory: memory, Nice: t.pace.nice},
 		Options: []ffmpeg.Option{ffmpeg.Flag("copyts")},
 		Inputs: []ffmpeg.Input{{
 			Format: carrier(m.video, m.audio),

@@ -67,10 +67,11 @@ type pace struct {
 	slow    int           // for how many seconds it may be far behind then
 	measure time.Duration // after which the source's bit rate is known
 	restore time.Duration // after which a rendition that was given up is tried again
+	nice    int           // of ffmpeg: the lowest, for a picture is small and a rendition is not, so that it is the one to wait
 }
 
 var patient = pace{
-	stall: 10 * time.Second, sound: time.Minute, settle: 15 * time.Second, slow: 5, measure: 10 * time.Second, restore: 30 * time.Second,
+	stall: 10 * time.Second, sound: time.Minute, settle: 15 * time.Second, slow: 5, measure: 10 * time.Second, restore: 30 * time.Second, nice: 19,
 }
 
 // Transcoder makes the renditions of a hub's streams. Its methods may be called

@@ -74,6 +74,7 @@ func newWorldOf(t testing.TB, tool *ffmpeg.Tool, o Options, templates ...policy.
 	o.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
 	w := &world{Transcoder: New(hub, tool, o), app: policy.DefaultApp("live"), seen: make(map[string][]av.Packet)}
 	w.more.L = &w.mu
+	w.pace.nice = 5 // tests share their machine
 	hub.Follow(w.watch)
 	w.app.MaxLead, w.app.Transcode = 0, templates
 	t.Cleanup(func() {
