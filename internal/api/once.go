@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -12,7 +13,7 @@ import (
 const (
 	// An answer to a POST with an Idempotency-Key is kept for replayTime, if
 	// it has replayBytes at most, and there are maxReplays at most; those
-	// that are oldest go first.
+	// that are oldest go first, but for those that are being made.
 	replayTime  = 10 * time.Minute
 	replayBytes = 64 << 10
 	maxReplays  = 1000
@@ -43,10 +44,17 @@ func (r *replays) begin(key, request [32]byte, now time.Time) (old *replay, busy
 	defer r.mu.Unlock()
 	if o := r.list[key]; o != nil && now.Sub(o.at) < replayTime {
 		return o, !o.done
+	} else if o != nil { // it has a new turn
+		r.order = slices.DeleteFunc(r.order, func(k [32]byte) bool { return k == key })
 	}
-	for len(r.order) > 0 && (len(r.list) >= maxReplays || r.gone(r.order[0], now)) {
-		delete(r.list, r.order[0])
+	for n := len(r.order); n > 0 && (len(r.list) >= maxReplays || r.gone(r.order[0], now)); n-- {
+		first := r.order[0]
 		r.order = r.order[1:]
+		if !r.gone(first, now) && !r.list[first].done { // being made: forgotten, it would be made twice
+			r.order = append(r.order, first)
+			continue
+		}
+		delete(r.list, first)
 	}
 	if r.list == nil {
 		r.list = make(map[[32]byte]*replay)

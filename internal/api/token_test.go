@@ -348,6 +348,8 @@ func TestIdempotencyKey(t *testing.T) {
 func TestReplaysAreBounded(t *testing.T) {
 	var r replays
 	now := time.Now()
+	slow := [32]byte{31: 1}
+	r.begin(slow, slow, now)
 	for i := range 3 * maxReplays {
 		key := [32]byte{byte(i), byte(i >> 8)}
 		if old, _ := r.begin(key, key, now); old != nil {
@@ -361,6 +363,9 @@ func TestReplaysAreBounded(t *testing.T) {
 	last := [32]byte{byte((3*maxReplays - 1) & 255), byte((3*maxReplays - 1) >> 8)}
 	if old, busy := r.begin(last, last, now); old == nil || busy {
 		t.Error("the last answer is not kept")
+	}
+	if _, busy := r.begin(slow, slow, now); !busy {
+		t.Error("a request in the making was forgotten because of others")
 	}
 	if old, _ := r.begin(last, last, now.Add(replayTime)); old != nil {
 		t.Error("an answer is kept for too long")
