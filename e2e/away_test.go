@@ -85,7 +85,7 @@ func (f *faults) see(w http.ResponseWriter, r *http.Request, forward http.Handle
 // is away for two minutes.
 func TestRecordBucketAway(t *testing.T) {
 	t.Parallel()
-	away := 12 * time.Second
+	away := 6 * time.Second
 	if os.Getenv("WEIR_LONG") != "" {
 		away = 2 * time.Minute
 	}

@@ -198,9 +198,9 @@ func TestFiles(t *testing.T) {
 }
 
 // TestFileOfSixHours records six hours, pushed in a minute or two, in a bucket on S3. Of
-// that alone weir makes an MP4: it reads each segment once, and takes less than 100 MB of memory. FFmpeg,
-// mp4box.js and Chromium open the file and go to any place in it. It takes some minutes:
-// WEIR_LONG=1.
+// that alone weir makes an MP4 and an FLV: it reads each segment once for each, and takes
+// less than 100 MB of memory. FFmpeg, mp4box.js and Chromium open the MP4 and go to any
+// place in it. It takes some minutes: WEIR_LONG=1.
 func TestFileOfSixHours(t *testing.T) {
 	if os.Getenv("WEIR_LONG") == "" {
 		t.Skip("set WEIR_LONG=1")
@@ -250,7 +250,7 @@ policy:
     - name: default
       domains: [{name: "*"}]
       apps:
-        - {name: live, hold: 0s, max_lead: 1h, record: {mode: automatic, splice: 10m, cut: 7h, mp4: {enabled: true}}}
+        - {name: live, hold: 0s, max_lead: 1h, record: {mode: automatic, splice: 10m, cut: 7h, mp4: {enabled: true}, flv: {enabled: true}}}
 `, map[string]string{"S3": "http://" + counted, "ACCESS": storagetest.AccessKey, "SECRET": storagetest.SecretKey})
 	m.program = filepath.Join(dir, "weir") // without the race detector, which needs memory
 	if _, err := output("go", "build", "-o", m.program, "weir/cmd/weir"); err != nil {
@@ -326,39 +326,46 @@ policy:
 	idle := memory("VmRSS")
 	began := time.Now()
 	m.weir("recordings", "stop", "s")
-	var key string
+	var keys []string // of MP4 and FLV
 	if err := poll(3*time.Minute, func() error {
 		log, err := os.ReadFile(filepath.Join(m.dir, "weir.log"))
-		if found := regexp.MustCompile(`recording is there.*key=(\S+\.mp4)`).FindSubmatch(log); found != nil {
-			key = string(found[1])
-			return nil
+		keys = nil
+		for _, found := range regexp.MustCompile(`recording is there.*key=(\S+\.(?:mp4|flv))`).FindAllSubmatch(log, -1) {
+			keys = append(keys, string(found[1]))
 		}
-		return errors.Join(err, errors.New("there is no MP4"))
+		if err == nil && len(keys) < 2 {
+			err = fmt.Errorf("there are the files %q", keys)
+		}
+		return err
 	}); err != nil {
 		t.Fatal(err)
 	}
 	took := time.Since(began)
 	most := memory("VmHWM") - idle
 	if most > 100_000 {
-		t.Errorf("making the file took %d kB of memory", most)
+		t.Errorf("making the files took %d kB of memory", most)
 	}
+	mu.Lock()
+	defer mu.Unlock() // nobody reads segments any more
 	if len(reads) != len(spooled) {
 		t.Errorf("%d segments were read of %d", len(reads), len(spooled))
 	}
 	for name, n := range reads {
-		if n != 1 {
-			t.Errorf("%s was read %d times", name, n)
+		if n != len(keys) {
+			t.Errorf("%s was read %d times for %d files", name, n, len(keys))
 		}
 	}
 
-	file := filepath.Join(dir, "file.mp4")
-	if err := storagetest.Client(t, s3).FGetObject(t.Context(), "weir", key, file, minio.GetObjectOptions{}); err != nil {
-		t.Fatal(err)
+	file, flvFile := filepath.Join(dir, "file.mp4"), filepath.Join(dir, "file.flv")
+	for i, name := range []string{file, flvFile} {
+		if err := storagetest.Client(t, s3).FGetObject(t.Context(), "weir", keys[i], name, minio.GetObjectOptions{}); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if stat, err := os.Stat(file); err == nil {
 		info.Size = stat.Size()
 	}
-	t.Logf("an MP4 of %d bytes and %d pictures, of %d segments, each read once, in %v; at most %d kB of memory more than the %d of before", info.Size, info.Tracks[0].Samples, len(spooled), took, most, idle)
+	t.Logf("an MP4 of %d bytes and %d pictures, and an FLV, of %d segments, each read once for each, in %v; at most %d kB of memory more than the %d of before", info.Size, info.Tracks[0].Samples, len(spooled), took, most, idle)
 	text, err := output("ffprobe", "-v", "error", "-show_entries", "format=duration:stream=nb_frames", "-of", "csv=p=0", file)
 	if err != nil {
 		t.Fatal(err)
@@ -372,6 +379,13 @@ policy:
 		t.Errorf("ffprobe says %s, want %+v", text, info.Tracks)
 	}
 	info.Duration = time.Duration(seconds * float64(time.Second))
+	text, err = output("ffprobe", "-v", "error", "-count_packets", "-show_entries", "stream=nb_read_packets", "-of", "csv=p=0", flvFile)
+	// It counts what fills the room of the index as a track of data.
+	for _, track := range info.Tracks {
+		if err != nil || !slices.Contains(strings.Fields(string(text)), fmt.Sprint(track.Samples)) {
+			t.Errorf("ffprobe says %s of the FLV, %v, want %d", text, err, track.Samples)
+		}
+	}
 	for _, at := range []string{"0", "3599.5", "10800", "21595"} {
 		if _, err := output("ffmpeg", "-nostdin", "-v", "error", "-xerror", "-ss", at, "-i", file, "-t", "4", "-f", "null", "-"); err != nil {
 			t.Error(err)

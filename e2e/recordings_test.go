@@ -328,11 +328,15 @@ func rawHEVC(name, raw string) (times []frame, err error) {
 
 // follow checks that what files have, one after the other, is what clips have: all of it, in
 // order and once, at times that go on and are, in each clip, later by the same. Sound is
-// with its picture: where clips meet its own clock may take a while to go as that of the next.
+// with its picture: where clips meet, its own clock may take a while to go as that of the next.
 func follow(clips, files []decoding) error {
 	type part struct{ clip, file int }
 	moved := map[part]float64{}
-	for kind, near := range []float64{slack, 0.02} {
+	sound := 2 * slack
+	if len(clips) > 1 {
+		sound = 0.02
+	}
+	for kind, near := range []float64{slack, sound} {
 		var got []frame
 		var in []int // the file of each
 		for i, f := range files {
