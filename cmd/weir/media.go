@@ -357,7 +357,11 @@ func (l *listTranscodes) Run(ctx context.Context, stdout io.Writer) error {
 				} else if note == "" {
 					note = t.Reason
 				}
-				row(t.Space+"/"+t.App+"/"+o.Stream, t.State, o.Encoder, picture, amount(int64(o.BitRate), "bit/s"), fmt.Sprintf("%.3g", t.Speed), age(seconds(t.Lag)), note)
+				state := t.State
+				if state == "running" && !o.Live {
+					state = "idle" // of a template that nobody plays, or of no success
+				}
+				row(t.Space+"/"+t.App+"/"+o.Stream, state, o.Encoder, picture, amount(int64(o.BitRate), "bit/s"), fmt.Sprintf("%.3g", t.Speed), age(seconds(t.Lag)), note)
 			}
 		}
 	})

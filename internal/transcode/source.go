@@ -634,8 +634,10 @@ func (src *source) status() (Status, bool) {
 				Key: stream.Key{Space: src.key.Space, App: src.key.App, Name: src.key.Name + suffix}, Shed: src.shed.has(suffix), Error: cmp.Or(src.errs[""], src.errs[suffix]),
 			}
 			if r := made[suffix]; r != nil {
-				o.Encoder, o.Width, o.Height, o.FrameRate, o.BitRate = r.enc.name, r.width, r.height, r.rate.float(), r.bitRate
-				o.GOP = time.Duration(float64(r.gop) / r.rate.float() * float64(time.Second))
+				if r.video {
+					o.Encoder, o.Width, o.Height, o.FrameRate, o.BitRate = r.enc.name, r.width, r.height, r.rate.float(), r.bitRate
+					o.GOP = time.Duration(float64(r.gop) / r.rate.float() * float64(time.Second))
+				}
 				o.Live = r.newest.Load() > 0
 			}
 			st.Outputs = append(st.Outputs, o)

@@ -258,6 +258,11 @@ func TestRenditions(t *testing.T) {
 			t.Errorf("%s has another clock than its source", tt.name)
 		}
 	}
+	for i, o := range w.await(t, key, "running").Outputs {
+		if want := []time.Duration{2 * time.Second, 2 * time.Second, 0, 2 * time.Second}[i]; o.GOP != want || o.Width == 0 || !o.Live {
+			t.Errorf("status %+v, want a GOP of %v", o, want)
+		}
+	}
 	variants, all := w.Ladder(w.hub.Find(key))
 	if len(variants) != 5 || all || variants[0].URI != "s1" || variants[1].URI != "s1_a" || variants[1].Width != 320 ||
 		!strings.HasPrefix(variants[1].Codecs, "avc1.4d") || !strings.HasSuffix(variants[1].Codecs, ",mp4a.40.2") {
