@@ -16,7 +16,6 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -26,6 +25,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"weir/internal/bus"
+	"weir/internal/durable"
 )
 
 // A token is weir_ID_SECRET: ID is 40 random bits and names it in lists and
@@ -443,16 +443,7 @@ func (t *Tokens) List() ([]*Token, error) {
 func (t *Tokens) Local(file string) error {
 	tok := &Token{Name: "local", Role: Admin, Created: time.Now().UTC(), local: true}
 	text := newToken(tok)
-	temp, err := os.CreateTemp(filepath.Dir(file), ".token-*") // mode 0600
-	if err != nil {
-		return fmt.Errorf("write the local token: %w", err)
-	}
-	_, err = temp.WriteString(text + "\n")
-	if err = errors.Join(err, temp.Close()); err == nil {
-		err = os.Rename(temp.Name(), file)
-	}
-	if err != nil {
-		os.Remove(temp.Name())
+	if err := durable.WriteFile(file, []byte(text+"\n")); err != nil {
 		return fmt.Errorf("write the local token: %w", err)
 	}
 	t.hold(tok)

@@ -8,6 +8,8 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+
+	"weir/internal/durable"
 )
 
 // policyCopy is the file in which a node keeps what it has seen of the policy.
@@ -50,7 +52,10 @@ func (p *Policy) saveCopy() {
 	p.mu.Unlock()
 	data, err := json.Marshal(c)
 	if err == nil {
-		err = replaceFile(p.o.Copy, data)
+		err = os.MkdirAll(filepath.Dir(p.o.Copy), 0o700)
+	}
+	if err == nil {
+		err = durable.WriteFile(p.o.Copy, data)
 	}
 	p.mu.Lock()
 	first := err != nil && p.uncopied == nil
@@ -119,25 +124,4 @@ func (p *Policy) readCopy(data []byte) error {
 	}
 	p.set.Store(set)
 	return nil
-}
-
-// replaceFile writes a file for the eyes of this user only, so that after a
-// crash it is either as before or as it is to be.
-func replaceFile(path string, data []byte) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		os.Remove(f.Name())
-	}
-	return err
 }

@@ -14,6 +14,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"weir/internal/durable"
 )
 
 // A Keyring has the keys by which secrets are encrypted where they are stored.
@@ -118,22 +120,12 @@ func makeKeyFile(path string) ([]byte, error) {
 	_, err = f.Write(text)
 	err = errors.Join(err, f.Sync(), f.Close())
 	if err == nil {
-		err = syncDir(filepath.Dir(path)) // before anything is encrypted with it
+		err = durable.SyncDir(filepath.Dir(path)) // before anything is encrypted with it
 	}
 	if err != nil {
 		os.Remove(path) // a file without a key would keep the next start from making one
 	}
 	return text, err
-}
-
-// syncDir makes names in dir durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }
 
 // Seal encrypts text for the document of that name.

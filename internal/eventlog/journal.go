@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"weir/internal/durable"
 	"weir/internal/event"
 )
 
@@ -166,7 +167,7 @@ func (j *journal) markWhole() {
 	f, err := os.OpenFile(j.wholeFile(), os.O_CREATE|os.O_WRONLY, 0o600)
 	if err == nil {
 		f.Close()
-		err = syncDir(j.dir)
+		err = durable.SyncDir(j.dir)
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -492,7 +493,7 @@ func (j *journal) inMemory(p place) (item, bool) {
 		j.mu.Unlock()
 		err := os.Remove(j.wholeFile())
 		if err == nil {
-			err = syncDir(j.dir)
+			err = durable.SyncDir(j.dir)
 		}
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			j.log.Warn("facts go to NATS that are not on disk, and that cannot be noted: if weir is killed now and starts without NATS, pushes may have two ends", "err", err)

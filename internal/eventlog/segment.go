@@ -15,6 +15,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"weir/internal/durable"
 )
 
 // segment is one file of a journal.
@@ -95,7 +97,7 @@ func create(dir string, number uint64, head []byte) (*segment, *os.File, error) 
 		err = f.Sync()
 	}
 	if err == nil {
-		err = syncDir(dir)
+		err = durable.SyncDir(dir)
 	}
 	if err != nil {
 		f.Close()
@@ -103,16 +105,6 @@ func create(dir string, number uint64, head []byte) (*segment, *os.File, error) 
 		return nil, nil, err
 	}
 	return s, f, nil
-}
-
-// syncDir makes names in dir durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }
 
 // scan reads the segment and calls f for each of its frames. It sets id, size

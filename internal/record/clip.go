@@ -19,6 +19,7 @@ import (
 	"sync"
 	"time"
 
+	"weir/internal/durable"
 	"weir/internal/event"
 	"weir/internal/ffmpeg"
 	"weir/internal/policy"
@@ -262,20 +263,10 @@ func (r *Recorder) save(j *clipJob) error {
 	if err != nil {
 		return err
 	}
-	name := r.fileOf(j.Task)
-	f, err := os.OpenFile(name+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		os.Remove(name + ".new")
+	if err := durable.WriteFile(r.fileOf(j.Task), data); err != nil {
 		return fmt.Errorf("clip: %w", err)
 	}
-	if err := os.Rename(name+".new", name); err != nil {
-		return err
-	}
-	return syncDir(r.dir)
+	return nil
 }
 
 // change changes the job, durably.

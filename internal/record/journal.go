@@ -205,13 +205,3 @@ func (j *journal) write(e entry, sync bool) error {
 }
 
 func (j *journal) close() error { return j.f.Close() }
-
-// syncDir makes the names in a folder durable.
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return f.Sync()
-}

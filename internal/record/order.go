@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"weir/internal/durable"
 	"weir/internal/event"
 	"weir/internal/policy"
 	"weir/internal/stream"
@@ -79,19 +80,7 @@ func (r *Recorder) saveOrders() error {
 	if err != nil {
 		return err
 	}
-	name := filepath.Join(r.dir, ordersName)
-	f, err := os.OpenFile(name+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(name+".new", name); err != nil {
-		return err
-	}
-	return syncDir(r.dir)
+	return durable.WriteFile(filepath.Join(r.dir, ordersName), data)
 }
 
 // Order asks for recordings of a stream. A zero start is now. If the stream is

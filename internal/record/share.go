@@ -19,6 +19,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"weir/internal/bus"
+	"weir/internal/durable"
 	"weir/internal/event"
 	"weir/internal/stream"
 )
@@ -685,7 +686,7 @@ func (r *Recorder) adopt(ctx context.Context, subject string, last *jetstream.Ra
 	}
 	if t.journal, err = createJournal(t.dir); err == nil {
 		if _, err = t.journal.f.Write(text); err == nil {
-			err = errors.Join(t.journal.f.Sync(), syncDir(t.dir), syncDir(r.dir))
+			err = errors.Join(t.journal.f.Sync(), durable.SyncDir(t.dir), durable.SyncDir(r.dir))
 		}
 		t.journal.size = int64(len(text))
 	}

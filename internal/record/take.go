@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"weir/internal/durable"
 	"weir/internal/event"
 	"weir/internal/media/mpegts"
 )
@@ -67,8 +68,8 @@ func (r *Recorder) makeTake(h head) (*take, error) {
 	var err error
 	if t.journal, err = createJournal(t.dir); err == nil {
 		if err = t.journal.write(entry{Head: &h}, true); err == nil {
-			if err = syncDir(t.dir); err == nil {
-				err = syncDir(r.dir)
+			if err = durable.SyncDir(t.dir); err == nil {
+				err = durable.SyncDir(r.dir)
 			}
 		}
 		if err != nil {
@@ -215,7 +216,7 @@ func (t *take) append(b []byte) error {
 func (t *take) finish(duration int64) error {
 	f := t.out
 	t.out = nil
-	err := errors.Join(f.Sync(), f.Close(), syncDir(t.dir)) // before the journal says that it is there
+	err := errors.Join(f.Sync(), f.Close(), durable.SyncDir(t.dir)) // before the journal says that it is there
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.written == 0 {

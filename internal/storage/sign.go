@@ -22,6 +22,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"weir/internal/durable"
 )
 
 // Signer makes URLs by which whoever has one can GET an object through Weir
@@ -63,7 +65,7 @@ func OpenSigner(base, file string) (*Signer, error) {
 		var key [32]byte
 		rand.Read(key[:])
 		text = hex.AppendEncode(nil, key[:])
-		err = writeKey(file, text)
+		err = durable.WriteFile(file, append(text, '\n'))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("key for signed URLs: %w", err)
@@ -73,22 +75,6 @@ func OpenSigner(base, file string) (*Signer, error) {
 		return nil, fmt.Errorf("key for signed URLs: %s is not hexadecimal: restore it, or remove it to have a new one", file)
 	}
 	return NewSigner(base, key)
-}
-
-// writeKey writes a file that is whole or not there.
-func writeKey(file string, text []byte) error {
-	f, err := os.OpenFile(file+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	if _, err := f.Write(append(text, '\n')); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	return os.Rename(file+".new", file)
 }
 
 // URL returns the URL of one object, good for that long.
