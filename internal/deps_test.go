@@ -23,7 +23,7 @@ const picture = `
 	session hls record snapshot stats quality callback storage/storagetest transcode
 	access eventlog ffmpeg storage
 	stream
-	event policy bus tracing durable
+	event policy bus bus/bustest tracing durable
 	media/rtmp
 	media/flv media/mpegts media/mp4 media/mkv
 	media/av media/amf media/m3u8

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -13,9 +12,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
-
 	"weir/internal/bench"
+	"weir/internal/bus/bustest"
 	"weir/internal/event"
 	"weir/internal/media/av"
 	"weir/internal/media/flv"
@@ -76,24 +74,7 @@ func TestFiveMinutesWithoutNATS(t *testing.T) {
 		t.Skip("set WEIR_LONG=1: it takes eight minutes. TestMediaWithoutNATS of internal/node, and TestAway of internal/eventlog, are short")
 	}
 	const away, compare = 5 * time.Minute, 45 * time.Second
-	opts := server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoLog: true, NoSigs: true}
-	var nats *server.Server
-	begin := func() {
-		t.Helper()
-		o := opts
-		var err error
-		if nats, err = server.NewServer(&o); err != nil {
-			t.Fatal(err)
-		}
-		nats.Start()
-		if !nats.ReadyForConnections(20 * time.Second) {
-			t.Fatal("nats-server is not ready")
-		}
-	}
-	end := func() { nats.Shutdown(); nats.WaitForShutdown() }
-	begin()
-	t.Cleanup(func() { end() })
-	opts.Port = nats.Addr().(*net.TCPAddr).Port
+	nats := bustest.Serve(t)
 	p := startWeir(t, fmt.Sprintf(`listen: {rtmp: "127.0.0.1:0", http: "127.0.0.1:0", admin: "127.0.0.1:0"}
 nats: {url: %q}
 `, nats.ClientURL()))
@@ -131,13 +112,13 @@ nats: {url: %q}
 		})
 	}
 	before := p.load(t, compare)
-	end()
+	nats.Stop()
 	becomes("200 degraded: the event log is away")
 	without := p.load(t, away)
 	if s := ready(); !strings.HasPrefix(s, "200 degraded: the event log is away") {
 		t.Errorf("after five minutes readiness is %q", s)
 	}
-	begin()
+	nats.Resume()
 	becomes("200 ok")
 	after := p.load(t, compare)
 	close(stop)

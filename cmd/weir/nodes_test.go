@@ -17,9 +17,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
-
 	"weir/internal/bus"
+	"weir/internal/bus/bustest"
 	"weir/internal/cluster"
 	"weir/internal/media/av"
 	"weir/internal/media/flv"
@@ -172,15 +171,7 @@ func twoNodes(t *testing.T) (a, b *process, natsURL, keys string) {
 	if testing.Short() {
 		t.Skip("starts processes")
 	}
-	nats, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoLog: true, NoSigs: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	nats.Start()
-	t.Cleanup(func() { nats.Shutdown(); nats.WaitForShutdown() })
-	if !nats.ReadyForConnections(20 * time.Second) {
-		t.Fatal("nats-server is not ready")
-	}
+	nats := bustest.Serve(t)
 	keys = filepath.Join(t.TempDir(), "keys")
 	if err := os.WriteFile(keys, []byte(base64.StdEncoding.EncodeToString(make([]byte, 32))+"\n"), 0o600); err != nil {
 		t.Fatal(err)

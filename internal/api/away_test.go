@@ -80,8 +80,7 @@ func TestStoreNotReached(t *testing.T) {
 func TestAway(t *testing.T) {
 	w := newWorld(t)
 	admin := w.token(t, Token{Role: Admin})
-	w.nats.Shutdown()
-	w.nats.WaitForShutdown()
+	w.nats.Stop()
 	works := map[string]bool{
 		"listStreams": true, "getStream": true, "getTimeline": true, "endPublisher": true, "endPlayers": true, "listSessions": true, "endSession": true,
 		"getPolicy": true, "listSpaces": true, "listApps": true, "getApp": true, "listDomains": true, "getDomain": true, "listPolicyDocuments": true, "getPolicyGeneral": true,

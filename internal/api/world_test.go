@@ -16,12 +16,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/time/rate"
 
 	"weir/internal/access"
+	"weir/internal/bus/bustest"
 	"weir/internal/callback"
 	"weir/internal/cluster"
 	"weir/internal/event"
@@ -42,7 +42,7 @@ import (
 // world is a Server over real parts.
 type world struct {
 	*Server
-	nats *server.Server
+	nats *bustest.Server
 }
 
 // newJetStream returns a JetStream of the test.
@@ -53,17 +53,9 @@ func newJetStream(t testing.TB) jetstream.JetStream {
 }
 
 // startNATS starts a NATS of the test, and connects as a node does.
-func startNATS(t testing.TB) (*server.Server, jetstream.JetStream) {
+func startNATS(t testing.TB) (*bustest.Server, jetstream.JetStream) {
 	t.Helper()
-	srv, err := server.NewServer(&server.Options{ServerName: "test", DontListen: true, JetStream: true, StoreDir: t.TempDir(), NoLog: true, NoSigs: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv.Start()
-	t.Cleanup(func() { srv.Shutdown(); srv.WaitForShutdown() })
-	if !srv.ReadyForConnections(10 * time.Second) {
-		t.Fatal("nats-server is not ready")
-	}
+	srv := bustest.Serve(t)
 	nc, err := nats.Connect("", nats.InProcessServer(srv), nats.MaxReconnects(-1), nats.ReconnectBufSize(-1))
 	if err != nil {
 		t.Fatal(err)

@@ -14,6 +14,8 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"weir/internal/bus/bustest"
 )
 
 // open opens a Bus that ends with the test.
@@ -96,37 +98,18 @@ func TestStartFails(t *testing.T) {
 }
 
 func TestExternal(t *testing.T) {
-	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true})
-	if err != nil {
-		t.Fatal(err)
-	}
 	url := "nats://127.0.0.1:1" // where nobody is
 	b := open(t, Config{Node: "n", URL: url})
 	if _, err := b.JetStream().AccountInfo(t.Context()); err == nil {
 		t.Error("JetStream answers where there is none")
 	}
-	s.Start()
-	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
-	if !s.ReadyForConnections(10 * time.Second) {
-		t.Fatal("NATS did not start")
-	}
-	b = open(t, Config{Node: "n", URL: s.ClientURL()})
+	b = open(t, Config{Node: "n", URL: bustest.Serve(t).ClientURL()})
 	put(t, b)
 	get(t, b)
 }
 
 func TestCluster(t *testing.T) {
-	// Ports of our own, as each must know the others' before they listen.
-	var routes []string
-	var held []net.Listener
-	for range 3 {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		held = append(held, ln)
-		routes = append(routes, ln.Addr().String())
-	}
+	routes, held := bustest.Addresses(t, 3)
 	var nodes []*Bus
 	for i, addr := range routes {
 		held[i].Close()
@@ -143,14 +126,10 @@ func TestCluster(t *testing.T) {
 // Three servers of somebody else keep everything as often as the configuration
 // says, and what their owner has raised stays so.
 func TestExternalCluster(t *testing.T) {
+	addrs, held := bustest.Addresses(t, 3)
 	var routes []*url.URL
-	var held []net.Listener
-	for range 3 {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		held, routes = append(held, ln), append(routes, &url.URL{Scheme: "nats-route", Host: ln.Addr().String()})
+	for _, addr := range addrs {
+		routes = append(routes, &url.URL{Scheme: "nats-route", Host: addr})
 	}
 	var urls []string
 	var servers []*server.Server

@@ -6,23 +6,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
+	"weir/internal/bus/bustest"
 )
-
-// external starts a NATS of somebody else.
-func external(t *testing.T) string {
-	t.Helper()
-	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Start()
-	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
-	if !s.ReadyForConnections(10 * time.Second) {
-		t.Fatal("NATS did not start")
-	}
-	return s.ClientURL()
-}
 
 // worker is a node that works whenever it has the lease.
 type worker struct {
@@ -82,7 +67,7 @@ func (f *floor) next(want string, within time.Duration) {
 // One node works at a time; another one goes on when it stops, when it cannot
 // be heard of any more, and not when it comes back.
 func TestLease(t *testing.T) {
-	url := external(t)
+	url := bustest.Serve(t).ClientURL()
 	f := &floor{t: t, came: make(chan string, 10)}
 	a := f.start("a", url)
 	f.next("a", 10*time.Second)

@@ -9,33 +9,19 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"weir/internal/bus/bustest"
 )
 
 // clusterLease is the lease of nodes in tests.
 const clusterLease = 2 * time.Second
 
-// external starts a NATS that nodes share.
-func external(t *testing.T) *server.Server {
-	t.Helper()
-	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Start()
-	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
-	if !s.ReadyForConnections(10 * time.Second) {
-		t.Fatal("NATS did not start")
-	}
-	return s
-}
-
 // Each node can say how receivers are, which only the one knows that tells; and
 // when that one stops the other goes on.
 func TestReceiversInCluster(t *testing.T) {
-	s := external(t)
+	s := bustest.Serve(t)
 	receiver := httptest.NewServer(status(http.StatusTeapot))
 	t.Cleanup(receiver.Close)
 	var nodes []*real
@@ -75,7 +61,7 @@ func TestCluster(t *testing.T) {
 	for _, halted := range []bool{false, true} {
 		t.Run(fmt.Sprintf("halted=%t", halted), func(t *testing.T) {
 			t.Parallel()
-			s := external(t)
+			s := bustest.Serve(t)
 			conn, err := nats.Connect(s.ClientURL())
 			if err != nil {
 				t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"weir/internal/bus"
+	"weir/internal/bus/bustest"
 	"weir/internal/event"
 	"weir/internal/policy"
 )
@@ -186,16 +187,7 @@ func TestReplayAllFails(t *testing.T) {
 // In a cluster, too, records are written and deleted by many at once, and by the
 // owner alone.
 func TestKeeperReplicated(t *testing.T) {
-	var routes []string
-	var held []net.Listener
-	for range 3 { // ports, as each must know the others' before they listen
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		held = append(held, ln)
-		routes = append(routes, ln.Addr().String())
-	}
+	routes, held := bustest.Addresses(t, 3)
 	var nodes []*bus.Bus
 	for i, addr := range routes {
 		held[i].Close()

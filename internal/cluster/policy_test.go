@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,10 +16,10 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"weir/internal/bus"
+	"weir/internal/bus/bustest"
 	"weir/internal/event"
 	"weir/internal/policy"
 )
@@ -153,7 +152,7 @@ func TestPolicyWrite(t *testing.T) {
 		t.Errorf("the apps are %q", got)
 	}
 	again := write(t, p, Change{Name: "space/demo", Value: space("demo", "live"), Expect: created.Version})[0]
-	if !again.Unchanged() || again.Version != created.Version {
+	if again.Before != again.Version || again.Version != created.Version {
 		t.Errorf("the same again is %+v", again)
 	}
 	// Secrets that are shown as *** stay.
@@ -749,21 +748,8 @@ func TestFileRules(t *testing.T) {
 // While JetStream is away the policy stays, writes are refused, and what is
 // forbidden anyway is written when it is back.
 func TestPolicyAway(t *testing.T) {
-	dir := t.TempDir()
-	start := func(port int) *server.Server {
-		s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: port, JetStream: true, StoreDir: dir, NoLog: true, NoSigs: true})
-		if err != nil {
-			t.Fatal(err)
-		}
-		s.Start()
-		if !s.ReadyForConnections(20 * time.Second) {
-			t.Fatal("nats-server is not ready")
-		}
-		return s
-	}
-	first := start(server.RANDOM_PORT)
-	port := first.Addr().(*net.TCPAddr).Port
-	b, err := bus.Open(t.Context(), bus.Config{Node: "test", URL: first.ClientURL()}, slog.New(slog.DiscardHandler))
+	nats := bustest.Serve(t)
+	b, err := bus.Open(t.Context(), bus.Config{Node: "test", URL: nats.ClientURL()}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -771,8 +757,7 @@ func TestPolicyAway(t *testing.T) {
 	p, q := openPolicy(t, b.JetStream(), Options{Node: "a"}), openPolicy(t, b.JetStream(), Options{Node: "b"})
 	write(t, p, Change{Name: "space/demo", Value: space("demo", "live")})
 	eventually(t, q, "the second node has the space", func(s *policy.Set) bool { return apps(s, "demo") == "live" })
-	first.Shutdown()
-	first.WaitForShutdown()
+	nats.Stop()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
 	if _, err := p.Write(ctx, []Change{{Name: "space/demo", Expect: Any}}, Author{}, false); !errors.Is(err, ErrAway) {
@@ -790,8 +775,7 @@ func TestPolicyAway(t *testing.T) {
 		t.Errorf("ForbidAnyway = %v; forbidden here: %t, there: %t", err, forbids(p.Set()), forbids(q.Set()))
 	}
 	eventuallyWithin(t, p, 30*time.Second, "it is known to be away", func(*policy.Set) bool { return p.away != nil })
-	second := start(port)
-	t.Cleanup(func() { second.Shutdown(); second.WaitForShutdown() })
+	nats.Resume()
 	eventuallyWithin(t, q, 30*time.Second, "it is forbidden there, too", forbids)
 	eventuallyWithin(t, p, 30*time.Second, "it is back", func(*policy.Set) bool { return p.away == nil })
 	write(t, p, Change{Name: "space/demo", Value: space("demo", "more"), Expect: Any})

@@ -142,7 +142,7 @@ func all(t *testing.T, l *Log, f Filter) []Entry {
 	if crowd, err := f.crowd(); err != nil {
 		t.Fatal(err)
 	} else if crowd {
-		to = l.LastOfCrowd()
+		to = l.crowd.lastSeq()
 	}
 	r := l.Range(t.Context(), f, 0, to)
 	defer r.Close()
@@ -365,31 +365,6 @@ func TestReconcile(t *testing.T) {
 	l = w.open()
 	if clean, n := l.Before(); !clean || n != 0 {
 		t.Errorf("Before after an end in order: %v, %d", clean, n)
-	}
-}
-
-func TestPosition(t *testing.T) {
-	w := newWorld(t)
-	l := w.open()
-	for name, seq := range map[string]uint64{"callback.live": 7, "b": 1 << 50} {
-		if n, err := l.Position(t.Context(), name); n != 0 || err != nil {
-			t.Errorf("Position of nobody: %d, %v", n, err)
-		}
-		for i := range uint64(100) {
-			if err := l.SetPosition(t.Context(), name, seq+i); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	if n, err := l.Position(t.Context(), "b"); n != 1<<50+99 || err != nil {
-		t.Errorf("Position = %d, %v", n, err)
-	}
-	if err := l.Close(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	l = w.open()
-	if n, err := l.Position(t.Context(), "callback.live"); n != 106 || err != nil {
-		t.Errorf("Position = %d, %v", n, err)
 	}
 }
 

@@ -297,7 +297,7 @@ func TestJournalFull(t *testing.T) {
 func TestFullAtTheBeginning(t *testing.T) {
 	o := newOutside(t)
 	l := o.world().open(func(o *Options) { o.JournalBytes = 100_000 })
-	o.stop()
+	o.Stop()
 	n := 0
 	for ; l.emit(started("a", fmt.Sprint(n))); n++ { // until it is full
 		flush(t, l)
@@ -321,7 +321,7 @@ func TestFullAtTheBeginning(t *testing.T) {
 	if len(l.facts.refused) != 0 {
 		t.Errorf("of a push that is over is remembered: %v", l.facts.refused)
 	}
-	o.start()
+	o.Resume()
 	settle(t, l)
 	ends := all(t, l, Filter{Types: []event.Type{event.TypePublishEnded}})
 	if len(ends) != 1 || ends[0].Event.Sequence != "0" {

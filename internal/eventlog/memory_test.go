@@ -97,14 +97,14 @@ func TestFromMemory(t *testing.T) {
 		k := talk(l, 3, 10*time.Millisecond)
 		eventually(t, "the disk is seen to be full", failing)
 		k.more(20)
-		o.stop()
+		o.Stop()
 		k.more(20)
 		if i%2 == 0 {
 			d.clear()
 			eventually(t, "the disk is seen to be there", func() bool { return !failing() })
 		}
 		k.more(20)
-		o.start()
+		o.Resume()
 		k.more(20)
 		if i%2 == 1 {
 			d.clear()
@@ -186,14 +186,14 @@ func TestKilledFromMemory(t *testing.T) {
 					t.Fatal(err)
 				}
 				killFull(l)
-				o.stop() // so that nothing else can be asked
+				o.Stop() // so that nothing else can be asked
 				away = true
 			} else {
 				killFull(l)
 				d.clear()
 			}
 			if when == "NATS away" {
-				o.stop()
+				o.Stop()
 			}
 			l = w.open(options)
 			l.Emit(started("c", "new"))
@@ -203,7 +203,7 @@ func TestKilledFromMemory(t *testing.T) {
 				killFull(l)
 				l = w.open(options)
 				flush(t, l)
-				o.start()
+				o.Resume()
 			}
 			counts := func() map[string]int {
 				settle(t, l)

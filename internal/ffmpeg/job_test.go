@@ -3,7 +3,6 @@ package ffmpeg
 import (
 	"strings"
 	"testing"
-	"time"
 )
 
 // H72: nothing but what has the form of a word, a number or a filter's argument
@@ -42,13 +41,13 @@ func TestArgsRefuse(t *testing.T) {
 func TestArgs(t *testing.T) {
 	j := Job{
 		Options: []Option{Int("filter_threads", 1)},
-		Inputs:  []Input{{Format: "h264", Options: []Option{Word("c:v", "h264"), Seconds("analyzeduration", 1500*time.Millisecond)}}},
+		Inputs:  []Input{{Format: "h264", Options: []Option{Word("c:v", "h264"), Int("analyzeduration", 1_500_000)}}},
 		Outputs: []Output{{Format: "image2pipe", Options: []Option{Flag("an"), FilterVideo(
 			Filter{"scale", []Arg{{"w", "min(320,iw)"}, {"h", "-1"}}}, Filter{Name: "hflip"},
 			Filter{"drawtext", []Arg{{"text", `it's 12:30, [50%] \o/; `}}})}}},
 	}
 	args, err := j.args([]int{0}, []int{1}, -1)
-	want := strings.Join(fixed, "|") + `|-filter_threads|1|-protocol_whitelist|pipe|-f|h264|-c:v|h264|-analyzeduration|1.5|-i|pipe:0|` +
+	want := strings.Join(fixed, "|") + `|-filter_threads|1|-protocol_whitelist|pipe|-f|h264|-c:v|h264|-analyzeduration|1500000|-i|pipe:0|` +
 		`-an|-filter:v|scale=w=min(320\,iw):h=-1,hflip,drawtext=text=it\\\'s\\\ 12\\:30\,\\\ \[50%\]\\\ \\\\o/\;\\\ |-f|image2pipe|pipe:1`
 	if got := strings.Join(args, "|"); got != want || err != nil {
 		t.Errorf("args = %s, %v\nwant   %s", got, err, want)

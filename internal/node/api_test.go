@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"weir/internal/bus/bustest"
 	"weir/internal/cluster"
 	"weir/internal/policy"
 )
@@ -324,7 +325,7 @@ func TestExposedAdmin(t *testing.T) {
 // those whose tokens it cannot know that they shall come again, what needs no
 // store works, and all does when NATS is there.
 func TestStoreAwayAtStart(t *testing.T) {
-	nats := newNATS(t)
+	nats := bustest.Serve(t)
 	c := testConfig(t)
 	c.NATS.URL = nats.ClientURL()
 	n, _, stop := start(t, c)
@@ -332,7 +333,7 @@ func TestStoreAwayAtStart(t *testing.T) {
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}
-	nats.stop()
+	nats.Stop()
 
 	n, _, _ = start(t, c)
 	listening := time.Now()
@@ -363,7 +364,7 @@ func TestStoreAwayAtStart(t *testing.T) {
 		}
 	}
 
-	nats.start()
+	nats.Resume()
 	eventually(t, "the tokens to be known", func() bool {
 		resp, _ := remote.do("GET", "/api/v1/streams", "")
 		return resp.StatusCode == http.StatusOK
@@ -470,7 +471,7 @@ func TestForeignSpace(t *testing.T) {
 // The store is reached late: the keys that all nodes share are used from then on,
 // and what was signed before stays good.
 func TestSharedKeysLate(t *testing.T) {
-	nats := newNATS(t)
+	nats := bustest.Serve(t)
 	keys := filepath.Join(t.TempDir(), "secrets.key")
 	if _, err := cluster.ReadKeys(keys, true); err != nil {
 		t.Fatal(err)
@@ -486,10 +487,10 @@ func TestSharedKeysLate(t *testing.T) {
 		status, _ := get(t, at.url("http", by.signer.URL("none", "record/live/x.flv", time.Hour)))
 		return status != http.StatusForbidden
 	}
-	nats.stop()
+	nats.Stop()
 	late, l := node("late")
 	before := late.signer.URL("none", "record/live/x.flv", time.Hour)
-	nats.start()
+	nats.Resume()
 	l.wait(t, "the key that all nodes share is there key=objects")
 	l.wait(t, "the key that all nodes share is there key=segments")
 	other, _ := node("other")
@@ -538,10 +539,10 @@ func TestNoRedirects(t *testing.T) {
 // The store is reached late, when the node has served for long: the first token
 // is told then, once, and at no other start.
 func TestFirstTokenLate(t *testing.T) {
-	nats := newNATS(t)
+	nats := bustest.Serve(t)
 	c := testConfig(t)
 	c.NATS.URL, c.PolicySource = nats.ClientURL(), PolicyFile // which needs no store to begin with
-	nats.stop()
+	nats.Stop()
 	run := func(later func(n *Node)) []string {
 		t.Helper()
 		n, err := New(c, slog.New(slog.DiscardHandler))
@@ -582,7 +583,7 @@ func TestFirstTokenLate(t *testing.T) {
 		if got := self(n); got != http.StatusServiceUnavailable {
 			t.Errorf("a token while the store is away: %d", got)
 		}
-		nats.start()
+		nats.Resume()
 		eventually(t, "the tokens", func() bool { return self(n) == http.StatusUnauthorized })
 		eventually(t, "the first token", func() bool { list, err := n.tokens.List(); return err == nil && len(list) == 1 })
 	})

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"weir/internal/bus/bustest"
 	"weir/internal/callback"
 	"weir/internal/callback/sink"
 	"weir/internal/cluster"
@@ -250,7 +251,7 @@ func TestCallbackExample(t *testing.T) {
 // Two nodes of a cluster: one tells of the pushes to both, each once; when it
 // stops, the other one goes on. Each says how the receiver is.
 func TestCallbacksInCluster(t *testing.T) {
-	nats := newNATS(t)
+	nats := bustest.Serve(t)
 	s := new(sink.Sink)
 	receiver := httptest.NewServer(s)
 	t.Cleanup(receiver.Close)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"strings"
@@ -12,8 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
-
+	"weir/internal/bus/bustest"
 	"weir/internal/event"
 	"weir/internal/eventlog"
 	"weir/internal/media/rtmp"
@@ -132,14 +130,14 @@ func TestFacts(t *testing.T) {
 // While NATS is away the node serves, and says that it is degraded. What
 // happens then is told when it is back.
 func TestNATSAway(t *testing.T) {
-	nats := newNATS(t)
+	nats := bustest.Serve(t)
 	c := testConfig(t)
 	c.NATS.URL = nats.ClientURL()
 	n, _, _ := start(t, c)
 	publish(t, n, "a").Close()
 	facts(t, n, eventlog.Filter{}, event.TypePublishEnded)
 
-	nats.stop()
+	nats.Stop()
 	publish(t, n, "b").Close()
 	eventually(t, "the node to be degraded", func() bool {
 		status, text := get(t, n.url("admin", "/readyz"))
@@ -149,7 +147,7 @@ func TestNATSAway(t *testing.T) {
 		t.Error("metrics do not say that the event log is away")
 	}
 
-	nats.start()
+	nats.Resume()
 	r := n.events.Read(t.Context(), eventlog.Filter{Stream: "b"}, 0)
 	defer r.Close()
 	for _, want := range []event.Type{event.TypePublishStarted, event.TypePublishEnded} {
@@ -163,46 +161,10 @@ func TestNATSAway(t *testing.T) {
 	})
 }
 
-// natsServer is a NATS of somebody else, which stops and starts.
-type natsServer struct {
-	*server.Server
-	t    *testing.T
-	opts server.Options
-}
-
-func newNATS(t *testing.T) *natsServer {
-	t.Helper()
-	s := &natsServer{t: t, opts: server.Options{
-		Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
-	}}
-	s.start()
-	s.opts.Port = s.Addr().(*net.TCPAddr).Port
-	t.Cleanup(s.stop)
-	return s
-}
-
-func (s *natsServer) start() {
-	s.t.Helper()
-	opts := s.opts
-	var err error
-	if s.Server, err = server.NewServer(&opts); err != nil {
-		s.t.Fatal(err)
-	}
-	s.Start()
-	if !s.ReadyForConnections(20 * time.Second) {
-		s.t.Fatal("NATS did not start")
-	}
-}
-
-func (s *natsServer) stop() {
-	s.Shutdown()
-	s.WaitForShutdown()
-}
-
 // The log away while publishers come and go: players of every protocol miss
 // nothing, and afterwards all facts are there, in order.
 func TestMediaWithoutNATS(t *testing.T) {
-	nats := newNATS(t)
+	nats := bustest.Serve(t)
 	w := newWorld(t, func(c *Config, _ *policy.App) { c.NATS.URL = nats.ClientURL() })
 	var mu sync.Mutex
 	accepted := map[string]bool{}
@@ -229,9 +191,9 @@ func TestMediaWithoutNATS(t *testing.T) {
 	}
 	for range 2 {
 		w.crowd.reach(w.canary.sent() + 25)
-		nats.stop()
+		nats.Stop()
 		w.crowd.reach(w.canary.sent() + 100)
-		nats.start()
+		nats.Resume()
 	}
 	w.crowd.reach(w.canary.sent() + 25)
 	cancel()

@@ -23,6 +23,7 @@ import (
 	"github.com/nats-io/nkeys"
 
 	"weir/internal/bus"
+	"weir/internal/bus/bustest"
 	"weir/internal/cluster"
 	"weir/internal/event"
 	"weir/internal/eventlog"
@@ -96,18 +97,7 @@ func TestNATSOverTLS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	nats, err := server.NewServer(&server.Options{
-		Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
-		TLSConfig: serverTLS, TLSVerify: true, TLSTimeout: 5,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	nats.Start()
-	t.Cleanup(func() { nats.Shutdown(); nats.WaitForShutdown() })
-	if !nats.ReadyForConnections(20 * time.Second) {
-		t.Fatal("NATS did not start")
-	}
+	nats := bustest.Serve(t, func(o *server.Options) { o.TLSConfig, o.TLSVerify, o.TLSTimeout = serverTLS, true, 5 })
 	url := "tls://" + nats.Addr().String()
 
 	good := ours.files("weir")
@@ -226,13 +216,9 @@ func TestNATSCredentials(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	nats := &natsServer{t: t, opts: server.Options{
-		Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoSigs: true, NoLog: true,
-		TrustedOperators: []*jwt.OperatorClaims{ours.jwt}, AccountResolver: accounts, SystemAccount: system,
-	}}
-	nats.start()
-	nats.opts.Port = nats.Addr().(*net.TCPAddr).Port
-	t.Cleanup(nats.stop)
+	nats := bustest.Serve(t, func(o *server.Options) {
+		o.TrustedOperators, o.AccountResolver, o.SystemAccount = []*jwt.OperatorClaims{ours.jwt}, accounts, system
+	})
 
 	good, bad := filepath.Join(t.TempDir(), "weir.creds"), filepath.Join(t.TempDir(), "bad.creds")
 	ours.credentials(good, account, nil)
@@ -276,9 +262,9 @@ func TestNATSCredentials(t *testing.T) {
 	eventually(t, "the new credentials to be used", func() bool { return works(late) })
 
 	// NATS restarts, and takes the node's new credentials.
-	nats.stop()
+	nats.Stop()
 	ours.credentials(good, account, nil)
-	nats.start()
+	nats.Resume()
 	publish(t, n, "again").Close()
 	facts(t, n, eventlog.Filter{Stream: "again"}, event.TypePublishEnded)
 }
@@ -303,15 +289,7 @@ func TestClusterOfNodes(t *testing.T) {
 	if _, err := cluster.ReadKeys(keys, true); err != nil {
 		t.Fatal(err)
 	}
-	var routes []string
-	var held []net.Listener
-	for range 3 {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		held, routes = append(held, ln), append(routes, ln.Addr().String())
-	}
+	routes, held := bustest.Addresses(t, 3)
 	configs := make([]*Config, 3)
 	for i := range configs {
 		held[i].Close()

@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"weir/internal/bus/bustest"
 )
 
 // disk is an ext4 file system in an image, in an XFS that can copy the image in
@@ -182,7 +184,7 @@ func TestFullDisk(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	nats := newNATS(t)
+	nats := bustest.Serve(t)
 	c := testConfig(t)
 	c.Data, c.NATS.URL = filepath.Join(dir, "data"), nats.ClientURL()
 	n, _, stop := start(t, c)

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"weir/internal/bus/bustest"
 	"weir/internal/policy"
 )
 
@@ -37,7 +38,7 @@ func eachSetting(path string, v reflect.Value, f func(path string, v reflect.Val
 // setting that is called like a secret must be one.
 func TestConfigOfNodeWithoutSecrets(t *testing.T) {
 	const canary = "canary-5d21b0c7"
-	nats := newNATS(t)
+	nats := bustest.Serve(t)
 	c := testConfig(t)
 	secrets := map[string]bool{}
 	eachSetting("", reflect.ValueOf(c).Elem(), func(path string, v reflect.Value) {

@@ -67,6 +67,18 @@ func TestFiles(t *testing.T) {
 	})
 }
 
+// retain deletes what the app, changed, does not keep, and returns how many.
+func (w *world) retain(change func(*policy.Record)) int {
+	w.t.Helper()
+	app := w.app
+	change(&app.Record)
+	n, err := w.r.Retain(w.t.Context(), &policy.Set{Spaces: []policy.Space{{Name: "default", Apps: []policy.App{app}}}})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return n
+}
+
 // What is older than keep_age, or too much for keep_size, is deleted.
 func TestRetain(t *testing.T) {
 	bubble(t, func(r *policy.Record, _ *Options) { r.Splice = 0 }, func(t *testing.T, w *world) {
@@ -75,24 +87,14 @@ func TestRetain(t *testing.T) {
 			time.Sleep(time.Hour - 20*time.Second)
 		}
 		w.finished(4)
-		retain := func(change func(*policy.Record)) int {
-			t.Helper()
-			app := w.app
-			change(&app.Record)
-			n, err := w.r.Retain(t.Context(), &policy.Set{Spaces: []policy.Space{{Name: "default", Apps: []policy.App{app}}}})
-			if err != nil {
-				t.Fatal(err)
-			}
-			return n
-		}
-		if n := retain(func(*policy.Record) {}); n != 0 {
+		if n := w.retain(func(*policy.Record) {}); n != 0 {
 			t.Errorf("%d were deleted without a rule", n)
 		}
-		if n := retain(func(r *policy.Record) { r.KeepAge = 210 * time.Minute }); n != 1 {
+		if n := w.retain(func(r *policy.Record) { r.KeepAge = 210 * time.Minute }); n != 1 {
 			t.Errorf("%d were deleted, want the one that is four hours old", n)
 		}
 		// A recording has about 190 kB.
-		if n := retain(func(r *policy.Record) { r.KeepSize = 450_000 }); n != 1 {
+		if n := w.retain(func(r *policy.Record) { r.KeepSize = 450_000 }); n != 1 {
 			t.Errorf("%d were deleted, want one of three", n)
 		}
 		left, err := w.r.Files(t.Context(), testKey, &w.app.Record, time.Time{}, time.Time{})

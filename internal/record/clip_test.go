@@ -424,20 +424,10 @@ func TestRetainClips(t *testing.T) {
 		old := w.made(w.clip("hls", "12", "35"))
 		time.Sleep(2 * time.Hour)
 		young := w.made(w.clip("mp4", "12", "35"))
-		retain := func(change func(*policy.Record)) int {
-			t.Helper()
-			app := w.app
-			change(&app.Record)
-			n, err := w.r.Retain(t.Context(), &policy.Set{Spaces: []policy.Space{{Name: "default", Apps: []policy.App{app}}}})
-			if err != nil {
-				t.Fatal(err)
-			}
-			return n
-		}
-		if n := retain(func(r *policy.Record) { r.KeepAge = 100 * time.Hour }); n != 0 {
+		if n := w.retain(func(r *policy.Record) { r.KeepAge = 100 * time.Hour }); n != 0 {
 			t.Errorf("%d were deleted", n)
 		}
-		if n := retain(func(r *policy.Record) { r.KeepClips = time.Hour }); n != 1 {
+		if n := w.retain(func(r *policy.Record) { r.KeepClips = time.Hour }); n != 1 {
 			t.Errorf("%d clips were deleted, want 1", n)
 		}
 		if _, err := w.r.ClipOf(t.Context(), testKey, &w.app.Record, old.Name); !errors.Is(err, ErrNoClip) {

@@ -16,35 +16,16 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"weir/internal/bus/bustest"
 	"weir/internal/event"
 	"weir/internal/media/av"
 	"weir/internal/policy"
 	"weir/internal/storage"
 	"weir/internal/stream"
 )
-
-// natsServer starts a NATS server with JetStream that is nobody's own, and
-// returns its URL.
-func natsServer(t *testing.T) string {
-	t.Helper()
-	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, JetStream: true, StoreDir: t.TempDir(), NoLog: true, NoSigs: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Start()
-	t.Cleanup(func() {
-		s.Shutdown()
-		s.WaitForShutdown()
-	})
-	if !s.ReadyForConnections(20 * time.Second) {
-		t.Fatal("NATS is not ready")
-	}
-	return s.ClientURL()
-}
 
 // cluster is a set of nodes with one NATS, one bucket and one log of facts.
 type cluster struct {
@@ -74,7 +55,7 @@ func newCluster(t *testing.T) *cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &cluster{t: t, url: natsServer(t), b: b, sent: map[av.Kind][]string{}}
+	return &cluster{t: t, url: bustest.Serve(t).ClientURL(), b: b, sent: map[av.Kind][]string{}}
 }
 
 // reach is a bucket as long as its node is not away.

@@ -3,6 +3,7 @@ package transcode
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -51,8 +52,11 @@ func shoot(t testing.TB, source string, seconds int, options string) []av.Packet
 	var list []av.Packet
 	for r := flv.NewReader(bytes.NewReader(b)); ; {
 		p, err := r.ReadPacket()
-		if err != nil {
+		if err == io.EOF {
 			return list
+		}
+		if err != nil {
+			t.Fatal(err)
 		}
 		list = append(list, p)
 	}

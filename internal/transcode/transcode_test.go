@@ -1,14 +1,11 @@
 package transcode
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -21,7 +18,6 @@ import (
 	"weir/internal/event"
 	"weir/internal/ffmpeg"
 	"weir/internal/media/av"
-	"weir/internal/media/flv"
 	"weir/internal/policy"
 	"weir/internal/stream"
 )
@@ -89,26 +85,7 @@ func newWorldOf(t testing.TB, tool *ffmpeg.Tool, o Options, templates ...policy.
 // clip makes four seconds of film, with a key frame each second.
 func clip(t *testing.T, options string) []av.Packet {
 	t.Helper()
-	file := filepath.Join(t.TempDir(), "clip.flv")
-	args := strings.Fields("-nostdin -v error -f lavfi -i testsrc2=size=640x360:rate=30 -f lavfi -i sine=440 -t 4 " + options + " -f flv")
-	if out, err := exec.Command("ffmpeg", append(args, file)...).CombinedOutput(); err != nil {
-		t.Fatalf("make a clip: %v\n%s", err, out)
-	}
-	b, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var list []av.Packet
-	for r := flv.NewReader(bytes.NewReader(b)); ; {
-		p, err := r.ReadPacket()
-		if err == io.EOF {
-			return list
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		list = append(list, p)
-	}
+	return shoot(t, "testsrc2=size=640x360:rate=30", 4, options)
 }
 
 const h264 = "-c:v libx264 -preset ultrafast -pix_fmt yuv420p -g 30 -bf 2 -c:a aac"
