@@ -2,24 +2,10 @@
 // level to the next every three seconds, whatever becomes of the source meanwhile, and succeeds when the picture never
 // stood still for long (the machine may be busy) and no error was fatal. It prints the sizes of the picture that were
 // seen, and the longest stop.
-import { createServer } from 'node:http';
-import { chromium } from 'playwright-core';
+import { withVideo } from './chromium.mjs';
 
 const [master, seconds] = process.argv.slice(2);
-const server = createServer((request, response) => {
-  response.setHeader('Content-Type', 'text/html');
-  response.end('<video id="video" muted></video>');
-});
-await new Promise((ready) => server.listen(0, '127.0.0.1', ready));
-const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
-  args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
-    '--disable-component-update', '--disable-sync', '--autoplay-policy=no-user-gesture-required'],
-});
-try {
-  const page = await browser.newPage();
-  page.on('pageerror', (error) => console.error(error.stack));
-  await page.goto(`http://127.0.0.1:${server.address().port}/`);
+await withVideo(async (page) => {
   await page.addScriptTag({ url: new URL('/player/hls.js', master).href });
   const state = await page.evaluate(async ([master, seconds]) => {
     const video = document.getElementById('video');
@@ -53,7 +39,4 @@ try {
   }, [master, Number(seconds)]);
   console.log(JSON.stringify(state));
   process.exitCode = !state.problems.some((p) => p.startsWith('fatal')) && state.longest < 4000 ? 0 : 1;
-} finally {
-  await browser.close();
-  server.close();
-}
+});

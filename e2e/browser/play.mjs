@@ -2,18 +2,11 @@
 // play behind a # in its URL, in a headless browser. It succeeds when the
 // picture has moved on by SECONDS. With hls the page is denied its libraries
 // and the browser has to play HLS by itself.
-import { chromium } from 'playwright-core';
+import { withPage } from './chromium.mjs';
 
 const [url, seconds, alone] = process.argv.slice(2);
-const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
-  args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
-    '--disable-component-update', '--disable-sync', '--autoplay-policy=no-user-gesture-required'],
-});
-try {
-  const page = await browser.newPage();
+await withPage(async (page) => {
   page.on('console', (message) => console.error(message.text()));
-  page.on('pageerror', (error) => console.error(error.stack));
   if (alone) await page.route('**/player/*', (route) => route.abort());
   await page.goto(url);
   const wait = page.waitForFunction((seconds) => {
@@ -36,6 +29,4 @@ try {
   console.log(JSON.stringify(state));
   if (late) console.error(late);
   process.exitCode = !late && !state.says ? 0 : 1;
-} finally {
-  await browser.close();
-}
+});
