@@ -4,10 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/hmac"
 	"crypto/rand"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -197,9 +194,7 @@ func (c *client) post(ctx context.Context, id string, body []byte, contentType s
 	req.Header.Set("Weir-Event-Id", id)
 	req.Header.Set("Weir-Timestamp", now)
 	if s := c.policy.Secret; !s.IsZero() {
-		mac := hmac.New(sha256.New, []byte(s.Reveal()))
-		fmt.Fprintf(mac, "%s.%s.%s", now, id, body)
-		req.Header.Set("Weir-Signature", "v1="+hex.EncodeToString(mac.Sum(nil)))
+		req.Header.Set("Weir-Signature", s.Sign(now, ".", id, ".", string(body)))
 	}
 	tracing.Inject(ctx, req.Header)
 	resp, err := c.transport.RoundTrip(req) // which follows no redirects

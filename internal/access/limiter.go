@@ -39,14 +39,14 @@ type account struct {
 	shut  time.Time // until when it is shut out
 }
 
-// origin is what counts as one address: of IPv6 a network of 64 bits, which
-// one client can have for itself.
-func origin(a netip.Addr) netip.Prefix {
+// Origin is what counts as one address: of IPv6 a network of 64 bits, which
+// one client can have for itself. It is not valid if a is not.
+func Origin(a netip.Addr) netip.Prefix {
 	bits := 64
-	if a.Is4() {
+	if a = a.Unmap().WithZone(""); a.Is4() {
 		bits = 32
 	}
-	p, _ := a.WithZone("").Prefix(bits)
+	p, _ := a.Prefix(bits)
 	return p
 }
 
@@ -57,7 +57,7 @@ func (l *limiter) open(a netip.Addr, now time.Time) bool {
 	if len(l.recent)+len(l.old) == 0 {
 		return true
 	}
-	return !l.find(origin(a)).shut.After(now)
+	return !l.find(Origin(a)).shut.After(now)
 }
 
 func (l *limiter) find(who netip.Prefix) account {
@@ -70,7 +70,7 @@ func (l *limiter) find(who netip.Prefix) account {
 // failed notes a failure of that address and returns when it may be told, or
 // ctx ends.
 func (l *limiter) failed(ctx context.Context, a netip.Addr, now time.Time) {
-	if d := l.count(origin(a), now); d > 0 {
+	if d := l.count(Origin(a), now); d > 0 {
 		t := time.NewTimer(d)
 		defer t.Stop()
 		select {

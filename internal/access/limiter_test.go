@@ -78,7 +78,7 @@ func TestFailuresOrigin(t *testing.T) {
 		a, b string
 		same bool
 	}{{"192.0.2.1", "192.0.2.2", false}, {"2001:db8::1", "2001:db8::ffff:1", true}, {"2001:db8::1", "2001:db8:0:1::1", false}, {"fe80::1%eth0", "fe80::2", true}} {
-		if same := origin(netip.MustParseAddr(tt.a)) == origin(netip.MustParseAddr(tt.b)); same != tt.same {
+		if same := Origin(netip.MustParseAddr(tt.a)) == Origin(netip.MustParseAddr(tt.b)); same != tt.same {
 			t.Errorf("%s and %s are one: %t", tt.a, tt.b, same)
 		}
 	}
@@ -88,11 +88,11 @@ func TestFailuresOrigin(t *testing.T) {
 func TestFailuresLimit(t *testing.T) {
 	var l limiter
 	now := time.Now()
-	guesser := origin(netip.MustParseAddr("192.0.2.7"))
+	guesser := Origin(netip.MustParseAddr("192.0.2.7"))
 	for i := range uint32(3 * maxFailing) {
 		var a [4]byte
 		binary.BigEndian.PutUint32(a[:], 10<<24+i)
-		l.count(origin(netip.AddrFrom4(a)), now)
+		l.count(Origin(netip.AddrFrom4(a)), now)
 		if i%1000 == 0 {
 			l.count(guesser, now)
 		}

@@ -126,6 +126,33 @@ func FromRTMP(op Op, app, tcURL, name string) (Request, error) {
 	return r.withParams(host, nameQuery, appQuery, tcQuery)
 }
 
+// Header values of all answers. net/http does not change them.
+var (
+	anyone      = []string{"*"}
+	readMethods = []string{"GET, HEAD, OPTIONS"}
+)
+
+// Readable lets pages of every origin read what r asks for, and reports whether
+// it asks for something: r is answered if it is neither GET nor HEAD.
+func Readable(w http.ResponseWriter, r *http.Request) bool {
+	h := w.Header()
+	h["Access-Control-Allow-Origin"] = anyone
+	switch r.Method {
+	case http.MethodGet, http.MethodHead:
+		return true
+	case http.MethodOptions:
+		h["Allow"] = readMethods
+		h["Access-Control-Allow-Methods"] = readMethods
+		h["Access-Control-Allow-Headers"] = anyone
+		h.Set("Access-Control-Max-Age", "86400")
+		w.WriteHeader(http.StatusNoContent)
+	default:
+		h["Allow"] = readMethods
+		http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
+	}
+	return false
+}
+
 // FromHTTP makes a Request to play of req's URL: /{app}/{stream}.flv,
 // /{app}/{stream}.m3u8, or index.m3u8 and the other playlists and *.ts in
 // /{app}/{stream}/. The number of parts of the path tells the forms apart, so a

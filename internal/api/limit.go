@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
+
+	"weir/internal/access"
 )
 
 const (
@@ -42,7 +44,8 @@ type failures struct {
 // note counts a failure and returns how long the address has to wait; zero if
 // it has not failed too often.
 func (f *failures) note(addr string, now time.Time) time.Duration {
-	who := network(addr)
+	a, _ := netip.ParseAddr(addr) // what is none counts as one
+	who := access.Origin(a)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	at, ok := f.recent[who]
@@ -63,18 +66,4 @@ func (f *failures) note(addr string, now time.Time) time.Duration {
 	}
 	f.recent[who] = at.Add(failPause)
 	return 0
-}
-
-func network(addr string) netip.Prefix {
-	a, err := netip.ParseAddr(addr)
-	if err != nil {
-		return netip.Prefix{}
-	}
-	a = a.Unmap().WithZone("")
-	bits := 32
-	if a.Is6() {
-		bits = 64
-	}
-	p, _ := a.Prefix(bits)
-	return p
 }

@@ -12,6 +12,7 @@
 package hls
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -93,9 +94,7 @@ type job struct {
 // NewServer returns a Server of the hub's streams, to which it attaches itself:
 // it is called before the hub is used. The caller ends it with Close.
 func NewServer(hub *stream.Hub, gate *access.Gate, o Options) *Server {
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
+	o.Log = cmp.Or(o.Log, slog.New(slog.DiscardHandler))
 	s := &Server{
 		hub: hub, gate: gate, log: o.Log, started: time.Now(),
 		channels: make(map[stream.Key]*channel), past: make(map[stream.Key]position),
@@ -364,14 +363,12 @@ var (
 	typeText = []string{"text/plain"}
 	typeTS   = []string{"video/mp2t"}
 
-	anyone         = []string{"*"}
-	playlistCache  = []string{fmt.Sprintf("max-age=%d", int(playlistAge.Seconds()))}
-	segmentCache   = []string{fmt.Sprintf("max-age=%d, immutable", int(segmentAge.Seconds()))}
-	ownPlaylist    = []string{"private, " + playlistCache[0]}
-	ownSegment     = []string{"private, " + segmentCache[0]}
-	gzipEncoding   = []string{"gzip"}
-	varyEncoding   = []string{"Accept-Encoding"}
-	allowedMethods = []string{"GET, HEAD, OPTIONS"}
+	playlistCache = []string{fmt.Sprintf("max-age=%d", int(playlistAge.Seconds()))}
+	segmentCache  = []string{fmt.Sprintf("max-age=%d, immutable", int(segmentAge.Seconds()))}
+	ownPlaylist   = []string{"private, " + playlistCache[0]}
+	ownSegment    = []string{"private, " + segmentCache[0]}
+	gzipEncoding  = []string{"gzip"}
+	varyEncoding  = []string{"Accept-Encoding"}
 )
 
 // ServeHTTP answers requests for playlists and segments:
@@ -385,20 +382,7 @@ var (
 // any more, is a plain 404. A request for a playlist that has no segment yet waits
 // for it, and is told to come again if it takes too long.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	h := w.Header()
-	h["Access-Control-Allow-Origin"] = anyone
-	switch r.Method {
-	case http.MethodGet, http.MethodHead:
-	case http.MethodOptions:
-		h["Allow"] = allowedMethods
-		h["Access-Control-Allow-Methods"] = allowedMethods
-		h["Access-Control-Allow-Headers"] = anyone
-		h.Set("Access-Control-Max-Age", "86400")
-		w.WriteHeader(http.StatusNoContent)
-		return
-	default:
-		h["Allow"] = allowedMethods
-		http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
+	if !access.Readable(w, r) {
 		return
 	}
 	req, err := access.FromHTTP(r)
@@ -430,6 +414,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	// There is no playlist yet, or somebody who was to decide did not.
 	s.log.Debug("not served", "request", req, "err", err)
+	h := w.Header()
 	h.Set("Cache-Control", "no-store")
 	if err == errFull {
 		s.stats.refuse(noRoom)

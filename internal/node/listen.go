@@ -118,11 +118,7 @@ func (l *connections) admit(c net.Conn) net.Conn {
 	if l.proxies.Trust(addr.Addr()) { // it comes for many
 		return c
 	}
-	bits := 32
-	if ip := addr.Addr().Unmap(); ip.Is6() {
-		bits = 64
-	}
-	who, _ := addr.Addr().Unmap().WithZone("").Prefix(bits)
+	who := access.Origin(addr.Addr())
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.open[who] >= l.limit {

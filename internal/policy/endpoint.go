@@ -1,8 +1,12 @@
 package policy
 
 import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"net/url"
 	"strings"
@@ -44,6 +48,17 @@ func GuardDial(allowed []Network) func(network, address string, _ syscall.RawCon
 
 // ErrPrivate is why a connection to an Endpoint is not made.
 var ErrPrivate = errors.New("its address is not on the public Internet")
+
+// Sign returns what a request to an Endpoint carries in Weir-Signature: the
+// version of the scheme, and the HMAC-SHA-256 of its parts, one after the other,
+// in hex.
+func (s Secret) Sign(parts ...string) string {
+	mac := hmac.New(sha256.New, []byte(s.Reveal()))
+	for _, p := range parts {
+		io.WriteString(mac, p)
+	}
+	return "v1=" + hex.EncodeToString(mac.Sum(nil))
+}
 
 // special is what the IANA registries of special-purpose addresses (RFC 6890)
 // say is not of the public Internet, and what carries an IPv4 address inside

@@ -39,18 +39,7 @@ func Serves(path string) bool {
 // does.
 func (r *Recorder) Handler(gate *access.Gate) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		h := w.Header()
-		h.Set("Access-Control-Allow-Origin", "*")
-		switch req.Method {
-		case http.MethodGet, http.MethodHead:
-		case http.MethodOptions:
-			h.Set("Access-Control-Allow-Methods", "GET, HEAD, OPTIONS")
-			h.Set("Access-Control-Allow-Headers", "*")
-			w.WriteHeader(http.StatusNoContent)
-			return
-		default:
-			h.Set("Allow", "GET, HEAD, OPTIONS")
-			http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
+		if !access.Readable(w, req) {
 			return
 		}
 		ask, err := access.FromHTTP(req)
@@ -77,6 +66,7 @@ func (r *Recorder) Handler(gate *access.Gate) http.Handler {
 			return
 		}
 		r.log.Debug("not served", "request", ask, "err", err)
+		h := w.Header()
 		h.Set("Cache-Control", "no-store")
 		h.Set("Retry-After", "1")
 		http.Error(w, "service unavailable", http.StatusServiceUnavailable)

@@ -13,8 +13,6 @@ import (
 	"weir/internal/tracing"
 )
 
-const flvMethods = "GET, HEAD, OPTIONS"
-
 // ServeFLV answers a request for /{app}/{stream}.flv: HTTP-FLV (guide
 // l.442-447), or WebSocket-FLV if the client asks for the upgrade. With the
 // parameter onlyAudio or onlyVideo a player gets nothing else. Errors are the
@@ -23,20 +21,7 @@ const flvMethods = "GET, HEAD, OPTIONS"
 // The server of r must speak HTTP/1: a player's connection is taken over, and
 // ServeFLV returns when it has begun.
 func (s *Server) ServeFLV(w http.ResponseWriter, r *http.Request) {
-	h := w.Header()
-	h.Set("Access-Control-Allow-Origin", "*")
-	switch r.Method {
-	case http.MethodGet, http.MethodHead:
-	case http.MethodOptions:
-		h.Set("Allow", flvMethods)
-		h.Set("Access-Control-Allow-Methods", flvMethods)
-		h.Set("Access-Control-Allow-Headers", "*")
-		h.Set("Access-Control-Max-Age", "86400")
-		w.WriteHeader(http.StatusNoContent)
-		return
-	default:
-		h.Set("Allow", flvMethods)
-		http.Error(w, "method not allowed", http.StatusMethodNotAllowed)
+	if !access.Readable(w, r) {
 		return
 	}
 	req, err := access.FromHTTP(r)
@@ -65,7 +50,7 @@ func (s *Server) ServeFLV(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if r.Method == http.MethodHead {
-		flvHeader(h)
+		flvHeader(w.Header())
 		return
 	}
 	format := stream.Format{Wire: stream.FLV}

@@ -3,20 +3,15 @@ package snapshot
 import (
 	"bytes"
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"net/netip"
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"weir/internal/event"
@@ -89,14 +84,7 @@ func (k *checks) close() {
 }
 
 func newChecker(c *policy.SnapshotCheck) *checker {
-	dialer := &net.Dialer{Control: func(_, address string, _ syscall.RawConn) error {
-		// Whatever the name has led to this time.
-		ap, err := netip.ParseAddrPort(address)
-		if err != nil || !policy.MayDial(ap.Addr(), c.AllowNetworks) {
-			return errors.New("its address is not on the public Internet")
-		}
-		return nil
-	}}
+	dialer := &net.Dialer{Control: policy.GuardDial(c.AllowNetworks)}
 	return &checker{
 		policy: c,
 		slots:  make(chan struct{}, c.Concurrency),
@@ -248,10 +236,8 @@ func (x *checker) post(ctx context.Context, id string, p *Picture) (finding, err
 	h.Set("Weir-Sequence", p.Sequence)
 	h.Set("Weir-Captured", strconv.FormatInt(p.Captured.UnixMilli(), 10))
 	if s := x.policy.Secret; !s.IsZero() {
-		mac := hmac.New(sha256.New, []byte(s.Reveal()))
-		fmt.Fprintf(mac, "%s.%s.%s.%s.%s.", now, id, p.Stream, p.Sequence, h.Get("Weir-Captured"))
-		mac.Write(p.JPEG)
-		h.Set("Weir-Signature", "v1="+hex.EncodeToString(mac.Sum(nil)))
+		said := fmt.Sprintf("%s.%s.%s.%s.%s.", now, id, p.Stream, p.Sequence, h.Get("Weir-Captured"))
+		h.Set("Weir-Signature", s.Sign(said, string(p.JPEG)))
 	}
 	resp, err := x.transport.RoundTrip(req) // which follows no redirects
 	if err != nil {
