@@ -21,7 +21,7 @@ type clips struct {
 
 type listClips struct {
 	remote
-	Name  string `arg:"" optional:"" placeholder:"STREAM" help:"SPACE/APP/STREAM; the space is default and the app live if not given."`
+	Name  string `arg:"" optional:"" placeholder:"STREAM" help:"${stream}."`
 	Since string `placeholder:"TIME" help:"With media from then on: how long ago, such as 2h, or a time."`
 	Until string `placeholder:"TIME" help:"With media until then."`
 	Limit int    `help:"How many at most; if not given, all."`
@@ -36,15 +36,8 @@ func (l *listClips) Run(ctx context.Context, stdout io.Writer) error {
 			return err
 		}
 		path += "/" + name
-		for flag, text := range map[string]string{"from": l.Since, "to": l.Until} {
-			if text == "" {
-				continue
-			}
-			t, err := sinceTime(text, time.Now())
-			if err != nil {
-				return err
-			}
-			q.Set(flag, t.Format(time.RFC3339))
+		if err := mediaTimes(q, l.Since, l.Until); err != nil {
+			return err
 		}
 	}
 	list, err := all[api.ClipInfo](ctx, &l.client, path, q, l.Limit)
@@ -73,7 +66,7 @@ func (r *remote) clips(stdout io.Writer, list []api.ClipInfo) error {
 
 // clipName names a clip of a stream.
 type clipName struct {
-	Name string `arg:"" placeholder:"STREAM" help:"SPACE/APP/STREAM; the space is default and the app live if not given."`
+	Name string `arg:"" placeholder:"STREAM" help:"${stream}."`
 	Clip string `arg:"" help:"As weir clips lists it."`
 }
 
@@ -84,7 +77,7 @@ func (n *clipName) path() (string, error) {
 
 type createClip struct {
 	remote
-	Name      string        `arg:"" placeholder:"STREAM" help:"SPACE/APP/STREAM; the space is default and the app live if not given."`
+	Name      string        `arg:"" placeholder:"STREAM" help:"${stream}."`
 	Recording string        `arg:"" optional:"" help:"A file as weir recordings lists it, or the task of a recording; if not given, the one that was running at the start, or the newest."`
 	Start     string        `default:"0" placeholder:"TIME" help:"A time such as 2026-01-31T20:00:00Z, or seconds from the beginning of the recording, or before its end, as in --start=-30; of a running recording the end is now. If not given, the beginning."`
 	End       string        `default:"-0" placeholder:"TIME" help:"The same; if not given, the end."`

@@ -82,6 +82,7 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 	parser, err := kong.New(&c,
 		kong.Name("weir"),
 		kong.Description("A live-streaming server: push with RTMP, watch with RTMP, HTTP-FLV and HLS."),
+		kong.Vars{"stream": "SPACE/APP/STREAM; the space is default and the app live if not given"},
 		kong.BindTo(ctx, (*context.Context)(nil)),
 		kong.BindTo(stdout, (*io.Writer)(nil)),
 	)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,7 +27,7 @@ type recordings struct {
 
 type listRecordings struct {
 	remote
-	Name   string `arg:"" optional:"" placeholder:"STREAM" help:"SPACE/APP/STREAM; the space is default and the app live if not given."`
+	Name   string `arg:"" optional:"" placeholder:"STREAM" help:"${stream}."`
 	Since  string `placeholder:"TIME" help:"With media from then on: how long ago, such as 2h, or a time."`
 	Until  string `placeholder:"TIME" help:"With media until then."`
 	Format string `enum:",hls,mp4,flv" default:"" help:"Of this format only: hls, mp4 or flv."`
@@ -53,14 +54,8 @@ func (l *listRecordings) Run(ctx context.Context, stdout io.Writer) error {
 		return err
 	}
 	q := set("format", l.Format)
-	if err := times(q, l.Since, l.Until); err != nil {
+	if err := mediaTimes(q, l.Since, l.Until); err != nil {
 		return err
-	}
-	for name, as := range map[string]string{"since": "from", "until": "to"} {
-		if t := q.Get(name); t != "" {
-			q.Set(as, t)
-			q.Del(name)
-		}
 	}
 	list, err := all[api.RecordingInfo](ctx, c, "/recordings/"+name, q, l.Limit)
 	if err != nil {
@@ -73,11 +68,23 @@ func (l *listRecordings) Run(ctx context.Context, stdout io.Writer) error {
 	})
 }
 
+// mediaTimes puts a period into a query for media.
+func mediaTimes(q url.Values, since, until string) error {
+	t := url.Values{}
+	err := times(t, since, until)
+	for name, as := range map[string]string{"since": "from", "until": "to"} {
+		if t.Has(name) {
+			q.Set(as, t.Get(name))
+		}
+	}
+	return err
+}
+
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
 
 // recordingFile names a file of a stream's recordings.
 type recordingFile struct {
-	Name string `arg:"" placeholder:"STREAM" help:"SPACE/APP/STREAM; the space is default and the app live if not given."`
+	Name string `arg:"" placeholder:"STREAM" help:"${stream}."`
 	File string `arg:"" help:"As weir recordings lists it."`
 }
 
@@ -134,7 +141,7 @@ func (d *deleteRecording) Run(ctx context.Context) error {
 
 type startRecording struct {
 	remote
-	Name string `arg:"" placeholder:"STREAM" help:"SPACE/APP/STREAM; the space is default and the app live if not given."`
+	Name string `arg:"" placeholder:"STREAM" help:"${stream}."`
 	At   string `placeholder:"TIME" help:"From then on, such as 2026-01-31T20:00:00Z; if not given, now."`
 	End  string `placeholder:"TIME" help:"Until then; if not given, until it is stopped."`
 }
@@ -219,7 +226,7 @@ func (c *cancelOrder) Run(ctx context.Context, stdout io.Writer) error {
 
 type stopRecording struct {
 	remote
-	Name string `arg:"" placeholder:"STREAM" help:"SPACE/APP/STREAM; the space is default and the app live if not given."`
+	Name string `arg:"" placeholder:"STREAM" help:"${stream}."`
 }
 
 // Run stops the recording.
@@ -281,7 +288,7 @@ func (r *remote) pictures(stdout io.Writer, list []api.Snapshot) error {
 
 type takeSnapshot struct {
 	remote
-	Name  string `arg:"" placeholder:"STREAM" help:"SPACE/APP/STREAM; the space is default and the app live if not given."`
+	Name  string `arg:"" placeholder:"STREAM" help:"${stream}."`
 	Store bool   `help:"Also into the bucket, and told of, where the app has snapshots."`
 }
 
@@ -304,7 +311,7 @@ func (t *takeSnapshot) Run(ctx context.Context, stdout io.Writer) error {
 
 type saveSnapshot struct {
 	client
-	Name string `arg:"" placeholder:"STREAM" help:"SPACE/APP/STREAM; the space is default and the app live if not given."`
+	Name string `arg:"" placeholder:"STREAM" help:"${stream}."`
 	File string `arg:"" optional:"" help:"JPEG to write; STREAM.jpg if not given."`
 }
 
@@ -318,10 +325,7 @@ func (s *saveSnapshot) Run(ctx context.Context, stdout io.Writer) error {
 	if err := s.call(ctx, http.MethodGet, "/streams/"+name+"/snapshot", nil, nil, &picture); err != nil {
 		return err
 	}
-	file := s.File
-	if file == "" {
-		file = s.Name[strings.LastIndexByte(s.Name, '/')+1:] + ".jpg"
-	}
+	file := cmp.Or(s.File, s.Name[strings.LastIndexByte(s.Name, '/')+1:]+".jpg")
 	f, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err

@@ -59,7 +59,7 @@ func (l *listStreams) Run(ctx context.Context, stdout io.Writer) error {
 
 type showStream struct {
 	remote
-	Name string `arg:"" placeholder:"STREAM" help:"SPACE/APP/STREAM; the space is default and the app live if not given."`
+	Name string `arg:"" placeholder:"STREAM" help:"${stream}."`
 }
 
 // Run describes a stream.
@@ -117,7 +117,7 @@ func rates(r *api.Rates) string {
 
 type kick struct {
 	remote
-	Name    string `arg:"" optional:"" placeholder:"STREAM" help:"SPACE/APP/STREAM; the space is default and the app live if not given."`
+	Name    string `arg:"" optional:"" placeholder:"STREAM" help:"${stream}."`
 	Players bool   `help:"End its players, not its push."`
 	Session string `placeholder:"ID" help:"End one publisher or player, by the ID of its session."`
 }
@@ -159,7 +159,7 @@ func (k *kick) Run(ctx context.Context, stdout io.Writer) error {
 
 type listSessions struct {
 	remote
-	Name string `arg:"" optional:"" placeholder:"STREAM" help:"Of this stream only: SPACE/APP/STREAM; the space is default and the app live if not given."`
+	Name string `arg:"" optional:"" placeholder:"STREAM" help:"Of this stream only: ${stream}."`
 	Does string `enum:",publish,play" default:"" placeholder:"publish|play" help:"Publishers or players only."`
 }
 
@@ -189,7 +189,7 @@ func (l *listSessions) Run(ctx context.Context, stdout io.Writer) error {
 
 type forbid struct {
 	remote
-	Name  string        `arg:"" placeholder:"STREAM" help:"SPACE/APP/STREAM; the space is default and the app live if not given. With --app SPACE/APP, or APP."`
+	Name  string        `arg:"" placeholder:"STREAM" help:"${stream}. With --app SPACE/APP, or APP."`
 	App   bool          `help:"It is an app, all of whose streams are meant."`
 	Only  string        `enum:"both,publish,play" default:"both" help:"publish or play; both if not given."`
 	For   time.Duration `placeholder:"DURATION" help:"For how long, such as 2h; if not given, for ever."`
@@ -240,7 +240,7 @@ func forbiddenName(s string, app bool) (string, error) {
 
 type resume struct {
 	remote
-	Name string `arg:"" placeholder:"STREAM" help:"SPACE/APP/STREAM; the space is default and the app live if not given. With --app SPACE/APP, or APP."`
+	Name string `arg:"" placeholder:"STREAM" help:"${stream}. With --app SPACE/APP, or APP."`
 	App  bool   `help:"It is an app. Streams that are forbidden by themselves stay so."`
 }
 
@@ -277,7 +277,7 @@ func (r *resume) Run(ctx context.Context, stdout io.Writer) error {
 
 type listForbidden struct {
 	remote
-	Name  string `arg:"" optional:"" placeholder:"STREAM" help:"Say what forbids this stream: SPACE/APP/STREAM; the space is default and the app live if not given."`
+	Name  string `arg:"" optional:"" placeholder:"STREAM" help:"Say what forbids this stream: ${stream}."`
 	Space string `help:"Of this space only."`
 	App   string `help:"Of this app only."`
 }

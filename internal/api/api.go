@@ -51,6 +51,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"log/slog"
@@ -131,9 +132,7 @@ type Server struct {
 
 // New returns the Server of a node.
 func New(o Options) *Server {
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
+	o.Log = cmp.Or(o.Log, slog.New(slog.DiscardHandler))
 	s := &Server{Options: o, log: o.Log, mux: http.NewServeMux(), scanTime: scanTime}
 	s.shared = make(map[string]func(context.Context, json.RawMessage) (any, error))
 	s.huma = huma.NewAPI(s.humaConfig(), adapter{s})

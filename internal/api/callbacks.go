@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -46,19 +47,11 @@ func some(t time.Time) *time.Time {
 	return &t
 }
 
-type receiversInput struct {
-	Paging
-	Space string `query:"space" maxLength:"128" doc:"Of this space only."`
-}
-
 type receiverPage struct{ Body Page[Receiver] }
 
-func (s *Server) listReceivers(ctx context.Context, in *receiversInput) (*receiverPage, error) {
+func (s *Server) listReceivers(ctx context.Context, in *SpaceFilter) (*receiverPage, error) {
 	c := caller(ctx)
-	space := in.Space
-	if space == "" {
-		space = c.Space
-	}
+	space := cmp.Or(in.Space, c.Space)
 	var list []Receiver
 	if c.Sees(space) {
 		all, err := s.Callbacks.Receivers(ctx, space)
@@ -111,10 +104,7 @@ func (s *Server) listAttempts(ctx context.Context, in *attemptsInput) (*attemptP
 	if err != nil {
 		return nil, err
 	}
-	q := callback.Attempts{Space: in.Space, App: in.App, Stream: in.Stream, Since: since, Until: until, After: after, Most: in.Limit + 1}
-	if q.Space == "" {
-		q.Space = c.Space
-	}
+	q := callback.Attempts{Space: cmp.Or(in.Space, c.Space), App: in.App, Stream: in.Stream, Since: since, Until: until, After: after, Most: in.Limit + 1}
 	p := Page[Attempt]{Items: []Attempt{}}
 	if !c.Sees(q.Space) {
 		return &attemptPage{p}, nil
@@ -184,10 +174,7 @@ func (s *Server) listDeadLetters(ctx context.Context, in *deadInput) (*deadPage,
 	if err != nil {
 		return nil, err
 	}
-	space := in.Space
-	if space == "" {
-		space = c.Space
-	}
+	space := cmp.Or(in.Space, c.Space)
 	p := Page[DeadLetter]{Items: []DeadLetter{}}
 	if !c.Sees(space) {
 		return &deadPage{p}, nil
@@ -230,10 +217,7 @@ type replayOutput struct {
 
 func (s *Server) replayDeadLetters(ctx context.Context, in *replayInput) (*replayOutput, error) {
 	c := caller(ctx)
-	space := in.Body.Space
-	if space == "" {
-		space = c.Space
-	}
+	space := cmp.Or(in.Body.Space, c.Space)
 	out := &replayOutput{}
 	if !c.Sees(space) {
 		return nil, notFound("space", space)

@@ -9,7 +9,6 @@ import (
 
 	"weir/internal/policy"
 	"weir/internal/record"
-	"weir/internal/stream"
 )
 
 // ClipInfo is a clip: a range of a recording as a file of its own.
@@ -163,15 +162,10 @@ func (s *Server) listClips(ctx context.Context, in *ClipsInput) (*clipPage, erro
 	return s.clipsPage(list, in.Paging, "clips")
 }
 
-type unfinishedClipsInput struct {
-	Paging
-	Space string `query:"space" maxLength:"128" doc:"Of this space only."`
-}
-
-func (s *Server) listUnfinishedClips(ctx context.Context, in *unfinishedClipsInput) (*clipPage, error) {
+func (s *Server) listUnfinishedClips(ctx context.Context, in *SpaceFilter) (*clipPage, error) {
 	c, list := caller(ctx), []record.Clip{}
 	for _, x := range s.Recorder.UnfinishedClips() {
-		if c.Sees(x.Stream.Space) && (in.Space == "" || in.Space == x.Stream.Space) {
+		if in.wants(c, x.Stream.Space) {
 			list = append(list, x)
 		}
 	}
@@ -184,21 +178,12 @@ type ClipPath struct {
 	Name string `path:"name" maxLength:"128" example:"goal" doc:"Of the clip."`
 }
 
-// clipConfig returns how the app of a stream records.
-func (s *Server) clipConfig(key stream.Key) (*policy.Record, error) {
-	app, err := s.recordOf(key)
-	if err != nil {
-		return nil, err
-	}
-	return &app.Record, nil
-}
-
 func (s *Server) getClip(ctx context.Context, in *ClipPath) (*clipOutput, error) {
-	cfg, err := s.clipConfig(in.key())
+	app, err := s.recordOf(in.key())
 	if err != nil {
 		return nil, err
 	}
-	c, err := s.Recorder.ClipOf(ctx, in.key(), cfg, in.Name)
+	c, err := s.Recorder.ClipOf(ctx, in.key(), &app.Record, in.Name)
 	if err != nil {
 		return nil, s.clipProblem(err, in.Name)
 	}
@@ -211,25 +196,25 @@ type clipURLInput struct {
 }
 
 func (s *Server) clipURL(ctx context.Context, in *clipURLInput) (*recordingURLOutput, error) {
-	cfg, err := s.clipConfig(in.key())
+	app, err := s.recordOf(in.key())
 	if err != nil {
 		return nil, err
 	}
 	valid := time.Duration(in.Seconds) * time.Second
 	out := &recordingURLOutput{}
 	out.Body.Expires = time.Now().Add(valid).UTC().Truncate(time.Second)
-	if out.Body.URL, err = s.Recorder.ClipURL(ctx, in.key(), cfg, in.Name, valid); err != nil {
+	if out.Body.URL, err = s.Recorder.ClipURL(ctx, in.key(), &app.Record, in.Name, valid); err != nil {
 		return nil, s.clipProblem(err, in.Name)
 	}
 	return out, nil
 }
 
 func (s *Server) deleteClip(ctx context.Context, in *ClipPath) (*struct{}, error) {
-	cfg, err := s.clipConfig(in.key())
+	app, err := s.recordOf(in.key())
 	if err != nil {
 		return nil, err
 	}
-	if err := s.Recorder.DeleteClip(ctx, in.key(), cfg, in.Name); err != nil {
+	if err := s.Recorder.DeleteClip(ctx, in.key(), &app.Record, in.Name); err != nil {
 		return nil, s.clipProblem(err, in.Name)
 	}
 	return nil, nil

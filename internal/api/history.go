@@ -12,6 +12,17 @@ import (
 	"weir/internal/eventlog"
 )
 
+// SpaceFilter says of which space.
+type SpaceFilter struct {
+	Paging
+	Space string `query:"space" maxLength:"128" doc:"Of this space only."`
+}
+
+// wants reports whether what is in a space is asked for, and is for c to see.
+func (f *SpaceFilter) wants(c *Caller, space string) bool {
+	return c.Sees(space) && (f.Space == "" || f.Space == space)
+}
+
 // StreamFilter says of which streams.
 type StreamFilter struct {
 	Space  string `query:"space" maxLength:"128" doc:"Of this space only."`

@@ -35,7 +35,7 @@ type RecordingsInput struct {
 
 type recordingPage struct{ Body Page[RecordingInfo] }
 
-// recordOf returns how the app of a stream records.
+// recordOf returns the app of a stream.
 func (s *Server) recordOf(key stream.Key) (*policy.App, error) {
 	if sp := s.Policy.Set().Space(key.Space); sp != nil {
 		if a := sp.App(key.App); a != nil {
@@ -135,17 +135,12 @@ type UnfinishedInfo struct {
 	Lost     float64   `json:"lost" doc:"Seconds of media that found no room on the disk."`
 }
 
-type unfinishedInput struct {
-	Paging
-	Space string `query:"space" maxLength:"128" doc:"Of this space only."`
-}
-
 type unfinishedPage struct{ Body Page[UnfinishedInfo] }
 
-func (s *Server) listUnfinished(ctx context.Context, in *unfinishedInput) (*unfinishedPage, error) {
+func (s *Server) listUnfinished(ctx context.Context, in *SpaceFilter) (*unfinishedPage, error) {
 	c, list := caller(ctx), []UnfinishedInfo{}
 	for _, u := range s.Recorder.Unfinished() {
-		if c.Sees(u.Key.Space) && (in.Space == "" || in.Space == u.Key.Space) {
+		if in.wants(c, u.Key.Space) {
 			list = append(list, UnfinishedInfo{
 				Task: u.Task, Space: u.Key.Space, App: u.Key.App, Stream: u.Key.Name, Node: s.Node, State: u.State, Start: u.Start.UTC(),
 				Seconds: u.Duration.Seconds(), Bytes: u.Size, Segments: u.Segments, Uploaded: u.Uploaded, Lost: u.Lost.Seconds(),
@@ -172,17 +167,12 @@ func orderInfo(o record.Order) OrderInfo {
 	return OrderInfo{o.ID, o.Space, o.App, o.Stream, o.Start.UTC(), o.End.UTC()}
 }
 
-type ordersInput struct {
-	Paging
-	Space string `query:"space" maxLength:"128" doc:"Of this space only."`
-}
-
 type orderPage struct{ Body Page[OrderInfo] }
 
-func (s *Server) listOrders(ctx context.Context, in *ordersInput) (*orderPage, error) {
+func (s *Server) listOrders(ctx context.Context, in *SpaceFilter) (*orderPage, error) {
 	c, list := caller(ctx), []OrderInfo{}
 	for _, o := range s.Recorder.Orders() {
-		if c.Sees(o.Space) && (in.Space == "" || in.Space == o.Space) {
+		if in.wants(c, o.Space) {
 			list = append(list, orderInfo(o))
 		}
 	}

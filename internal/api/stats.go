@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -63,9 +64,7 @@ type statisticsOutput struct {
 
 func (s *Server) getStatistics(ctx context.Context, in *StatisticsInput) (*statisticsOutput, error) {
 	c := caller(ctx)
-	if in.Space == "" {
-		in.Space = c.Space
-	}
+	in.Space = cmp.Or(in.Space, c.Space)
 	if !c.Sees(in.Space) {
 		return nil, notFound("space", in.Space)
 	}
@@ -126,17 +125,11 @@ type Alert struct {
 
 type alertPage struct{ Body Gathered[Alert] }
 
-// AlertsInput says which alerts to list.
-type AlertsInput struct {
-	Paging
-	Space string `query:"space" maxLength:"128" doc:"Of this space only."`
-}
-
 var alertSorting = sorting[Alert]{list: "alerts", key: func(a *Alert) string {
 	return streamKey(a.Space, a.App, a.Stream, a.Node) + " " + a.Alert
 }}
 
-func (s *Server) listAlerts(ctx context.Context, in *AlertsInput) (*alertPage, error) {
+func (s *Server) listAlerts(ctx context.Context, in *SpaceFilter) (*alertPage, error) {
 	here, err := s.alertsHere(ctx, in)
 	if err != nil {
 		return nil, err
@@ -146,11 +139,11 @@ func (s *Server) listAlerts(ctx context.Context, in *AlertsInput) (*alertPage, e
 }
 
 // alertsHere is listAlerts for this node.
-func (s *Server) alertsHere(ctx context.Context, in *AlertsInput) (*Page[Alert], error) {
+func (s *Server) alertsHere(ctx context.Context, in *SpaceFilter) (*Page[Alert], error) {
 	c := caller(ctx)
 	var list []Alert
 	for key, alerts := range s.Quality.Raised() {
-		if !c.Sees(key.Space) || in.Space != "" && in.Space != key.Space {
+		if !in.wants(c, key.Space) {
 			continue
 		}
 		for i := range alerts {

@@ -40,19 +40,13 @@ type Rendition struct {
 	Error     string  `json:"error,omitempty" doc:"Why it is not made."`
 }
 
-// TranscodesInput says which.
-type TranscodesInput struct {
-	Paging
-	Space string `query:"space" maxLength:"128" doc:"Of this space only."`
-}
-
 type transcodesPage struct{ Body Gathered[Transcode] }
 
 var transcodeSorting = sorting[Transcode]{list: "transcodes", key: func(t *Transcode) string {
 	return streamKey(t.Space, t.App, t.Stream, t.Node)
 }}
 
-func (s *Server) listTranscodes(ctx context.Context, in *TranscodesInput) (*transcodesPage, error) {
+func (s *Server) listTranscodes(ctx context.Context, in *SpaceFilter) (*transcodesPage, error) {
 	here, err := s.transcodesHere(ctx, in)
 	if err != nil {
 		return nil, err
@@ -62,11 +56,11 @@ func (s *Server) listTranscodes(ctx context.Context, in *TranscodesInput) (*tran
 }
 
 // transcodesHere is listTranscodes for this node.
-func (s *Server) transcodesHere(ctx context.Context, in *TranscodesInput) (*Page[Transcode], error) {
+func (s *Server) transcodesHere(ctx context.Context, in *SpaceFilter) (*Page[Transcode], error) {
 	c := caller(ctx)
 	var list []Transcode
 	for _, st := range s.Transcoder.Status() {
-		if k := st.Source; c.Sees(k.Space) && (in.Space == "" || in.Space == k.Space) {
+		if k := st.Source; in.wants(c, k.Space) {
 			list = append(list, s.describeTranscode(st))
 		}
 	}
