@@ -34,9 +34,7 @@ type source interface {
 	// count returns how many facts at from and after match q.
 	count(ctx context.Context, q query, from uint64) (int, error)
 
-	// last is the place of the newest fact, and at one before which there is
-	// none of that time or later.
-	last() uint64
+	// at is a place before which there is no fact of that time or later.
 	at(ctx context.Context, t time.Time) (uint64, error)
 
 	// kept says what of the log is still there.
@@ -131,13 +129,6 @@ func (s *logSource) count(ctx context.Context, q query, from uint64) (int, error
 	f.Types = s.types
 	n, err := s.log.Pending(ctx, f, from)
 	return int(n), err
-}
-
-func (s *logSource) last() uint64 {
-	if s.crowd {
-		return s.log.LastOfCrowd()
-	}
-	return s.log.Last()
 }
 
 func (s *logSource) at(ctx context.Context, t time.Time) (uint64, error) {

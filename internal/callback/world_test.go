@@ -113,12 +113,6 @@ func (m *memory) count(ctx context.Context, q query, from uint64) (int, error) {
 	return len(list), nil
 }
 
-func (m *memory) last() uint64 {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return uint64(len(m.facts))
-}
-
 func (m *memory) at(context.Context, time.Time) (uint64, error) { return 1, nil }
 
 // keptFor is how long a memory keeps facts, as the alerts have it.

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -197,12 +198,8 @@ func (e *Invalid) Error() string {
 // be used: the keys are not those of its secrets, or there is neither store nor
 // copy. The caller ends the Policy with Close.
 func OpenPolicy(ctx context.Context, js jetstream.JetStream, o Options) (*Policy, error) {
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
-	if o.Wait == 0 {
-		o.Wait = 5 * time.Second
-	}
+	o.Log = cmp.Or(o.Log, slog.New(slog.DiscardHandler))
+	o.Wait = cmp.Or(o.Wait, 5*time.Second)
 	if o.tellTime == 0 {
 		o.tellTime, o.absentTime = tellTime, absentTime
 	}
@@ -781,9 +778,6 @@ type Result struct {
 	Before  uint64 // the version before; 0: there was none
 	Changes []policy.Difference
 }
-
-// Unchanged reports whether the document already was what it was to be.
-func (r *Result) Unchanged() bool { return r.Before == r.Version }
 
 // Write makes changes, all of them or none, and returns when they are in force
 // on this node. Secrets that are three asterisks stay what they are. With dry it

@@ -22,6 +22,7 @@
 package eventlog
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -69,23 +70,15 @@ type Options struct {
 }
 
 func (o *Options) defaults() {
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
-	set(&o.MaxAge, 30*24*time.Hour)
-	set(&o.MaxBytes, 10<<30)
-	set(&o.JournalBytes, 1<<30)
-	set(&o.Replicas, 1)
-	set(&o.SegmentBytes, 8<<20)
-	set(&o.Beat, 5*time.Second)
-	set(&o.CrowdRate, 50)
-	set(&o.dedup, dedupTime)
-}
-
-func set[T int | int64 | float64 | time.Duration](v *T, def T) {
-	if *v == 0 {
-		*v = def
-	}
+	o.Log = cmp.Or(o.Log, slog.New(slog.DiscardHandler))
+	o.MaxAge = cmp.Or(o.MaxAge, 30*24*time.Hour)
+	o.MaxBytes = cmp.Or(o.MaxBytes, 10<<30)
+	o.JournalBytes = cmp.Or(o.JournalBytes, 1<<30)
+	o.Replicas = cmp.Or(o.Replicas, 1)
+	o.SegmentBytes = cmp.Or(o.SegmentBytes, 8<<20)
+	o.Beat = cmp.Or(o.Beat, 5*time.Second)
+	o.CrowdRate = cmp.Or(o.CrowdRate, 50)
+	o.dedup = cmp.Or(o.dedup, dedupTime)
 }
 
 const (
@@ -102,7 +95,6 @@ type Log struct {
 	facts, crowd *lane
 	gather       *gatherer
 	beside       atomic.Pointer[lane] // what others keep; see Beside
-	cursors      *cursors
 	before       found
 
 	stop    context.CancelFunc // of the goroutines of tasks
@@ -143,7 +135,6 @@ func Open(ctx context.Context, js jetstream.JetStream, o Options) (*Log, error) 
 	}
 	l.crowd.settled() // it holds no pushes
 	l.gather = &gatherer{lane: l.crowd, batches: make(map[string]*batch)}
-	l.cursors = newCursors(own, o)
 	for _, lane := range []*lane{l.facts, l.crowd} {
 		err := lane.open(ctx)
 		if newer := (*bus.Newer)(nil); errors.As(err, &newer) {
@@ -161,7 +152,6 @@ func Open(ctx context.Context, js jetstream.JetStream, o Options) (*Log, error) 
 		go lane.run()
 		l.tasks.Go(func() { lane.forward(ctx) })
 	}
-	l.tasks.Go(func() { l.cursors.run(ctx) })
 	l.tasks.Go(func() { l.tellOmitted(ctx) })
 	l.reconcile(ctx)
 	return l, nil
@@ -317,9 +307,7 @@ func (l *Log) Emit(e event.Event) {
 
 // emit reports whether there was room.
 func (l *Log) emit(e event.Event) bool {
-	if e.Node == "" {
-		e.Node = l.opt.Node
-	}
+	e.Node = cmp.Or(e.Node, l.opt.Node)
 	c := l.counter(e.Type)
 	data, err := e.MarshalJSON()
 	if err != nil || len(data) > maxFact {
@@ -377,9 +365,6 @@ func (l *Log) Close(ctx context.Context) error {
 	l.omit()
 	l.gather.flush()
 	err := errors.Join(l.facts.drain(ctx), l.crowd.drain(ctx))
-	if err == nil {
-		err = l.cursors.flush(ctx)
-	}
 	l.stop()
 	l.tasks.Wait()
 	l.facts.close()

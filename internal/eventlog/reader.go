@@ -73,9 +73,6 @@ func (l *Log) reader(f Filter, from, to uint64) *Reader {
 // aside. What comes later has a greater one.
 func (l *Log) Last() uint64 { return l.facts.lastSeq() }
 
-// LastOfCrowd is Last for facts of crowds.
-func (l *Log) LastOfCrowd() uint64 { return l.crowd.lastSeq() }
-
 func (l *lane) lastSeq() uint64 {
 	if l.ready.Load() != nil || l.subject != nil {
 		if info, err := l.info(context.Background()); err == nil {

@@ -114,14 +114,6 @@ func Flag(name string) Option {
 // Int is an option whose value is a number.
 func Int(name string, v int64) Option { return option(name, strconv.FormatInt(v, 10)) }
 
-// Float is an option whose value may have a fraction.
-func Float(name string, v float64) Option {
-	return option(name, strconv.FormatFloat(v, 'f', -1, 64))
-}
-
-// Seconds is an option whose value is a time.
-func Seconds(name string, d time.Duration) Option { return Float(name, d.Seconds()) }
-
 // Word is an option whose value is one of ffmpeg's words: a codec, a preset, a
 // list of them. A value that has not the form of one makes Start fail.
 func Word(name, value string) Option {

@@ -82,17 +82,6 @@ func (r *Reader) Uint16() uint16 {
 	return 0
 }
 
-// Uint24 reads three bytes.
-func (r *Reader) Uint24() uint32 {
-	if b := r.Bytes(3); b != nil {
-		return uint32(b[0])<<16 | uint32(b[1])<<8 | uint32(b[2])
-	}
-	return 0
-}
-
-// Int24 reads three bytes as a two's complement number.
-func (r *Reader) Int24() int32 { return int32(r.Uint24()<<8) >> 8 }
-
 // Uint32 reads four bytes.
 func (r *Reader) Uint32() uint32 {
 	if b := r.Bytes(4); b != nil {
@@ -126,13 +115,6 @@ func (r *Reader) Bits(n uint) uint32 {
 // Flag reads one bit.
 func (r *Reader) Flag() bool { return r.Bits(1) == 1 }
 
-// Align moves to the next byte's start.
-func (r *Reader) Align() {
-	if r.err == nil && r.bit > 0 {
-		r.bit, r.pos = 0, r.pos+1
-	}
-}
-
 // Writer appends big-endian fields to B. The zero value is ready.
 type Writer struct{ B []byte }
 
@@ -141,17 +123,6 @@ func (w *Writer) Uint8(v uint8) { w.B = append(w.B, v) }
 
 // Uint16 appends two bytes.
 func (w *Writer) Uint16(v uint16) { w.B = append(w.B, byte(v>>8), byte(v)) }
-
-// Uint24 appends the low three bytes of v.
-func (w *Writer) Uint24(v uint32) { w.B = append(w.B, byte(v>>16), byte(v>>8), byte(v)) }
-
-// Uint32 appends four bytes.
-func (w *Writer) Uint32(v uint32) {
-	w.B = append(w.B, byte(v>>24), byte(v>>16), byte(v>>8), byte(v))
-}
-
-// Uint64 appends eight bytes.
-func (w *Writer) Uint64(v uint64) { w.Uint32(uint32(v >> 32)); w.Uint32(uint32(v)) }
 
 // Bytes appends b.
 func (w *Writer) Bytes(b []byte) { w.B = append(w.B, b...) }
