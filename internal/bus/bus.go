@@ -11,6 +11,7 @@
 package bus
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -206,9 +207,7 @@ func (c *Cluster) options(o *server.Options) error {
 	if host == "" {
 		o.Cluster.Host = "0.0.0.0"
 	}
-	if o.Cluster.Port == 0 {
-		o.Cluster.Port = server.RANDOM_PORT
-	}
+	o.Cluster.Port = cmp.Or(o.Cluster.Port, server.RANDOM_PORT)
 	o.Cluster.Username, o.Cluster.Password = c.User, c.Password
 	if o.Cluster.TLSConfig = c.TLS; c.TLS != nil {
 		o.Cluster.TLSTimeout = 5

@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -50,12 +51,8 @@ const leaseSchema = 1
 
 // NewLease returns a Lease that this node does not have yet.
 func NewLease(js jetstream.JetStream, o LeaseOptions) *Lease {
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
-	if o.Time == 0 {
-		o.Time = 10 * time.Second
-	}
+	o.Log = cmp.Or(o.Log, slog.New(slog.DiscardHandler))
+	o.Time = cmp.Or(o.Time, 10*time.Second)
 	return &Lease{js: js, opt: o, holder: holder{o.Node, rand.Text()}}
 }
 

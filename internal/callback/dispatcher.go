@@ -54,9 +54,7 @@ type Dispatcher struct {
 // New returns a Dispatcher that reads l and keeps what it must in JetStream. Set
 // is asked at each call how the receivers of a space are called.
 func New(js jetstream.JetStream, l *eventlog.Log, set func() *policy.Set, o Options) *Dispatcher {
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
+	o.Log = cmp.Or(o.Log, slog.New(slog.DiscardHandler))
 	k := newKeeper(js, o.Replicas, o.Keep, o.Log)
 	k.shared = o.Shared
 	l.Beside(attemptStream, func(f *eventlog.Filter) string { return subjectFor(f.Space, f.App, f.Stream) })

@@ -1,6 +1,7 @@
 package callback
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -44,18 +45,10 @@ type Keep struct {
 
 func (k *Keep) defaults() {
 	const day = 24 * time.Hour
-	if k.AttemptsAge == 0 {
-		k.AttemptsAge = 7 * day
-	}
-	if k.AttemptsBytes == 0 {
-		k.AttemptsBytes = 256 << 20
-	}
-	if k.DeadAge == 0 {
-		k.DeadAge = 30 * day
-	}
-	if k.DeadBytes == 0 {
-		k.DeadBytes = 256 << 20
-	}
+	k.AttemptsAge = cmp.Or(k.AttemptsAge, 7*day)
+	k.AttemptsBytes = cmp.Or(k.AttemptsBytes, 256<<20)
+	k.DeadAge = cmp.Or(k.DeadAge, 30*day)
+	k.DeadBytes = cmp.Or(k.DeadBytes, 256<<20)
 }
 
 // keeper is a ledger in JetStream, and its parts are stores. The delivery log may lose its

@@ -1,6 +1,7 @@
 package callback
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"encoding/json"
@@ -110,9 +111,7 @@ type receiver struct {
 // newQueue returns a queue. Set is asked at each call how the receivers of a
 // space are called.
 func newQueue(s source, st store, l ledger, set func() *policy.Set, log *slog.Logger) *queue {
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
+	log = cmp.Or(log, slog.New(slog.DiscardHandler))
 	return &queue{
 		log: log, policy: set, source: s, store: st, ledger: l,
 		room: make(chan struct{}, 1), receivers: make(map[receiverKey]*receiver),

@@ -93,11 +93,7 @@ type Health struct {
 // New returns a Tool. It does not look for ffmpeg before the first job, or
 // Ready.
 func New(o Options) *Tool {
-	t := &Tool{opt: o, log: o.Log}
-	if t.log == nil {
-		t.log = slog.New(slog.DiscardHandler)
-	}
-	return t
+	return &Tool{opt: o, log: cmp.Or(o.Log, slog.New(slog.DiscardHandler))}
 }
 
 // retry is how long a machine without ffmpeg is believed to have none.

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -153,9 +154,7 @@ func (s *Set) hasBucket(name string) bool {
 
 func (c *checker) directory(path string, b *Bucket, paths map[string]string) {
 	dir := b.Path
-	if dir == "" {
-		dir = b.Name
-	}
+	dir = cmp.Or(dir, b.Name)
 	clean := filepath.Clean(dir)
 	switch {
 	case !filepath.IsLocal(dir) || clean == "." || strings.ContainsFunc(dir, func(r rune) bool { return r < ' ' || r == 0x7F || r == '\\' }) || len(dir) > 1024:

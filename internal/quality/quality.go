@@ -10,6 +10,7 @@
 package quality
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -99,9 +100,7 @@ type Alert struct {
 
 // NewMonitor returns a Monitor.
 func NewMonitor(o Options) *Monitor {
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
+	o.Log = cmp.Or(o.Log, slog.New(slog.DiscardHandler))
 	if o.Emit == nil {
 		o.Emit = func(event.Event) {}
 	}

@@ -28,6 +28,7 @@
 package record
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -137,15 +138,13 @@ type place struct {
 // Open returns a Recorder that goes on with what is in the spool, and attaches
 // itself to the hub: it is called before the hub is used. The caller ends it with Close.
 func Open(hub *stream.Hub, o Options) (*Recorder, error) {
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
-	orDefault(&o.Size, 20<<30)
-	orDefault(&o.Sync, time.Second)
-	orDefault(&o.Uploads, 4)
-	orDefault(&o.Files, 1)
-	orDefault(&o.GiveUp, 72*time.Hour)
-	orDefault(&o.Retry, time.Second)
+	o.Log = cmp.Or(o.Log, slog.New(slog.DiscardHandler))
+	o.Size = cmp.Or(o.Size, 20<<30)
+	o.Sync = cmp.Or(o.Sync, time.Second)
+	o.Uploads = cmp.Or(o.Uploads, 4)
+	o.Files = cmp.Or(o.Files, 1)
+	o.GiveUp = cmp.Or(o.GiveUp, 72*time.Hour)
+	o.Retry = cmp.Or(o.Retry, time.Second)
 	if o.BucketName == nil {
 		o.BucketName = func(name string) string { return name }
 	}
@@ -162,7 +161,7 @@ func Open(hub *stream.Hub, o Options) (*Recorder, error) {
 	r.spool.high = r.spoolHigh
 	if o.Share != nil {
 		r.ledger = &ledger{Share: *o.Share, log: o.Log, gone: make(map[string]time.Time)}
-		orDefault(&r.ledger.After, 5*time.Minute)
+		r.ledger.After = cmp.Or(r.ledger.After, 5*time.Minute)
 	}
 	r.ctx, r.cancel = context.WithCancel(tracing.With(context.Background(), o.Tracer))
 	if err := r.recover(); err != nil {
@@ -174,12 +173,6 @@ func Open(hub *stream.Hub, o Options) (*Recorder, error) {
 	}
 	hub.Follow(r.follow)
 	return r, nil
-}
-
-func orDefault[T int | int64 | time.Duration](v *T, def T) {
-	if *v == 0 {
-		*v = def
-	}
 }
 
 // recover goes on with the takes in the spool.

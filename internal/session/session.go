@@ -13,10 +13,12 @@
 package session
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"runtime/debug"
@@ -70,15 +72,9 @@ type Server struct {
 
 // NewServer returns a Server. The caller ends it with Close.
 func NewServer(hub *stream.Hub, gate *access.Gate, o Options) *Server {
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
-	if o.RTMP.Log == nil {
-		o.RTMP.Log = o.Log
-	}
-	if o.RTMP.Limits.Setup == 0 {
-		o.RTMP.Limits.Setup = rtmp.DefaultLimits().Setup
-	}
+	o.Log = cmp.Or(o.Log, slog.New(slog.DiscardHandler))
+	o.RTMP.Log = cmp.Or(o.RTMP.Log, o.Log)
+	o.RTMP.Limits.Setup = cmp.Or(o.RTMP.Limits.Setup, rtmp.DefaultLimits().Setup)
 	return &Server{
 		hub: hub, gate: gate, opt: o, log: o.Log,
 		sessions: make(map[*session]struct{}),
@@ -331,22 +327,16 @@ type Stats struct {
 
 // Stats returns the Server's account.
 func (s *Server) Stats() Stats {
-	st := Stats{
-		Active: make(map[Kind]int), Started: make(map[Kind]int64), Refused: make(map[Refusal]int64),
-		Unfit: s.unfit.Load(), Early: s.unsettled.Load(), Panics: s.panics.Load(),
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	st := Stats{
+		Active: make(map[Kind]int), Started: maps.Clone(s.started), Refused: maps.Clone(s.refused),
+		Unfit: s.unfit.Load(), Early: s.unsettled.Load(), Panics: s.panics.Load(),
+	}
 	for ss := range s.sessions {
 		if ss.kind != (Kind{}) {
 			st.Active[ss.kind]++
 		}
-	}
-	for k, n := range s.started {
-		st.Started[k] = n
-	}
-	for r, n := range s.refused {
-		st.Refused[r] = n
 	}
 	return st
 }

@@ -88,9 +88,7 @@ type Snapshotter struct {
 
 // New returns a Snapshotter, which Follow connects with a hub. The caller ends it with Close.
 func New(o Options) *Snapshotter {
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
+	o.Log = cmp.Or(o.Log, slog.New(slog.DiscardHandler))
 	if o.Emit == nil {
 		o.Emit = func(event.Event) {}
 	}

@@ -1,6 +1,7 @@
 package stats
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -113,9 +114,7 @@ type sums struct {
 func (s *sums) read(ctx context.Context, b *Book, l *level, from, to time.Time) error {
 	q := s.query
 	want := q.Stream
-	if want == "" {
-		want = noRow
-	}
+	want = cmp.Or(want, noRow)
 	return b.read(ctx, l, l.subjectOf(q.Space, q.App, ""), from, to, want, func(subject string, sh *sheet) {
 		if sh.Start.Before(from) || !sh.Start.Before(to) {
 			return

@@ -16,6 +16,7 @@
 package stats
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -47,21 +48,11 @@ type Options struct {
 }
 
 func (o *Options) defaults() {
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
-	if o.Keep == 0 {
-		o.Keep = 30 * 24 * time.Hour
-	}
-	if o.KeepMinutes == 0 {
-		o.KeepMinutes = 7 * 24 * time.Hour
-	}
-	if o.MaxBytes == 0 {
-		o.MaxBytes = 1 << 30
-	}
-	if o.Node == "" {
-		o.Node = "weir"
-	}
+	o.Log = cmp.Or(o.Log, slog.New(slog.DiscardHandler))
+	o.Keep = cmp.Or(o.Keep, 30*24*time.Hour)
+	o.KeepMinutes = cmp.Or(o.KeepMinutes, 7*24*time.Hour)
+	o.MaxBytes = cmp.Or(o.MaxBytes, 1<<30)
+	o.Node = cmp.Or(o.Node, "weir")
 }
 
 const (

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -99,9 +100,7 @@ func (b *Buckets) open(p policy.Bucket) *opened {
 func (b *Buckets) Named(name string) (Bucket, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if name == "" {
-		name = b.first
-	}
+	name = cmp.Or(name, b.first)
 	o := b.named[name]
 	switch {
 	case o == nil:

@@ -2,6 +2,7 @@ package storage
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -325,9 +326,7 @@ func (d *Directory) object(key string, info fs.FileInfo) Object {
 		n = note{}
 	}
 	obj.SHA256, obj.ContentType, obj.CacheControl, obj.Meta, obj.mark = n.SHA256, n.ContentType, n.CacheControl, n.Meta, n.Upload
-	if obj.ContentType == "" {
-		obj.ContentType = ContentType(key)
-	}
+	obj.ContentType = cmp.Or(obj.ContentType, ContentType(key))
 	return obj
 }
 

@@ -13,6 +13,7 @@
 package storage
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -190,12 +191,8 @@ func (o PutOptions) check(key string) (PutOptions, error) {
 	if err := CheckKey(key); err != nil {
 		return o, err
 	}
-	if o.ContentType == "" {
-		o.ContentType = ContentType(key)
-	}
-	if o.PartSize == 0 {
-		o.PartSize = DefaultPartSize
-	}
+	o.ContentType = cmp.Or(o.ContentType, ContentType(key))
+	o.PartSize = cmp.Or(o.PartSize, DefaultPartSize)
 	if o.PartSize < MinPartSize || o.PartSize > 1<<30 {
 		return o, fmt.Errorf("part size %d is not %d to %d", o.PartSize, MinPartSize, 1<<30)
 	}

@@ -18,6 +18,7 @@
 package stream
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -65,29 +66,21 @@ type Options struct {
 }
 
 func (o *Options) defaults() {
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
-	set(&o.GatherCeiling, 150*time.Millisecond)
-	set(&o.SlowAfter, 4*time.Second)
-	set(&o.SlowBytes, 2<<20)
-	set(&o.StuckAfter, 10*time.Second)
-	set(&o.GOPBytes, 16<<20)
-	set(&o.GOPTime, 30*time.Second)
-	set(&o.ReaderBytes, 32<<20)
-	set(&o.MaxByteRate, 32<<20)
-	set(&o.MaxPacketRate, 5000)
+	o.Log = cmp.Or(o.Log, slog.New(slog.DiscardHandler))
+	o.GatherCeiling = cmp.Or(o.GatherCeiling, 150*time.Millisecond)
+	o.SlowAfter = cmp.Or(o.SlowAfter, 4*time.Second)
+	o.SlowBytes = cmp.Or(o.SlowBytes, 2<<20)
+	o.StuckAfter = cmp.Or(o.StuckAfter, 10*time.Second)
+	o.GOPBytes = cmp.Or(o.GOPBytes, 16<<20)
+	o.GOPTime = cmp.Or(o.GOPTime, 30*time.Second)
+	o.ReaderBytes = cmp.Or(o.ReaderBytes, 32<<20)
+	o.MaxByteRate = cmp.Or(o.MaxByteRate, 32<<20)
+	o.MaxPacketRate = cmp.Or(o.MaxPacketRate, 5000)
 	if o.Began == nil {
 		o.Began = func(*Publication) {}
 	}
 	if o.Ended == nil {
 		o.Ended = func(*Publication) {}
-	}
-}
-
-func set[T int | time.Duration](v *T, def T) {
-	if *v == 0 {
-		*v = def
 	}
 }
 
@@ -272,13 +265,9 @@ func (h *Hub) expire(s *Stream, p *Publication) {
 // their goodbye and the functions of OnPublish have returned, or ctx is done.
 func (h *Hub) Close(ctx context.Context) error {
 	h.mu.Lock()
-	h.closed = true
-	streams := make([]*Stream, 0, len(h.streams))
-	for _, s := range h.streams {
-		streams = append(streams, s)
-	}
+	h.closed = true // and so there will be no others
 	h.mu.Unlock()
-	for _, s := range streams {
+	for _, s := range h.Streams() {
 		p, _ := s.publication() // as the hub is closed, its last
 		p.End(EndShutdown)
 		h.expire(s, p)

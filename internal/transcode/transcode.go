@@ -16,6 +16,7 @@
 package transcode
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -98,12 +99,8 @@ type Transcoder struct {
 // New returns a Transcoder of the hub's streams, to which it attaches itself: it
 // is called before the hub is used. It ends with the hub.
 func New(hub *stream.Hub, tool *ffmpeg.Tool, o Options) *Transcoder {
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
-	if o.Max == 0 {
-		o.Max = runtime.NumCPU()
-	}
+	o.Log = cmp.Or(o.Log, slog.New(slog.DiscardHandler))
+	o.Max = cmp.Or(o.Max, runtime.NumCPU())
 	if o.Font == "" {
 		o.Font = defaultFont()
 	}

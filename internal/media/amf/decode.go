@@ -1,6 +1,7 @@
 package amf
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -28,12 +29,8 @@ func Decode(b []byte) ([]Value, error) { return Limits{}.Decode(b) }
 
 // Decode decodes all values in b.
 func (l Limits) Decode(b []byte) ([]Value, error) {
-	if l.Depth == 0 {
-		l.Depth = 16
-	}
-	if l.Elements == 0 {
-		l.Elements = 1024
-	}
+	l.Depth = cmp.Or(l.Depth, 16)
+	l.Elements = cmp.Or(l.Elements, 1024)
 	d := decoder{Reader: bits.NewReader(b), depth: l.Depth, elements: l.Elements}
 	var vals []Value
 	for d.Len() > 0 {

@@ -1,6 +1,7 @@
 package flv
 
 import (
+	"cmp"
 	"errors"
 	"slices"
 	"time"
@@ -92,9 +93,7 @@ type indexed struct{ at, time int64 }
 // numbered from 1, the first one last. The data is good until write returns. An error
 // of write is that of the muxer from then on.
 func NewFileMuxer(write func(n int, data []byte) error, o FileOptions) *FileMuxer {
-	if o.PartSize == 0 {
-		o.PartSize = DefaultPartSize
-	}
+	o.PartSize = cmp.Or(o.PartSize, DefaultPartSize)
 	o.PartSize = max(o.PartSize, minPartSize)
 	if o.Duration <= 0 {
 		o.Duration = 6 * time.Hour

@@ -19,6 +19,7 @@
 package mp4
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -99,9 +100,7 @@ type Muxer struct {
 // numbered from 1, in no order. The data is good until write returns. An error of
 // write is that of the Muxer from then on.
 func NewMuxer(write func(n int, data []byte) error, o Options) *Muxer {
-	if o.PartSize == 0 {
-		o.PartSize = DefaultPartSize
-	}
+	o.PartSize = cmp.Or(o.PartSize, DefaultPartSize)
 	o.PartSize = max(o.PartSize, minPartSize)
 	m := &Muxer{o: o}
 	m.out = parts{size: o.PartSize, write: write}

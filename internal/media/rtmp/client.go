@@ -172,9 +172,7 @@ func (cmd *Command) refusal() *Error {
 		o = cmd.object
 	}
 	e := &Error{cut(o.String("code")), cut(o.String("description"))}
-	if e.Code == "" {
-		e.Code = "call failed"
-	}
+	e.Code = cmp.Or(e.Code, "call failed")
 	return e
 }
 

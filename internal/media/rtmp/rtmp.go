@@ -20,6 +20,7 @@
 package rtmp
 
 import (
+	"cmp"
 	"crypto/tls"
 	"log/slog"
 	"math"
@@ -79,31 +80,21 @@ type Limits struct {
 func DefaultLimits() Limits { return Limits{}.withDefaults() }
 
 func (l Limits) withDefaults() Limits {
-	duration := func(d *time.Duration, def time.Duration) {
-		if *d == 0 {
-			*d = def
-		}
-	}
-	count := func(n *int, def int) {
-		if *n == 0 {
-			*n = def
-		}
-	}
-	duration(&l.Handshake, 10*time.Second)
-	duration(&l.Setup, 10*time.Second)
-	duration(&l.Write, 10*time.Second)
-	count(&l.Command, 64<<10)
-	count(&l.Data, 256<<10)
-	count(&l.Audio, 1<<20)
-	count(&l.Video, 8<<20)
-	count(&l.ChunkSize, maxChunkSize)
-	count(&l.ChunkStreams, 64)
-	count(&l.Partial, 16<<20)
-	count(&l.MessageStreams, 16)
-	count(&l.AMFDepth, 16)
-	count(&l.AMFElements, 1024)
-	count(&l.Answers, 100)
-	count(&l.Junk, 10_000)
+	l.Handshake = cmp.Or(l.Handshake, 10*time.Second)
+	l.Setup = cmp.Or(l.Setup, 10*time.Second)
+	l.Write = cmp.Or(l.Write, 10*time.Second)
+	l.Command = cmp.Or(l.Command, 64<<10)
+	l.Data = cmp.Or(l.Data, 256<<10)
+	l.Audio = cmp.Or(l.Audio, 1<<20)
+	l.Video = cmp.Or(l.Video, 8<<20)
+	l.ChunkSize = cmp.Or(l.ChunkSize, maxChunkSize)
+	l.ChunkStreams = cmp.Or(l.ChunkStreams, 64)
+	l.Partial = cmp.Or(l.Partial, 16<<20)
+	l.MessageStreams = cmp.Or(l.MessageStreams, 16)
+	l.AMFDepth = cmp.Or(l.AMFDepth, 16)
+	l.AMFElements = cmp.Or(l.AMFElements, 1024)
+	l.Answers = cmp.Or(l.Answers, 100)
+	l.Junk = cmp.Or(l.Junk, 10_000)
 	return l
 }
 
@@ -141,8 +132,6 @@ func (c Config) withDefaults() Config {
 	if c.WindowAckSize <= 0 || c.WindowAckSize > math.MaxUint32 {
 		c.WindowAckSize = 2500000
 	}
-	if c.Log == nil {
-		c.Log = slog.New(slog.DiscardHandler)
-	}
+	c.Log = cmp.Or(c.Log, slog.New(slog.DiscardHandler))
 	return c
 }
