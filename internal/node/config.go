@@ -352,11 +352,14 @@ func (r *Record) check(add func(path, format string, args ...any)) {
 	between(add, "take_over", r.TakeOver, time.Second, 366*24*time.Hour)
 }
 
-// Warnings returns what is dangerous about c, though it is no mistake.
+// Warnings returns what is dangerous or of no effect in c, though it is no mistake.
 func (c *Config) Warnings() []string {
 	var list []string
 	for _, path := range c.Policy.Weak() {
 		list = append(list, "policy."+path+" is easily guessed; take what this prints: openssl rand -hex 16")
+	}
+	for _, said := range c.Policy.Ignored() {
+		list = append(list, "policy."+said)
 	}
 	for setting, file := range map[string]string{
 		"tls.key": c.TLS.Key, "secrets.key_file": c.Secrets.KeyFile, "nats.credentials": c.NATS.Credentials,

@@ -291,6 +291,15 @@ func TestWarnings(t *testing.T) {
 	}
 }
 
+// What is taken for something else than it says is told.
+func TestWarningOfQuality(t *testing.T) {
+	c := testConfig(t)
+	c.Policy.Spaces[0].Apps[0].Snapshot.Quality = 11
+	if w := strings.Join(c.Warnings(), "\n"); w != "policy.spaces[0].apps[0].snapshot.quality is not 1 to 10 but 11: 5 is taken" {
+		t.Errorf("of a quality of 11: %q", w)
+	}
+}
+
 // H47: whatever a client sends, the log has one line of JSON for it, and no
 // long one.
 func TestLogLines(t *testing.T) {

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"fmt"
 	"strings"
 	"time"
 )
@@ -15,7 +16,7 @@ type Snapshot struct {
 	// other; where both are, a picture is as large as the video.
 	Width        int  `yaml:"width"`
 	Height       int  `yaml:"height"`
-	Quality      int  `yaml:"quality"` // 1 to 10, the best
+	Quality      int  `yaml:"quality"` // 1 to 10, the best; any other is DefaultSnapshotQuality (guide l.1160)
 	NeverEnlarge bool `yaml:"never_enlarge"`
 
 	Overwrite bool              `yaml:"overwrite"`  // a stream has one picture, the newest
@@ -34,7 +35,7 @@ type Snapshot struct {
 
 // SetDefaults gives s the settings of an app that says nothing else.
 func (s *Snapshot) SetDefaults() {
-	*s = Snapshot{Interval: 20 * time.Second, Quality: 5}
+	*s = Snapshot{Interval: 20 * time.Second, Quality: DefaultSnapshotQuality}
 }
 
 // SnapshotPathStyle is what stands between the two parts of a push's folder
@@ -88,11 +89,35 @@ func (c *SnapshotCheck) SetDefaults() {
 	*c = SnapshotCheck{Timeout: 3 * time.Second, Concurrency: 16, OnError: OnErrorAllow, Forbid: time.Hour}
 }
 
-// Limits of a picture's size.
+// Limits of pictures, and what they are like where nobody says otherwise.
 const (
 	MaxSnapshotSide     = 4096
 	MinSnapshotInterval = time.Second
+
+	DefaultSnapshotQuality = 5
 )
+
+// QualityTaken returns the quality that pictures have.
+func (s *Snapshot) QualityTaken() int {
+	if s.Quality < 1 || s.Quality > 10 {
+		return DefaultSnapshotQuality
+	}
+	return s.Quality
+}
+
+// Ignored returns the paths of the settings whose values nothing is made of, as
+// the guide wants it, with a sentence about each.
+func (s *Set) Ignored() []string {
+	var list []string
+	for i := range s.Spaces {
+		for j := range s.Spaces[i].Apps {
+			if q := &s.Spaces[i].Apps[j].Snapshot; q.Quality != q.QualityTaken() {
+				list = append(list, fmt.Sprintf("spaces[%d].apps[%d].snapshot.quality is not 1 to 10 but %d: %d is taken", i, j, q.Quality, q.QualityTaken()))
+			}
+		}
+	}
+	return list
+}
 
 // snapshot checks how pictures are taken of an app's streams.
 func (c *checker) snapshot(path string, sp *Space, s *Snapshot) {
@@ -101,9 +126,6 @@ func (c *checker) snapshot(path string, sp *Space, s *Snapshot) {
 		if v != 0 && (v < 16 || v > MaxSnapshotSide) {
 			c.add(path+"."+name, "must be 16 to %d pixels, or 0, not %d", MaxSnapshotSide, v)
 		}
-	}
-	if s.Quality < 1 || s.Quality > 10 {
-		c.add(path+".quality", "must be 1 to 10, not %d", s.Quality)
 	}
 	if s.PathStyle > SnapshotHyphen {
 		c.add(path+".path_style", "must be underscore or hyphen")

@@ -20,8 +20,8 @@ func TestSnapshotProblems(t *testing.T) {
 		"long interval": {func(s *Snapshot) { s.Interval = 61 * time.Minute }, "snapshot.interval"},
 		"narrow":        {func(s *Snapshot) { s.Width = 15 }, "snapshot.width: must be 16 to 4096 pixels, or 0"},
 		"high":          {func(s *Snapshot) { s.Height = 4097 }, "snapshot.height"},
-		"quality 0":     {func(s *Snapshot) { s.Quality = 0 }, "snapshot.quality: must be 1 to 10, not 0"},
-		"quality 11":    {func(s *Snapshot) { s.Quality = 11 }, "snapshot.quality"},
+		"quality 0":     {func(s *Snapshot) { s.Quality = 0 }, ""},
+		"quality 11":    {func(s *Snapshot) { s.Quality = 11 }, ""},
 		"bucket":        {func(s *Snapshot) { s.Bucket = "../b" }, "snapshot.bucket"},
 		"no bucket":     {func(s *Snapshot) { s.Bucket = "b" }, "snapshot.bucket: there is no bucket \"b\""},
 		"prefix":        {func(s *Snapshot) { s.Prefix = "a/../b" }, "snapshot.prefix"},
@@ -41,6 +41,22 @@ func TestSnapshotProblems(t *testing.T) {
 		}
 		if c.want == "" && len(got) > 0 || c.want != "" && (len(got) != 1 || !strings.Contains(got[0], c.want)) {
 			t.Errorf("%s: problems %q, want one with %q", name, got, c.want)
+		}
+	}
+}
+
+// B.163: a quality out of its range is 5, and that is told.
+func TestSnapshotQuality(t *testing.T) {
+	for quality, want := range map[int]int{1: 1, 5: 5, 10: 10, 0: 5, -1: 5, 11: 5, 1 << 40: 5} {
+		set := Default()
+		s := &set.Spaces[0].Apps[0].Snapshot
+		s.Quality = quality
+		if got := s.QualityTaken(); got != want {
+			t.Errorf("quality %d is taken for %d, want %d", quality, got, want)
+		}
+		said := strings.Join(set.Ignored(), "\n")
+		if quality == want && said != "" || quality != want && !strings.HasPrefix(said, "spaces[0].apps[0].snapshot.quality is not 1 to 10") {
+			t.Errorf("of the quality %d is said %q", quality, said)
 		}
 	}
 }

@@ -125,7 +125,7 @@ func job(e *elementary, decoder string, cfg *policy.Snapshot, limit time.Duratio
 	}
 	out := []ffmpeg.Option{
 		ffmpeg.Int("frames:v", 1), ffmpeg.Word("c:v", "mjpeg"), ffmpeg.Word("pix_fmt", "yuvj420p"), ffmpeg.Int("threads", 1), ffmpeg.Flag("bitexact"),
-		ffmpeg.Int("q:v", scales[min(max(cfg.Quality, 1), 10)]),
+		ffmpeg.Int("q:v", scales[cfg.QualityTaken()]),
 	}
 	if len(filters) > 0 {
 		out = append(out, ffmpeg.FilterVideo(filters...))
