@@ -584,8 +584,8 @@ func TestForkServer(t *testing.T) {
 		}
 		t.Logf("warm: %v", use.CPU)
 	}
-	if !warm.Health().ForkServer || !warm.warm.broken.IsZero() {
-		t.Error("it was not forked")
+	if !warm.Health().ForkServer || !warm.warm.broken.IsZero() || warm.warm.whole {
+		t.Error("it was not forked, or missed a library")
 	}
 	if _, _, err := warm.Run(t.Context(), j, []byte("no picture")); err == nil {
 		t.Error("what is no picture gives no error")
@@ -638,6 +638,37 @@ func TestBrokenForks(t *testing.T) {
 	}
 	if !tool.warm.broken.IsZero() {
 		t.Error("it was not forked")
+	}
+	tool.Close()
+	nothingLeft(t, tool)
+}
+
+// A job that dies of a library that children of the fork server are not given is
+// made anew with all, and so are those after it.
+func TestForkMissesLibrary(t *testing.T) {
+	tool := New(Options{Self: "/proc/self/exe", Path: buildEvil(t, "ffmpeg"), ForkServer: buildForkServer(t)})
+	defer tool.Close()
+	if err := tool.Ready(t.Context()); err != nil {
+		t.Skip(err)
+	}
+	if !tool.Health().ForkServer {
+		t.Skip("there is no seccomp here, and so no fork server")
+	}
+	if _, _, err := tool.Run(t.Context(), job(Limits{}), []byte("crash")); err == nil || tool.warm.whole {
+		t.Errorf("a crash: %v, for want of a library: %v", err, tool.warm.whole)
+	}
+	if out, _, err := tool.Run(t.Context(), job(Limits{}), []byte("miss")); string(out) != "alive\n" || err != nil || !tool.warm.whole {
+		t.Errorf("what misses a library: %q, %v", out, err)
+	}
+	if out, _, err := tool.Run(t.Context(), job(Limits{}), []byte("echo")); string(out) != "echo\n" || err != nil {
+		t.Errorf("the next one: %q, %v", out, err)
+	}
+	for l, list := range tool.warm.idle {
+		for _, s := range list {
+			if s.slim {
+				t.Errorf("a fork server with too few libraries is left, of %+v", l)
+			}
+		}
 	}
 	tool.Close()
 	nothingLeft(t, tool)

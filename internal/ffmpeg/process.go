@@ -496,11 +496,13 @@ func (t *Tool) Run(ctx context.Context, j *Job, in []byte) ([]byte, Usage, error
 	if err != nil {
 		return nil, Usage{}, err
 	}
+	missed := false
 	if f.canFork(j) {
 		out, use, err := t.runWarm(ctx, f, j, in)
 		if !errors.Is(err, errCold) {
 			return out, use, err
 		}
+		missed = errors.Is(err, errMissed)
 	}
 	p, err := t.start(ctx, f, f.mode, j)
 	if err != nil {
@@ -519,6 +521,9 @@ func (t *Tool) Run(ctx context.Context, j *Job, in []byte) ([]byte, Usage, error
 	<-p.Done()
 	if err := p.Err(); err != nil {
 		return nil, p.Usage(), err
+	}
+	if missed {
+		t.warm.missed(t.log)
 	}
 	return out, p.Usage(), readErr
 }

@@ -34,7 +34,8 @@ func Sandbox(args []string) error {
 	}
 	env := os.Environ()
 	if s.Preload != "" {
-		env = append(env, "LD_PRELOAD="+s.Preload)
+		// Its children have not all that a symbol could be looked for in.
+		env = append(env, "LD_PRELOAD="+s.Preload, "LD_BIND_NOW=1")
 	}
 	return fmt.Errorf("sandbox: exec %s: %w", s.Path, syscall.Exec(s.Path, args[1:], env))
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"strings"
@@ -26,6 +27,7 @@ type warm struct {
 	mu     sync.Mutex
 	idle   map[Limits][]*forkServer
 	broken time.Time // when one has failed to start
+	whole  bool      // children get all libraries: one has missed what they are not given otherwise
 }
 
 // Fork servers do not last: after so many jobs, and so long without one.
@@ -38,12 +40,17 @@ const (
 type forkServer struct {
 	p     *Process
 	conn  *net.UnixConn
+	slim  bool // its children have only the libraries that a picture needs
 	jobs  int
 	timer *time.Timer // ends it when it has been idle
 }
 
 // errCold says that a job has to start a process of its own.
 var errCold = errors.New("no fork server")
+
+// errMissed is an errCold: the job may have wanted a library that the fork
+// server does not give to its children.
+var errMissed = fmt.Errorf("%w that has all libraries", errCold)
 
 // canFork reports whether j may be a child of a fork server.
 func (f *found) canFork(j *Job) bool {
@@ -89,12 +96,13 @@ func (t *Tool) take(ctx context.Context, f *found, l Limits) (*forkServer, error
 // give takes back a fork server whose job is over.
 func (t *Tool) give(l Limits, s *forkServer) {
 	s.jobs++
-	if s.jobs >= forkServerJobs {
+	w := &t.warm
+	w.mu.Lock()
+	if s.jobs >= forkServerJobs || s.slim && w.whole {
+		w.mu.Unlock()
 		s.close()
 		return
 	}
-	w := &t.warm
-	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.idle == nil {
 		w.idle = make(map[Limits][]*forkServer)
@@ -154,7 +162,28 @@ func (t *Tool) startForkServer(ctx context.Context, f *found, l Limits) (*forkSe
 		s.close()
 		return nil, err
 	}
+	w := &t.warm
+	w.mu.Lock()
+	s.slim = !w.whole
+	w.mu.Unlock()
+	if s.slim {
+		if _, err := s.conn.Write([]byte{'S'}); err != nil {
+			s.close()
+			return nil, err
+		}
+	}
 	return s, nil
+}
+
+// missed says that a child of a slim fork server died of what the same job
+// survives in a process of its own.
+func (w *warm) missed(log *slog.Logger) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.whole {
+		log.Warn("this ffmpeg needs libraries for a picture that weir does not know of; pictures cost more")
+	}
+	w.whole = true
 }
 
 // close ends a fork server.
@@ -207,6 +236,9 @@ func (t *Tool) runWarm(ctx context.Context, f *found, j *Job, in []byte) (out []
 	if reason != 0 {
 		t.procs.failed.Add(1)
 		return nil, use, &Error{Reason: cmp.Or(reason, Failed), Status: "the fork server has ended", Stderr: status.stderr}
+	}
+	if s.slim && status.status.Signaled() && status.status.Signal() == syscall.SIGSEGV {
+		return nil, use, errMissed
 	}
 	if status.err() != nil {
 		t.procs.failed.Add(1)

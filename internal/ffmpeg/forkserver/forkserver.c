@@ -9,6 +9,7 @@
  * other job's bytes, and puts on a stricter seccomp filter first.
  *
  * From the master:   'F' struct sock_filter...   the filter of the children
+ *                    'S'                        children get what a picture needs
  *                    'J' argument NUL ...        a job, with three descriptors
  *                                                for 0, 1 and 2
  * To the master, after each job: struct result.
@@ -18,10 +19,13 @@
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <link.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -43,6 +47,69 @@ static main_t program;
 static char message[64 << 10];
 static struct sock_filter filter[max_filter];
 static struct sock_fprog restricted = { 0, filter };
+
+/*
+ * Most of the time that a child takes in the kernel is for copying the map of
+ * two hundred libraries and for taking it down again, and many kernels let
+ * nothing else run on that processor meanwhile. So children get only those that
+ * a picture may need. What others would have done when a process forks or exits
+ * is left out, because they are not there.
+ */
+static const char *needed[] = {
+	"ld-", "libaom", "libav", "libbz2", "libc.", "libcrypto", "libdav1d", "libdl.", "libdrm", "libgcc", "libgnutls", "liblzma", "libm.",
+	"libmvec", "libpostproc", "libpthread", "libquadmath", "librt.", "libssl", "libstdc++", "libsw", "libva", "libvdpau", "libvpx", "libz.", "linux-", "weir-",
+};
+static pid_t (*split)(void) = fork; /* or what is like it without the handlers of libraries */
+static int (*at_exit)(void (*)(int, void *), void *);
+
+/* leave keeps a library that is not needed from the children. */
+static int leave(struct dl_phdr_info *lib, size_t size, void *unused)
+{
+	const char *name = strrchr(lib->dlpi_name, '/');
+	uintptr_t from = UINTPTR_MAX, to = 0, page = sysconf(_SC_PAGESIZE);
+
+	(void)size, (void)unused;
+	name = name ? name + 1 : lib->dlpi_name;
+	if (!*name) /* the program */
+		return 0;
+	for (size_t i = 0; i < sizeof needed / sizeof *needed; i++)
+		if (!strncmp(name, needed[i], strlen(needed[i])))
+			return 0;
+	for (int i = 0; i < lib->dlpi_phnum; i++) {
+		const ElfW(Phdr) *p = &lib->dlpi_phdr[i];
+		uintptr_t begin = lib->dlpi_addr + p->p_vaddr;
+		if (p->p_type == PT_TLS) /* new threads begin with a copy of it */
+			return 0;
+		if (p->p_type == PT_LOAD) {
+			from = begin < from ? begin : from;
+			to = begin + p->p_memsz > to ? begin + p->p_memsz : to;
+		}
+	}
+	from &= ~(page - 1);
+	if (from < to)
+		madvise((void *)from, to - from, MADV_DONTFORK);
+	return 0;
+}
+
+/* quit ends a child without what libraries do at the end. */
+static void quit(int status, void *unused)
+{
+	(void)unused;
+	fflush(0);
+	_exit(status);
+}
+
+/* slim has children get only what is needed, where the C library can do it. */
+static void slim(void)
+{
+	pid_t (*plain)(void) = dlsym(RTLD_DEFAULT, "_Fork");
+
+	at_exit = dlsym(RTLD_DEFAULT, "on_exit");
+	if (!plain || !at_exit)
+		return;
+	split = plain;
+	dl_iterate_phdr(leave, 0);
+}
 
 /* receive reads a message and up to three descriptors. */
 static ssize_t receive(int fds[3])
@@ -74,6 +141,8 @@ static int become(ssize_t n, int fds[3], char **envp)
 	syscall(SYS_close_range, 3, ~0U, 0);
 	if (restricted.len && syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &restricted))
 		_exit(126);
+	if (split != fork)
+		at_exit(quit, 0);
 	return program(count, args, envp);
 }
 
@@ -83,6 +152,10 @@ static int serve(int argc, char **argv, char **envp)
 	ssize_t n;
 
 	(void)argc, (void)argv;
+	const void *(*codecs)(void **) = dlsym(RTLD_DEFAULT, "av_codec_iterate");
+	void *first = 0;
+	if (codecs) /* asks the encoders' libraries what they can do, which need not be done for each job */
+		codecs(&first);
 	while ((n = receive(fds)) > 0) {
 		message[n] = 0;
 		if (message[0] == 'F' && (size_t)n - 1 <= sizeof filter) {
@@ -90,9 +163,13 @@ static int serve(int argc, char **argv, char **envp)
 			restricted.len = (n - 1) / sizeof filter[0];
 			continue;
 		}
+		if (message[0] == 'S') {
+			slim();
+			continue;
+		}
 		if (message[0] != 'J' || fds[2] < 0)
 			_exit(126);
-		pid_t child = fork();
+		pid_t child = split();
 		if (child == 0)
 			return become(n, fds, envp);
 		struct result r = { 126 << 8, 0, 0 };

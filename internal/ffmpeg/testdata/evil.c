@@ -31,6 +31,8 @@ int main(int argc, char **argv)
 	if (!strcmp(verb, "spin"))
 		for (;;)
 			;
+	if (!strcmp(verb, "miss")) /* dies as a child of the fork server only */
+		return getenv("LD_PRELOAD") ? *(volatile int *)8 : puts("alive") < 0;
 	if (!strcmp(verb, "crash"))
 		*(volatile int *)0 = 1;
 	if (!strcmp(verb, "flood"))
