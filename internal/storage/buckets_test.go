@@ -77,8 +77,8 @@ func TestBucketsSweep(t *testing.T) {
 		done := make(chan error)
 		go func() { done <- b.Run(ctx) }()
 		synctest.Wait()
-		left := filepath.Join(data, "recordings/.weir/tmp/left")
-		if err := os.WriteFile(left, nil, 0o600); err != nil {
+		left := filepath.Join(data, "recordings/.weir/uploads/left")
+		if err := os.Mkdir(left, 0o700); err != nil {
 			t.Fatal(err)
 		}
 		if err := os.Chtimes(left, time.Now(), time.Now()); err != nil {

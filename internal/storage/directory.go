@@ -44,6 +44,7 @@ const (
 	fileMode     = 0o640
 	folderMode   = 0o750
 	maxNote      = 64 << 10
+	tempNote     = ".note" // behind the temporary name of the object that it is of
 )
 
 // OpenDirectory returns the Bucket of that name in the folder at dir, which it
@@ -100,8 +101,7 @@ func (d *Directory) put(ctx context.Context, key string, body io.Reader, o PutOp
 			return Object{}, ErrExist
 		}
 	}
-	temp := tempFolder + "/" + newID()
-	f, err := d.root.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fileMode)
+	temp, f, err := d.temp()
 	if err != nil {
 		return Object{}, err
 	}
@@ -123,6 +123,23 @@ func (d *Directory) put(ctx context.Context, key string, body io.Reader, o PutOp
 		return Object{}, err
 	}
 	return d.publish(key, temp, n, o.IfAbsent)
+}
+
+// temp makes a file under a temporary name, which is locked as long as it is open:
+// Sweep knows by that whether somebody writes it.
+func (d *Directory) temp() (name string, f *os.File, err error) {
+	for range 10 {
+		name = tempFolder + "/" + newID()
+		if f, err = d.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fileMode); err != nil {
+			return "", nil, err
+		}
+		lockFile(f, true)
+		if _, err = d.root.Lstat(name); err == nil {
+			return name, f, nil
+		}
+		f.Close() // it was swept before it was locked
+	}
+	return "", nil, err
 }
 
 // publish gives the synced file temp, which the caller removes, the name of the key.
@@ -159,7 +176,7 @@ func (d *Directory) rename(temp, file string, n note, ifAbsent bool) error {
 	if err != nil {
 		return err
 	}
-	beside := temp + ".note"
+	beside := temp + tempNote
 	// The note is not synced by itself: one that a power cut left empty is as none.
 	if err := d.root.WriteFile(beside, text, fileMode); err != nil {
 		return err
@@ -510,12 +527,7 @@ func (d *Directory) SignedURL(ctx context.Context, key string, valid time.Durati
 func (d *Directory) Sweep(ctx context.Context, age time.Duration) (int, error) {
 	swept := 0
 	for _, dir := range []string{tempFolder, uploadFolder} {
-		f, err := d.root.Open(dir)
-		if err != nil {
-			return swept, fmt.Errorf("sweep bucket %s: %w", d.name, err)
-		}
-		files, err := f.ReadDir(-1)
-		f.Close()
+		files, err := d.files(dir)
 		if err != nil {
 			return swept, fmt.Errorf("sweep bucket %s: %w", d.name, err)
 		}
@@ -524,6 +536,10 @@ func (d *Directory) Sweep(ctx context.Context, age time.Duration) (int, error) {
 				return swept, err
 			}
 			name := dir + "/" + f.Name()
+			if dir == tempFolder && d.removeUnused(name) {
+				swept++
+				continue
+			}
 			if info, err := f.Info(); err != nil || time.Since(info.ModTime()) < age {
 				continue
 			}
@@ -536,6 +552,34 @@ func (d *Directory) Sweep(ctx context.Context, age time.Duration) (int, error) {
 		}
 	}
 	return swept, nil
+}
+
+// files returns what is in a folder.
+func (d *Directory) files(dir string) ([]fs.DirEntry, error) {
+	f, err := d.root.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return f.ReadDir(-1)
+}
+
+// removeUnused removes a temporary file that nobody writes, of whatever age, and
+// with it its note. It reports whether it did; without locks nobody knows.
+func (d *Directory) removeUnused(name string) bool {
+	if strings.HasSuffix(name, tempNote) {
+		return false
+	}
+	f, err := d.root.OpenFile(name, os.O_WRONLY, 0)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	if lockFile(f, false) != nil {
+		return false
+	}
+	d.root.Remove(name + tempNote)
+	return d.root.Remove(name) == nil
 }
 
 // touched is when a part was last written to the upload in that folder.
@@ -567,8 +611,9 @@ type directoryUpload struct {
 }
 
 type directoryState struct {
-	Key string `json:"key"`
-	ID  string `json:"id"`
+	Key  string `json:"key"`
+	ID   string `json:"id"`
+	Name string `json:"name,omitempty"` // nameID of PutOptions.Name
 }
 
 type uploadNote struct {
@@ -583,14 +628,41 @@ func (d *Directory) Upload(ctx context.Context, key string, o PutOptions) (Uploa
 	if err != nil {
 		return nil, err
 	}
-	u := &directoryUpload{d: d, state: directoryState{key, newID()}, parts: map[int]int64{}}
-	u.dir = uploadFolder + "/" + u.state.ID
+	u := &directoryUpload{d: d, state: directoryState{key, newID(), nameID(o.Name)}, parts: map[int]int64{}}
+	u.dir = u.state.folder()
 	u.info = uploadNote{note{SHA256: o.SHA256, ContentType: o.ContentType, CacheControl: o.CacheControl, Meta: o.Meta, Upload: u.state.ID}, o.PartSize, o.IfAbsent}
-	if err := u.create(); err != nil {
+	err = d.abortNamed(u.state.Name)
+	if err == nil {
+		err = u.create()
+	}
+	if err != nil {
 		d.root.RemoveAll(u.dir)
 		return nil, fmt.Errorf("begin upload of %s to bucket %s: %w", key, d.name, err)
 	}
 	return u, nil
+}
+
+// folder returns where the upload's files are: nobody who had the name before writes
+// into them.
+func (s *directoryState) folder() string {
+	if s.Name == "" {
+		return uploadFolder + "/" + s.ID
+	}
+	return uploadFolder + "/" + s.Name + "-" + s.ID
+}
+
+// abortNamed removes the uploads of a name.
+func (d *Directory) abortNamed(name string) error {
+	if name == "" {
+		return nil
+	}
+	folders, err := d.files(uploadFolder)
+	for _, f := range folders {
+		if strings.HasPrefix(f.Name(), name+"-") {
+			err = errors.Join(err, d.root.RemoveAll(uploadFolder+"/"+f.Name()))
+		}
+	}
+	return err
 }
 
 func (u *directoryUpload) create() error {
@@ -628,13 +700,13 @@ func (d *Directory) Resume(ctx context.Context, state []byte) (Upload, error) {
 	if err == nil {
 		err = CheckKey(u.state.Key)
 	}
-	if err == nil && (len(u.state.ID) != 32 || strings.Trim(u.state.ID, "0123456789abcdef") != "") {
+	if err == nil && (!isID(u.state.ID) || u.state.Name != "" && !isID(u.state.Name)) {
 		err = errors.New("not a state of this bucket")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("resume upload to bucket %s: %w", d.name, err)
 	}
-	u.dir = uploadFolder + "/" + u.state.ID
+	u.dir = u.state.folder()
 	if err := u.load(); err != nil {
 		return nil, fmt.Errorf("resume upload of %s to bucket %s: %w", u.state.Key, d.name, err)
 	}
@@ -700,7 +772,7 @@ func (u *directoryUpload) completed() bool {
 func (u *directoryUpload) State() []byte {
 	text, err := json.Marshal(u.state)
 	if err != nil {
-		panic(err) // two strings
+		panic(err) // strings
 	}
 	return text
 }

@@ -1,7 +1,9 @@
 package storage_test
 
 import (
+	"bufio"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -422,4 +424,59 @@ func FuzzState(f *testing.F) {
 			t.Errorf("Parts of %q = %v, %v", state, parts, err)
 		}
 	})
+}
+
+// A process that is killed while it stores leaves a file, which the next sweep
+// removes, young as it is; that of a process that lives stays.
+func TestDirectorySweepsTheKilled(t *testing.T) {
+	if dir := os.Getenv("WEIR_TEST_PUT"); dir != "" {
+		d, err := storage.OpenDirectory("recordings", dir, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, w := io.Pipe()
+		go func() { // ends with the process
+			w.Write([]byte("half an object"))
+			fmt.Println("stored half")
+		}()
+		d.Put(t.Context(), "object", body, storage.PutOptions{})
+		return
+	}
+	dir := t.TempDir()
+	cmd := exec.Command(os.Args[0], "-test.run=^TestDirectorySweepsTheKilled$")
+	cmd.Env = append(os.Environ(), "WEIR_TEST_PUT="+dir)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if steps := bufio.NewScanner(out); !steps.Scan() || steps.Text() != "stored half" {
+		t.Errorf("it says %q", steps.Text())
+	}
+	cmd.Process.Kill()
+	cmd.Wait()
+
+	d := open(t, dir, nil)
+	body, w := io.Pipe()
+	stored := make(chan error, 1)
+	go func() { // ends with w
+		_, err := d.Put(t.Context(), "other", body, storage.PutOptions{})
+		stored <- err
+	}()
+	if _, err := io.WriteString(w, "whole"); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := open(t, dir, nil).Sweep(t.Context(), 24*time.Hour); n != 1 || err != nil {
+		t.Errorf("Sweep = %d, %v, want 1: that of the one that was killed", n, err)
+	}
+	w.Close()
+	if err := <-stored; err != nil {
+		t.Errorf("Put = %v", err)
+	}
+	left, err := filepath.Glob(filepath.Join(dir, ".weir", "tmp", "*"))
+	if err != nil || len(left) > 0 {
+		t.Errorf("left are %q, %v", left, err)
+	}
 }

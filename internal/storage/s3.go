@@ -50,8 +50,9 @@ type S3 struct {
 	opaque        atomic.Bool // ETags are not MD5s: the server encrypts with keys of its own
 
 	mu      sync.Mutex
-	orphans map[string]bool // marks of uploads that failed in a way that may have left something
-	live    map[string]bool // ids of uploads that are in use in this process
+	orphans map[string]bool   // marks of uploads that failed in a way that may have left something
+	live    map[string]string // ids of uploads that are in use in this process, and their notes
+	noted   map[string]string // notes of which there is no upload, and their keys
 }
 
 // S3Options says how patient an S3 bucket is. The zero value has good defaults.

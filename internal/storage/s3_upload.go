@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"cmp"
 	"context"
 	"crypto/md5"
 	"crypto/sha256"
@@ -9,6 +10,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"net/http"
 	"strings"
 	"sync"
@@ -31,12 +34,16 @@ type s3Upload struct {
 
 type s3State struct {
 	Key      string `json:"key"`
-	ID       string `json:"id"`   // of the server
-	Mark     string `json:"mark"` // in the object's meta
+	ID       string `json:"id"`             // of the server
+	Mark     string `json:"mark"`           // in the object's meta
+	Name     string `json:"name,omitempty"` // nameID of PutOptions.Name
 	PartSize int    `json:"partSize"`
 	IfAbsent bool   `json:"ifAbsent,omitempty"`
 	Unsure   bool   `json:"unsure,omitempty"` // the server may have begun another one whose answer was lost
 }
+
+// note returns the name of the object below markFolder.
+func (s *s3State) note() string { return cmp.Or(s.Name, s.Mark) }
 
 type s3Part struct {
 	size int64
@@ -57,21 +64,28 @@ func (s *S3) Upload(ctx context.Context, key string, o PutOptions) (Upload, erro
 }
 
 func (s *S3) begin(ctx context.Context, key string, o PutOptions) (*s3Upload, error) {
-	u := &s3Upload{s: s, state: s3State{Key: key, Mark: newID(), PartSize: o.PartSize, IfAbsent: o.IfAbsent}, parts: map[int]s3Part{}}
-	if o.IfAbsent {
+	u := &s3Upload{s: s, state: s3State{Key: key, Mark: newID(), Name: nameID(o.Name), PartSize: o.PartSize, IfAbsent: o.IfAbsent}, parts: map[int]s3Part{}}
+	note := u.state.note()
+	begun := false
+	if o.IfAbsent && o.Name == "" {
 		if err := s.absent(ctx, key); err != nil {
 			return nil, err
 		}
 	}
-	begun := false
 	defer func() {
 		if !begun { // as far as we know
-			s.orphan(u.state.Mark)
+			s.orphan(note)
 		}
 	}()
-	if _, err := s.putOne(ctx, markFolder+u.state.Mark, []byte(key), sha256.Sum256([]byte(key)), PutOptions{ContentType: "text/plain; charset=utf-8"}); err != nil {
+	if err := s.prepare(ctx, note, key, o.Name != ""); err != nil {
 		return nil, err
 	}
+	if o.IfAbsent && o.Name != "" {
+		if err := s.absent(ctx, key); err != nil {
+			return nil, err
+		}
+	}
+	s.ready(note, "") // whatever the answer will be
 	attempts := 0
 	err := s.try(ctx, 0, func(a *attempt) (err error) {
 		attempts++
@@ -86,42 +100,95 @@ func (s *S3) begin(ctx context.Context, key string, o PutOptions) (*s3Upload, er
 		return nil, err
 	}
 	begun = true
-	s.lives(u.state.ID, true)
+	s.lives(u, true)
+	s.mu.Lock()
+	delete(s.orphans, note)
+	s.mu.Unlock()
 	return u, nil
 }
 
+// prepare notes that an upload to a key is about to begin. What was begun under the
+// note before, if it stands for a name, is aborted. Which upload that is no list says,
+// so all of its key go that are not in use here: who uploads to the same key from
+// elsewhere begins again.
+func (s *S3) prepare(ctx context.Context, note, key string, named bool) error {
+	before := ""
+	if named {
+		s.mu.Lock()
+		ready := s.noted[note] == key
+		s.mu.Unlock()
+		if ready {
+			return nil
+		}
+		var err error
+		before, err = s.readMark(ctx, markFolder+note)
+		if err == nil {
+			s.mu.Lock()
+			maps.DeleteFunc(s.live, func(_, of string) bool { return of == note })
+			s.mu.Unlock()
+			_, _, err = s.sweepKey(ctx, s.key(before), time.Now(), true)
+		}
+		if err != nil && !errors.Is(err, ErrNotExist) {
+			return err
+		}
+	}
+	if before != key {
+		if _, err := s.putOne(ctx, markFolder+note, []byte(key), sha256.Sum256([]byte(key)), PutOptions{ContentType: "text/plain; charset=utf-8"}); err != nil {
+			return err
+		}
+	}
+	if named {
+		s.ready(note, key)
+	}
+	return nil
+}
+
+// ready notes that there is a note for an upload to a key, and no upload; key "" ends
+// that.
+func (s *S3) ready(note, key string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.noted == nil {
+		s.noted = map[string]string{}
+	}
+	if s.noted[note] = key; key == "" {
+		delete(s.noted, note)
+	}
+}
+
 // orphan notes an upload of which something may be left that nobody will use.
-func (s *S3) orphan(mark string) {
+func (s *S3) orphan(note string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.orphans == nil {
 		s.orphans = map[string]bool{}
 	}
-	s.orphans[mark] = true
+	s.orphans[note] = true
 }
 
 // lives notes that an upload is in use in this process, or not any more.
-func (s *S3) lives(id string, is bool) {
+func (s *S3) lives(u *s3Upload, is bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.live == nil {
-		s.live = map[string]bool{}
+		s.live = map[string]string{}
 	}
-	if s.live[id] = is; !is {
-		delete(s.live, id)
+	if s.live[u.state.ID] = u.state.note(); !is {
+		delete(s.live, u.state.ID)
 	}
 }
 
 func (s *S3) isLive(id string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.live[id]
+	_, ok := s.live[id]
+	return ok
 }
 
-func (s *S3) isOrphan(mark string) bool {
+func (s *S3) isOrphan(note string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.orphans[mark]
+	return s.orphans[note]
 }
 
 // Resume implements Bucket.
@@ -131,7 +198,7 @@ func (s *S3) Resume(ctx context.Context, state []byte) (Upload, error) {
 	if err == nil {
 		err = CheckKey(u.state.Key)
 	}
-	if err == nil && (u.state.ID == "" || len(u.state.Mark) != 32 || strings.Trim(u.state.Mark, "0123456789abcdef") != "" || u.state.PartSize < MinPartSize) {
+	if err == nil && (u.state.ID == "" || !isID(u.state.Mark) || u.state.Name != "" && !isID(u.state.Name) || u.state.PartSize < MinPartSize) {
 		err = errors.New("not a state of this bucket")
 	}
 	if err != nil {
@@ -140,7 +207,7 @@ func (s *S3) Resume(ctx context.Context, state []byte) (Upload, error) {
 	if err := u.load(ctx); err != nil {
 		return nil, s.wrap("resume upload of", u.state.Key, err)
 	}
-	s.lives(u.state.ID, true)
+	s.lives(u, true)
 	return u, nil
 }
 
@@ -342,9 +409,9 @@ func (u *s3Upload) checkWhole(etag string, parts []Part) error {
 // unmark removes the note for Sweep, if there is nothing left for it. What
 // cannot be removed costs Sweep a look.
 func (u *s3Upload) unmark(ctx context.Context) {
-	u.s.lives(u.state.ID, false)
-	if u.state.Unsure || u.s.deleteOne(ctx, markFolder+u.state.Mark) != nil {
-		u.s.orphan(u.state.Mark)
+	u.s.lives(u, false)
+	if u.state.Unsure || u.s.deleteOne(ctx, markFolder+u.state.note()) != nil {
+		u.s.orphan(u.state.note())
 	}
 }
 
@@ -354,6 +421,8 @@ func (u *s3Upload) Abort(ctx context.Context) error {
 	}
 	err := u.s.abort(ctx, u.s.key(u.state.Key), u.state.ID)
 	if err != nil {
+		u.s.lives(u, false)
+		u.s.orphan(u.state.note())
 		return u.s.wrap("abort upload of", u.state.Key, err)
 	}
 	u.unmark(ctx)
@@ -417,6 +486,7 @@ func (s *S3) sweep(ctx context.Context, before time.Time) (swept int, err error)
 		if kept > 0 && !orphan {
 			continue
 		}
+		s.ready(name, "")
 		if err := s.deleteOne(ctx, mark); err != nil {
 			return swept, err
 		}
@@ -434,16 +504,11 @@ func (s *S3) readMark(ctx context.Context, mark string) (string, error) {
 		return "", err
 	}
 	defer b.Close()
-	text := make([]byte, maxKey+1)
-	n := 0
-	for n < len(text) {
-		m, err := b.Read(text[n:])
-		n += m
-		if err != nil {
-			break
-		}
+	text, err := io.ReadAll(io.LimitReader(b, maxKey+1))
+	if err != nil {
+		return "", err
 	}
-	if key := string(text[:n]); CheckKey(key) == nil {
+	if key := string(text); CheckKey(key) == nil {
 		return key, nil
 	}
 	return "", ErrNotExist
@@ -486,15 +551,17 @@ func (s *S3) sweepKey(ctx context.Context, key string, before time.Time, orphan 
 		return 0, 0, err
 	}
 	for _, id := range ids {
-		_, newest, err := s.listParts(ctx, key, id)
-		switch {
-		case errors.Is(err, ErrNotExist):
-			continue
-		case err != nil:
-			return swept, kept, err
-		case !orphan && !newest.Before(before):
-			kept++
-			continue
+		if !orphan {
+			_, newest, err := s.listParts(ctx, key, id)
+			switch {
+			case errors.Is(err, ErrNotExist):
+				continue
+			case err != nil:
+				return swept, kept, err
+			case !newest.Before(before):
+				kept++
+				continue
+			}
 		}
 		if err := s.abort(ctx, key, id); err != nil {
 			return swept, kept, err

@@ -16,6 +16,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -82,8 +83,8 @@ type Bucket interface {
 	Resume(ctx context.Context, state []byte) (Upload, error)
 
 	// Sweep removes what is left of writers that died: uploads of ours which
-	// were begun longer than age ago and temporary files. It says how
-	// many.
+	// were begun longer than age ago, and temporary files, of any age where one can
+	// see that nobody writes them. It says how many.
 	Sweep(ctx context.Context, age time.Duration) (int, error)
 }
 
@@ -141,6 +142,11 @@ type PutOptions struct {
 	Meta         map[string]string // names of a-z, 0-9 and -, values of visible ASCII; together at most 2 KiB
 	IfAbsent     bool              // fail with ErrExist when the key is taken, also if it is taken in the meantime
 	PartSize     int               // of an Upload; DefaultPartSize if 0, at least MinPartSize
+
+	// Name is that of an Upload, or of a Put in parts, which nobody else uses in the
+	// bucket. One that was begun under the name before, and is not complete, is
+	// aborted, also when its process died before it could write State down.
+	Name string
 }
 
 // Object describes an object.
@@ -240,6 +246,20 @@ func ContentType(key string) string {
 		return t
 	}
 	return "application/octet-stream"
+}
+
+// nameID returns the ID that stands for the Name of an upload; "" for none.
+func nameID(name string) string {
+	if name == "" {
+		return ""
+	}
+	sum := sha256.Sum256([]byte(name))
+	return hex.EncodeToString(sum[:16])
+}
+
+// isID reports whether text can be what newID or nameID has returned.
+func isID(text string) bool {
+	return len(text) == 32 && strings.Trim(text, "0123456789abcdef") == ""
 }
 
 // newID returns a name that nobody else has.

@@ -55,6 +55,7 @@ func Run(t *testing.T, b storage.Bucket, reopen func() storage.Bucket) {
 		{"upload resumes", uploadResumes},
 		{"upload resumes when complete", uploadResumesComplete},
 		{"upload aborted", uploadAborted},
+		{"upload by name", uploadByName},
 		{"sweep", sweep},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -831,6 +832,42 @@ func uploadAborted(t *testing.T, s suite) {
 	}
 	if keys := s.keys(t); len(keys) > 0 {
 		t.Errorf("stored nonetheless: %q", keys)
+	}
+}
+
+// F28: of a process that dies before it has written down what it has begun nothing is
+// left once another begins the same again, be it for another key.
+func uploadByName(t *testing.T, s suite) {
+	for name, b := range map[string]storage.Bucket{"another process": s.reopen(), "the same process": s.b} {
+		named := storage.PutOptions{Name: s.prefix + name, PartSize: partSize}
+		first := s.begin(t, "object", named)
+		write(t, first, 1, 50)
+		others := s.begin(t, "other", storage.PutOptions{Name: s.prefix + "other"})
+		again, err := b.Upload(t.Context(), s.prefix+"again", named)
+		if err != nil {
+			t.Fatalf("%s: Upload = %v", name, err)
+		}
+		if _, err := s.b.Resume(t.Context(), first.State()); !errors.Is(err, storage.ErrNotExist) {
+			t.Errorf("%s: Resume = %v, want ErrNotExist", name, err)
+		}
+		if err := first.WritePart(t.Context(), 1, part(1, 60)); !errors.Is(err, storage.ErrNotExist) {
+			t.Errorf("%s: WritePart = %v, want ErrNotExist", name, err)
+		}
+		if again, err = s.b.Resume(t.Context(), again.State()); err != nil {
+			t.Fatalf("%s: Resume = %v", name, err)
+		}
+		write(t, again, 1, 70)
+		complete(t, again)
+		s.holds(t, "again", 70)
+		// One that is complete stays.
+		u := s.begin(t, "object", named)
+		s.holds(t, "again", 70)
+		write(t, others, 1, 80)
+		complete(t, others)
+		s.holds(t, "other", 80)
+		if err := u.Abort(t.Context()); err != nil {
+			t.Errorf("Abort = %v", err)
+		}
 	}
 }
 
