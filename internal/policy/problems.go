@@ -44,6 +44,7 @@ func (s *Set) check() *checker {
 		c.add("default_space", "there is no space %.128q", s.DefaultSpace)
 	}
 	c.buckets(s)
+	c.apart(s)
 	EachSecret(s, func(path string, secret *Secret) {
 		if secret.Reveal() == hidden {
 			c.add(path, "%s is how a secret is shown; write the secret itself", hidden)
