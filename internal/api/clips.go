@@ -67,7 +67,7 @@ type clipInput struct {
 type clipOutput struct{ Body ClipInfo }
 
 func (s *Server) createClip(ctx context.Context, in *clipInput) (*clipOutput, error) {
-	app, err := s.recordOf(in.key())
+	app, err := s.recordOf(ctx, in.key())
 	if err != nil {
 		return nil, err
 	}
@@ -151,7 +151,7 @@ func (s *Server) clipsPage(list []record.Clip, p Paging, name string) (*clipPage
 }
 
 func (s *Server) listClips(ctx context.Context, in *ClipsInput) (*clipPage, error) {
-	app, err := s.recordOf(in.key())
+	app, err := s.recordOf(ctx, in.key())
 	if err != nil {
 		return nil, err
 	}
@@ -179,7 +179,7 @@ type ClipPath struct {
 }
 
 func (s *Server) getClip(ctx context.Context, in *ClipPath) (*clipOutput, error) {
-	app, err := s.recordOf(in.key())
+	app, err := s.recordOf(ctx, in.key())
 	if err != nil {
 		return nil, err
 	}
@@ -196,7 +196,7 @@ type clipURLInput struct {
 }
 
 func (s *Server) clipURL(ctx context.Context, in *clipURLInput) (*recordingURLOutput, error) {
-	app, err := s.recordOf(in.key())
+	app, err := s.recordOf(ctx, in.key())
 	if err != nil {
 		return nil, err
 	}
@@ -210,7 +210,7 @@ func (s *Server) clipURL(ctx context.Context, in *clipURLInput) (*recordingURLOu
 }
 
 func (s *Server) deleteClip(ctx context.Context, in *ClipPath) (*struct{}, error) {
-	app, err := s.recordOf(in.key())
+	app, err := s.recordOf(ctx, in.key())
 	if err != nil {
 		return nil, err
 	}
@@ -230,7 +230,7 @@ func (s *Server) clipRoutes() {
 	add(s, route{
 		ID: "listClips", Method: http.MethodGet, Path: base, Tag: tag, Summary: "List the clips of a stream, the oldest first",
 		Detail: "They are found by their keys, in the bucket that the app records to now; with those that this node is making.",
-		Role:   Viewer, Scope: InSpace, Errors: []int{404, 503},
+		Role:   Viewer, Scope: InSpace, Errors: []int{404, 409, 503},
 	}, s.listClips)
 	add(s, route{
 		ID: "createClip", Method: http.MethodPost, Path: base, Tag: tag, Summary: "Make a clip of a recording",
@@ -240,16 +240,16 @@ func (s *Server) clipRoutes() {
 	}, s.createClip)
 	add(s, route{
 		ID: "getClip", Method: http.MethodGet, Path: base + "/{name}", Tag: tag, Summary: "A clip, and how far it is",
-		Role: Viewer, Scope: InSpace, Errors: []int{404, 503},
+		Role: Viewer, Scope: InSpace, Errors: []int{404, 409, 503},
 	}, s.getClip)
 	add(s, route{
 		ID: "getClipURL", Method: http.MethodGet, Path: base + "/{name}/url", Tag: tag, Summary: "A URL by which a clip can be played",
 		Detail: "That of an HLS clip is good for the segments that it names, and for nothing else of the recording.",
-		Role:   Viewer, Scope: InSpace, Errors: []int{404, 503},
+		Role:   Viewer, Scope: InSpace, Errors: []int{404, 409, 503},
 	}, s.clipURL)
 	add(s, route{
 		ID: "deleteClip", Method: http.MethodDelete, Path: base + "/{name}", Tag: tag, Summary: "Delete a clip, or stop making it",
 		Detail: "Segments that its recording, deleted before, has left to it go as well, but for those that another clip names. One that is not there any more is no error.",
-		Role:   Operator, Scope: InSpace, Errors: []int{404, 503},
+		Role:   Operator, Scope: InSpace, Errors: []int{404, 409, 503},
 	}, s.deleteClip)
 }

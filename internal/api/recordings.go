@@ -35,10 +35,15 @@ type RecordingsInput struct {
 
 type recordingPage struct{ Body Page[RecordingInfo] }
 
-// recordOf returns the app of a stream.
-func (s *Server) recordOf(key stream.Key) (*policy.App, error) {
-	if sp := s.Policy.Set().Space(key.Space); sp != nil {
+// recordOf returns how the app of a stream records. Whose rights end with the space
+// has none to what may be another's.
+func (s *Server) recordOf(ctx context.Context, key stream.Key) (*policy.App, error) {
+	set := s.Policy.Set()
+	if sp := set.Space(key.Space); sp != nil {
 		if a := sp.App(key.App); a != nil {
+			if caller(ctx).Space != "" && !set.Apart(key.Space, key.App, "record") {
+				return nil, problem(http.StatusConflict, kindConflict, "the app does not record, and recordings where it would have them may be of another space: give it a record.prefix of its own")
+			}
 			return a, nil
 		}
 	}
@@ -47,7 +52,7 @@ func (s *Server) recordOf(key stream.Key) (*policy.App, error) {
 
 func (s *Server) listRecordings(ctx context.Context, in *RecordingsInput) (*recordingPage, error) {
 	key := in.key()
-	app, err := s.recordOf(key)
+	app, err := s.recordOf(ctx, key)
 	if err != nil {
 		return nil, err
 	}
@@ -83,7 +88,7 @@ type RecordingPath struct {
 }
 
 func (s *Server) deleteRecording(ctx context.Context, in *RecordingPath) (*struct{}, error) {
-	app, err := s.recordOf(in.key())
+	app, err := s.recordOf(ctx, in.key())
 	if err != nil {
 		return nil, err
 	}
@@ -106,7 +111,7 @@ type recordingURLOutput struct {
 }
 
 func (s *Server) recordingURL(ctx context.Context, in *recordingURLInput) (*recordingURLOutput, error) {
-	app, err := s.recordOf(in.key())
+	app, err := s.recordOf(ctx, in.key())
 	if err != nil {
 		return nil, err
 	}
@@ -192,25 +197,30 @@ type orderInput struct {
 
 type orderOutput struct{ Body OrderInfo }
 
-func (s *Server) createOrder(_ context.Context, in *orderInput) (*orderOutput, error) {
-	app, err := s.recordOf(in.key())
+func (s *Server) createOrder(ctx context.Context, in *orderInput) (*orderOutput, error) {
+	app, err := s.recordOf(ctx, in.key())
 	if err != nil {
 		return nil, err
 	}
 	if !policy.ValidStreamName(in.Stream) {
 		return nil, invalid(field{"path.stream", "is not the name of a stream"})
 	}
-	o, err := s.Recorder.Order(in.key(), app, in.Body.Start, in.Body.End)
+	o, err := s.Recorder.Order(ctx, in.key(), app, in.Body.Start, in.Body.End)
 	switch {
 	case errors.Is(err, record.ErrOrder):
 		return nil, invalid(field{"body.end", err.Error()})
 	case errors.Is(err, record.ErrOff), errors.Is(err, record.ErrOrders):
 		return nil, problem(http.StatusConflict, kindConflict, "%v", err)
 	case err != nil:
-		s.log.Error("order", "err", err)
-		return nil, away("the order could not be kept; the log of the node says more")
+		return nil, s.orderProblem(err)
 	}
 	return &orderOutput{orderInfo(o)}, nil
+}
+
+// orderProblem is the problem of a store of orders that did not answer.
+func (s *Server) orderProblem(err error) error {
+	s.log.Warn("orders of recordings", "err", err)
+	return away("the store of orders does not answer; the log of the node says more")
 }
 
 func (s *Server) getOrder(ctx context.Context, in *orderPath) (*orderOutput, error) {
@@ -231,22 +241,22 @@ func (s *Server) cancelOrder(ctx context.Context, in *orderPath) (*struct{}, err
 	c := caller(ctx)
 	for _, o := range s.Recorder.Orders() {
 		if o.ID == in.ID && c.Sees(o.Space) {
-			if err := s.Recorder.Cancel(o.ID); err != nil && !errors.Is(err, record.ErrNoOrder) {
-				return nil, err
+			if err := s.Recorder.Cancel(ctx, o.ID); err != nil && !errors.Is(err, record.ErrNoOrder) {
+				return nil, s.orderProblem(err)
 			}
 		}
 	}
 	return nil, nil // one that is gone is no error
 }
 
-func (s *Server) stopRecording(_ context.Context, in *StreamPath) (*endedOutput, error) {
+func (s *Server) stopRecording(ctx context.Context, in *StreamPath) (*endedOutput, error) {
 	out := &endedOutput{}
-	err := s.Recorder.Stop(in.key())
+	err := s.Recorder.Stop(ctx, in.key())
 	switch {
 	case err == nil:
 		out.Body.Ended = 1
 	case !errors.Is(err, record.ErrNotRunning):
-		return nil, err
+		return nil, s.orderProblem(err)
 	}
 	return out, nil
 }
@@ -260,25 +270,27 @@ func (s *Server) recordingRoutes() {
 	add(s, route{
 		ID: "listRecordings", Method: http.MethodGet, Path: base, Tag: tag, Summary: "List the recordings of a stream, the oldest first",
 		Detail: "They are found by their keys, in the bucket that the app records to now.",
-		Role:   Viewer, Scope: InSpace, Errors: []int{404, 503},
+		Role:   Viewer, Scope: InSpace, Errors: []int{404, 409, 503},
 	}, s.listRecordings)
 	add(s, route{
 		ID: "deleteRecording", Method: http.MethodDelete, Path: base + "/{file}", Tag: tag, Summary: "Delete a recording",
 		Detail: "Of HLS the playlist and its segments. One that is not there any more is no error.",
-		Role:   Operator, Scope: InSpace, Errors: []int{404, 503},
+		Role:   Operator, Scope: InSpace, Errors: []int{404, 409, 503},
 	}, s.deleteRecording)
 	add(s, route{
 		ID: "getRecordingURL", Method: http.MethodGet, Path: base + "/{file}/url", Tag: tag, Summary: "A URL by which a recording can be played",
-		Role: Viewer, Scope: InSpace, Errors: []int{404, 503},
+		Role: Viewer, Scope: InSpace, Errors: []int{404, 409, 503},
 	}, s.recordingURL)
 	add(s, route{
 		ID: "listRecordingOrders", Method: http.MethodGet, Path: "/recording-orders", Tag: tag, Summary: "List what is to be recorded when",
-		Role: Viewer, Scope: Filtered,
+		Detail: "Of all nodes, whichever of them was asked.",
+		Role:   Viewer, Scope: Filtered,
 	}, s.listOrders)
 	add(s, route{
 		ID: "createRecordingOrder", Method: http.MethodPost, Path: "/recording-orders/{space}/{app}/{stream}", Tag: tag, Summary: "Record a stream, now or at a time",
-		Detail: "A stream that is on the air is recorded from its newest key frame on, one that comes later from its start. The app's record.mode must not be off.",
-		Role:   Operator, Scope: InSpace, Status: http.StatusCreated, Errors: []int{404, 409, 503},
+		Detail: "A stream that is on the air is recorded from its newest key frame on, one that comes later from its start. The app's record.mode must not be off. " +
+			"The order is one of all nodes; that to which the stream is pushed records it.",
+		Role: Operator, Scope: InSpace, Status: http.StatusCreated, Errors: []int{404, 409, 503},
 	}, s.createOrder)
 	add(s, route{
 		ID: "getRecordingOrder", Method: http.MethodGet, Path: "/recording-orders/{id}", Tag: tag, Summary: "One order",
@@ -288,12 +300,12 @@ func (s *Server) recordingRoutes() {
 	add(s, route{
 		ID: "cancelRecordingOrder", Method: http.MethodDelete, Path: "/recording-orders/{id}", Tag: tag, Summary: "Cancel an order",
 		Detail: "A recording that nothing else asks for ends. An order that is gone is no error.",
-		Role:   Operator, Scope: Filtered,
+		Role:   Operator, Scope: Filtered, Errors: []int{503},
 	}, s.cancelOrder)
 	add(s, route{
 		ID: "stopRecording", Method: http.MethodDelete, Path: "/streams/{space}/{app}/{stream}/recording", Tag: tag, Summary: "Stop the recording of a stream",
 		Detail: "The file is final at once, and orders that are active for the stream end. The next push is recorded again if the app wants that. " +
 			"A stream that is not being recorded is no error.",
-		Role: Operator, Scope: InSpace,
+		Role: Operator, Scope: InSpace, Errors: []int{503},
 	}, s.stopRecording)
 }

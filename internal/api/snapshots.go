@@ -102,7 +102,11 @@ func (s *Server) newestPicture(ctx context.Context, k stream.Key) (*snapshot.Pic
 	if p := s.Pictures.Latest(k); p != nil {
 		return p, nil
 	}
-	sp := s.Policy.Set().Space(k.Space)
+	set := s.Policy.Set()
+	if caller(ctx).Space != "" && !set.Apart(k.Space, k.App, "snapshot") {
+		return nil, nil // what is in the bucket may be of another space
+	}
+	sp := set.Space(k.Space)
 	if sp == nil {
 		return nil, nil
 	}

@@ -10,8 +10,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -80,8 +78,12 @@ func newWorld(t testing.TB, change ...func(*Options)) *world {
 	delivery.SetDefaults()
 	delivery.AllowNetworks = []policy.Network{loopback}
 	space := func(name, domain string) policy.Space {
+		app := recordedApp()
+		if name != "default" {
+			app.Record.Prefix = name
+		}
 		return policy.Space{
-			Name: name, Domains: []policy.Domain{{Name: domain, Type: policy.Both}}, Apps: []policy.App{recordedApp()},
+			Name: name, Domains: []policy.Domain{{Name: domain, Type: policy.Both}}, Apps: []policy.App{app},
 			Delivery:   &delivery,
 			Callback:   &policy.Callback{URL: "https://127.0.0.1:1/live?token=topsecret", PushRefused: true},
 			AccessKeys: []policy.AccessKey{{ID: "key1", Secret: policy.NewSecret("topsecret-" + name)}},
@@ -128,7 +130,7 @@ func newWorld(t testing.TB, change ...func(*Options)) *world {
 		Ended: func(p *stream.Publication) { monitor.Ended(p); book.Ended(p) },
 	})
 	gate := access.NewGate(rules.Set)
-	recorder := newRecorder(t, hub, events.Emit)
+	recorder := newRecorder(t, hub, js, events.Emit)
 	o := Options{
 		Recorder: recorder,
 		Log:      log, Version: "0.0.0", Node: "n1", Started: time.Now(),
@@ -182,7 +184,7 @@ func recordedApp() policy.App {
 
 // newRecorder returns a Recorder, in whose bucket are a recording and a clip of
 // demo, and which has an order for another.
-func newRecorder(t testing.TB, hub *stream.Hub, emit func(event.Event)) *record.Recorder {
+func newRecorder(t testing.TB, hub *stream.Hub, js jetstream.JetStream, emit func(event.Event)) *record.Recorder {
 	t.Helper()
 	signer, err := storage.NewSigner("/objects", bytes.Repeat([]byte{1}, 32))
 	if err != nil {
@@ -202,13 +204,13 @@ func newRecorder(t testing.TB, hub *stream.Hub, emit func(event.Event)) *record.
 			t.Fatal(err)
 		}
 	}
-	dir := t.TempDir()
-	order := `[{"id":"0123456789abcdefghjkmnpqrs","space":"default","app":"live","stream":"demo","start":"2100-01-01T00:00:00Z","end":"2100-01-01T01:00:00Z"}]`
-	if err := os.WriteFile(filepath.Join(dir, "orders.json"), []byte(order), 0o600); err != nil {
+	start := time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC)
+	orders := record.NewOrders(js, 1, slog.New(slog.DiscardHandler))
+	if err := orders.Add(t.Context(), record.Order{ID: "0123456789abcdefghjkmnpqrs", Space: "default", App: "live", Stream: "demo", Start: start, End: start.Add(time.Hour)}); err != nil {
 		t.Fatal(err)
 	}
 	r, err := record.Open(hub, record.Options{
-		Dir: dir, Signer: signer, Emit: emit,
+		Dir: t.TempDir(), Signer: signer, Emit: emit, Orders: orders,
 		Bucket: func(string) (storage.Bucket, error) { return b, nil },
 	})
 	if err != nil {

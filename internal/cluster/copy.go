@@ -74,6 +74,7 @@ func (p *Policy) loadCopy() bool {
 	if p.o.Copy == "" {
 		return false
 	}
+	os.Remove(p.o.Copy + ".new") // of a process that was killed
 	data, err := os.ReadFile(p.o.Copy)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false

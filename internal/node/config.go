@@ -188,8 +188,8 @@ type Record struct {
 	Spool     string        `yaml:"spool"`      // folder of what is not uploaded yet; empty: record in the data folder
 	SpoolSize policy.Size   `yaml:"spool_size"` // recording stops when it is full of what is not uploaded
 	Sync      time.Duration `yaml:"sync"`       // how often what is written is put on the disk; 0: at the end of each segment
-	Uploads   int           `yaml:"uploads"`    // segments being uploaded at a time
-	Files     int           `yaml:"files"`      // MP4 and FLV files being made at a time
+	Uploads   int           `yaml:"uploads"`    // segments being uploaded to one bucket at a time
+	Files     int           `yaml:"files"`      // MP4 and FLV files being made for one bucket at a time
 	GiveUp    time.Duration `yaml:"give_up"`    // a recording that could not be uploaded for so long has failed
 	TakeOver  time.Duration `yaml:"take_over"`  // a node that is away for so long leaves its recordings to the others
 }

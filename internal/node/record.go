@@ -38,6 +38,7 @@ func (n *Node) openRecorder() (err error) {
 		FFmpeg: n.ffmpeg,
 		Signer: n.signer,
 		Share:  n.share(),
+		Orders: record.NewOrders(n.bus.JetStream(), n.bus.Replicas(), n.log),
 		Emit:   n.events.Emit,
 		Flush:  n.events.Flush,
 	})

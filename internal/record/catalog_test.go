@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path"
 	"path/filepath"
@@ -185,13 +186,13 @@ func TestOrder(t *testing.T) {
 			t.Fatalf("%d recordings that nobody asked for", n)
 		}
 		off := policy.DefaultApp("live")
-		if _, err := w.r.Order(testKey, &off, time.Time{}, time.Time{}); !errors.Is(err, ErrOff) {
+		if _, err := w.r.Order(t.Context(), testKey, &off, time.Time{}, time.Time{}); !errors.Is(err, ErrOff) {
 			t.Errorf("an order where recording is off: %v", err)
 		}
-		if err := w.r.Stop(testKey); !errors.Is(err, ErrNotRunning) {
+		if err := w.r.Stop(t.Context(), testKey); !errors.Is(err, ErrNotRunning) {
 			t.Errorf("Stop of nothing: %v", err)
 		}
-		o, err := w.r.Order(testKey, &w.app, time.Time{}, time.Time{})
+		o, err := w.r.Order(t.Context(), testKey, &w.app, time.Time{}, time.Time{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -202,7 +203,7 @@ func TestOrder(t *testing.T) {
 		if u := w.r.Unfinished(); len(u) != 1 || u[0].State != "recording" || u[0].Key != testKey {
 			t.Errorf("unfinished: %+v", u)
 		}
-		if err := w.r.Stop(testKey); err != nil {
+		if err := w.r.Stop(t.Context(), testKey); err != nil {
 			t.Fatal(err)
 		}
 		f := w.finished(1)[0]
@@ -214,7 +215,7 @@ func TestOrder(t *testing.T) {
 		if list := w.r.Orders(); len(list) != 0 {
 			t.Errorf("orders after Stop: %+v", list)
 		}
-		if err := w.r.Cancel(o.ID); !errors.Is(err, ErrNoOrder) {
+		if err := w.r.Cancel(t.Context(), o.ID); !errors.Is(err, ErrNoOrder) {
 			t.Errorf("Cancel of what is gone: %v", err)
 		}
 		time.Sleep(time.Hour)
@@ -222,16 +223,19 @@ func TestOrder(t *testing.T) {
 	})
 }
 
-// A scheduled recording begins and ends by the clock, also after a restart.
+// A scheduled recording begins and ends by the clock, also after a restart of the
+// Recorder.
 func TestSchedule(t *testing.T) {
-	bubble(t, func(r *policy.Record, _ *Options) { r.Mode = policy.RecordParam }, func(t *testing.T, w *world) {
+	bubble(t, func(r *policy.Record, o *Options) {
+		r.Mode, o.Orders = policy.RecordParam, NewOrders(nil, 0, slog.New(slog.DiscardHandler))
+	}, func(t *testing.T, w *world) {
 		now := time.Now()
 		for _, c := range []struct{ start, end time.Duration }{{2 * time.Hour, time.Hour}, {-2 * time.Hour, -time.Hour}} {
-			if _, err := w.r.Order(testKey, &w.app, now.Add(c.start), now.Add(c.end)); !errors.Is(err, ErrOrder) {
+			if _, err := w.r.Order(t.Context(), testKey, &w.app, now.Add(c.start), now.Add(c.end)); !errors.Is(err, ErrOrder) {
 				t.Errorf("an order from %v to %v: %v", c.start, c.end, err)
 			}
 		}
-		if _, err := w.r.Order(testKey, &w.app, now.Add(time.Minute), now.Add(90*time.Second)); err != nil {
+		if _, err := w.r.Order(t.Context(), testKey, &w.app, now.Add(time.Minute), now.Add(90*time.Second)); err != nil {
 			t.Fatal(err)
 		}
 		w.stop()

@@ -131,6 +131,8 @@ type clips struct {
 	turn chan struct{} // who has it decides what is deleted or pointed at
 	grew signal        // recordings have more segments, or more of them are uploaded
 
+	asking sync.Mutex // held while a request is made durable; taken before mu
+
 	mu   sync.Mutex // taken before Recorder.mu
 	list map[clipID]*clip
 }
@@ -229,6 +231,11 @@ func (r *Recorder) fileOf(task string) string {
 
 // loadClips goes on with the clips that were being made.
 func (r *Recorder) loadClips() error {
+	if unfinished, err := filepath.Glob(filepath.Join(r.dir, clipPrefix+"*.json.new")); err == nil {
+		for _, file := range unfinished { // of a process that was killed
+			os.Remove(file)
+		}
+	}
 	files, err := filepath.Glob(filepath.Join(r.dir, clipPrefix+"*.json"))
 	if err != nil {
 		return err
@@ -376,32 +383,48 @@ func (r *Recorder) Clip(ctx context.Context, key stream.Key, app *policy.App, q 
 	}
 	c := r.newClip(j)
 	c.waiting = j.To > src.end()
-	r.clips.mu.Lock()
-	defer r.clips.mu.Unlock()
-	switch old := r.clips.list[j.id()]; {
-	case old != nil && !old.failed(): // somebody was faster
-		if old.now().Ask != j.Ask {
-			return Clip{}, ErrClipName
-		}
+	r.clips.asking.Lock()
+	defer r.clips.asking.Unlock()
+	if old, err := r.reserve(&j); err != nil {
+		return Clip{}, err
+	} else if old != nil {
 		return old.describe(), nil
-	case old != nil:
-		r.forget(old)
-	}
-	if len(r.clips.list) >= maxClips {
-		return Clip{}, ErrClips
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.closed {
-		return Clip{}, context.Canceled
 	}
 	if err := r.save(&j); err != nil {
 		return Clip{}, err
+	}
+	r.clips.mu.Lock()
+	defer r.clips.mu.Unlock()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		os.Remove(r.fileOf(j.Task))
+		return Clip{}, context.Canceled
 	}
 	r.clips.list[j.id()] = c
 	r.emit(c.fact(j.Created, event.ClipRequested{Clip: c.event(&j)}))
 	r.jobs.Go(c.run) // ends when the clip is made, or with c.ctx
 	return c.describe(), nil
+}
+
+// reserve sees that a clip can be made; old is one that is the same, and is being
+// made already. r.clips.asking is held.
+func (r *Recorder) reserve(j *clipJob) (old *clip, err error) {
+	r.clips.mu.Lock()
+	defer r.clips.mu.Unlock()
+	switch old = r.clips.list[j.id()]; {
+	case old != nil && !old.failed(): // somebody was faster
+		if old.now().Ask != j.Ask {
+			return nil, ErrClipName
+		}
+		return old, nil
+	case old != nil:
+		r.forget(old)
+	}
+	if len(r.clips.list) >= maxClips {
+		return nil, ErrClips
+	}
+	return nil, nil
 }
 
 // same returns the clip that was asked for before in the same words, one

@@ -100,12 +100,11 @@ func (c *clip) make() (*made, error) {
 		return c.makeHLS(c.ctx, b, &j)
 	}
 	c.wait(false)
-	select {
-	case c.r.clipping <- struct{}{}:
-		defer func() { <-c.r.clipping }()
-	case <-c.ctx.Done():
-		return nil, c.ctx.Err()
+	leave, err := c.r.clipping.take(c.ctx, c.r.named(j.Bucket))
+	if err != nil {
+		return nil, err
 	}
+	defer leave()
 	return c.makeMP4(c.ctx, b)
 }
 
@@ -397,10 +396,13 @@ func (c *clip) makeMP4(ctx context.Context, b storage.Bucket) (*made, error) {
 		up, err = b.Resume(ctx, j.Upload)
 	}
 	if errors.Is(err, storage.ErrNotExist) {
-		up, err = b.Upload(ctx, key, storage.PutOptions{IfAbsent: true, PartSize: mp4.DefaultPartSize, Meta: j.meta(0)})
+		up, err = b.Upload(ctx, key, storage.PutOptions{IfAbsent: true, PartSize: mp4.DefaultPartSize, Meta: j.meta(0), Name: "clip/" + j.Task})
 		if err == nil {
 			err = c.change(func(j *clipJob) { j.Upload, j.Whole = up.State(), nil })
 		}
+	}
+	if errors.Is(err, storage.ErrExist) {
+		return nil, &failure{errnumStorage, fmt.Errorf("%s: %w", key, err)}
 	}
 	if err != nil {
 		return nil, err

@@ -32,17 +32,19 @@ type converted struct {
 // of the file go into the bucket as they come. A process that goes on where
 // another has stopped makes the same parts, and leaves out those that are there.
 func (t *take) convert(ctx context.Context, p *production) (*made, error) {
-	select {
-	case t.r.making <- struct{}{}:
-		defer func() { <-t.r.making }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	leave, err := t.r.making.take(ctx, t.r.named(t.head.Record.Bucket))
+	if err != nil {
+		return nil, err
 	}
+	defer leave()
 	b, err := t.r.bucket(t.head.Record.Bucket)
 	if err != nil {
 		return nil, err
 	}
 	up, err := t.uploadOf(ctx, b, p)
+	if errors.Is(err, storage.ErrExist) {
+		t.rename(p)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -50,7 +52,11 @@ func (t *take) convert(ctx context.Context, p *production) (*made, error) {
 		if p.Whole, err = t.write(ctx, b, p.Format, up); err != nil {
 			return nil, err
 		}
-		t.note(entry{Named: p}, true)
+		t.journal.add(entry{Named: p})
+		t.flush(true)
+	}
+	if !t.shareAll() { // whoever goes on knows of the upload, and so its file again
+		return nil, errMoved
 	}
 	_, err = up.Complete(ctx)
 	switch {
@@ -82,14 +88,18 @@ func (t *take) uploadOf(ctx context.Context, b storage.Bucket, p *production) (s
 			return up, err
 		}
 	}
-	up, err := b.Upload(ctx, p.Key, storage.PutOptions{IfAbsent: true, PartSize: mp4.DefaultPartSize})
+	if !t.shareAll() { // nothing of another node's is aborted
+		return nil, errMoved
+	}
+	up, err := b.Upload(ctx, p.Key, storage.PutOptions{IfAbsent: true, PartSize: mp4.DefaultPartSize, Name: "record/" + t.head.Task + "/" + p.Format})
 	if err != nil {
 		return nil, err
 	}
 	t.mu.Lock()
 	p.Upload, p.Whole = up.State(), nil
-	t.noteLocked(entry{Named: p}, true)
+	t.journal.add(entry{Named: p})
 	t.mu.Unlock()
+	t.flush(true)
 	t.share() // so that another node can go on with it
 	return up, nil
 }

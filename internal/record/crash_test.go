@@ -13,9 +13,11 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -26,6 +28,7 @@ import (
 	"weir/internal/media/m3u8"
 	"weir/internal/policy"
 	"weir/internal/storage"
+	"weir/internal/stream"
 )
 
 // copySpool copies the spool as it is now: what a process that dies now leaves.
@@ -831,4 +834,117 @@ func TestDiskFull(t *testing.T) {
 			})
 		})
 	}
+}
+
+// hanging is a bucket that does not answer who stores a key that ends so.
+type hanging struct {
+	storage.Bucket
+	suffix string
+	hangs  atomic.Int32
+}
+
+func (h *hanging) hang(ctx context.Context, key string) error {
+	if !strings.HasSuffix(key, h.suffix) {
+		return nil
+	}
+	h.hangs.Add(1)
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (h *hanging) Put(ctx context.Context, key string, body io.Reader, o storage.PutOptions) (storage.Object, error) {
+	if err := h.hang(ctx, key); err != nil {
+		return storage.Object{}, err
+	}
+	return h.Bucket.Put(ctx, key, body, o)
+}
+
+func (h *hanging) Upload(ctx context.Context, key string, o storage.PutOptions) (storage.Upload, error) {
+	if err := h.hang(ctx, key); err != nil {
+		return nil, err
+	}
+	return h.Bucket.Upload(ctx, key, o)
+}
+
+// F26: a bucket that hangs takes nothing from recordings to another one.
+func TestBucketHangs(t *testing.T) {
+	for _, at := range []string{".ts", ".mp4"} {
+		bubble(t, func(r *policy.Record, o *Options) { every(r); o.Uploads, o.Files = 1, 1 }, func(t *testing.T, w *world) {
+			bad := &hanging{suffix: at}
+			var err error
+			if bad.Bucket, err = storage.OpenDirectory("bad", t.TempDir(), nil); err != nil {
+				t.Fatal(err)
+			}
+			w.stop()
+			w.opt.Bucket = func(name string) (storage.Bucket, error) {
+				if name == "bad" {
+					return bad, nil
+				}
+				return w.b, nil
+			}
+			w.start()
+			app := w.app
+			app.Record.Bucket = "bad"
+			pub, err := w.hub.Publish(stream.Key{Space: "default", App: "live", Name: "other"}, &app, stream.Push{Sequence: event.NewSequence()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.both(pub).run(15_000).end()
+			time.Sleep(app.Record.Splice + time.Minute)
+			if bad.hangs.Load() == 0 {
+				t.Fatalf("nothing hangs")
+			}
+			clear(w.sent)
+			began := time.Now()
+			w.both(w.push()).run(15_000).end()
+			files := 0
+			for files < 3 && time.Since(began) < time.Hour {
+				time.Sleep(time.Second)
+				synctest.Wait()
+				files = 0
+				for _, f := range facts[event.RecordFinished](w) {
+					if strings.Contains(f.Key, "/"+testKey.Name+"/") {
+						files++
+					}
+				}
+			}
+			if d := time.Since(began); files != 3 || d > 15*time.Second+app.Record.Splice+10*time.Second {
+				t.Errorf("%s hangs: %d files in the other bucket after %v", at, files, d)
+			}
+		})
+	}
+}
+
+// Who lists recordings, asks for one or pushes another stream does not wait for a disk
+// that does not answer the one who closes a recording.
+func TestDiskHangs(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, w *world) {
+		w.both(w.push()).run(3000).end()
+		synctest.Wait()
+		tk := w.r.unfinished(testKey, "")
+		tk.journal.writing.Lock() // as if the disk did not come back
+		stopped := make(chan error, 1)
+		go func() { stopped <- w.r.Stop(t.Context(), testKey) }() // ends when the disk answers
+		for closed := false; !closed; runtime.Gosched() {
+			tk.mu.Lock()
+			closed = tk.closed != nil
+			tk.mu.Unlock()
+		}
+		if list := w.r.Unfinished(); len(list) != 1 || list[0].State != "finishing" {
+			t.Errorf("unfinished: %+v", list)
+		}
+		if n := w.r.Stats().Takes; n != 1 {
+			t.Errorf("%d takes", n)
+		}
+		select {
+		case err := <-stopped:
+			t.Errorf("Stop = %v, before the disk has it", err)
+		default:
+		}
+		tk.journal.writing.Unlock()
+		if err := <-stopped; err != nil {
+			t.Error(err)
+		}
+		w.all(w.read(w.finished(1)[0]))
+	})
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"weir/internal/event"
@@ -124,12 +125,17 @@ const journalName = "journal"
 // tenth of it.
 const maxJournal = 512 << 20
 
-// journal is the file of entries. What cannot be written now, because the disk
-// is full, is kept and written before the next entry.
+// journal is the file of entries. They are added in memory, under whatever lock
+// guards what they say, and written without it: a disk may take its time. What
+// cannot be written now, because it is full, is written before the next entry.
 type journal struct {
-	f    *os.File
-	size int64
-	late []byte
+	writing sync.Mutex // held while the disk is; taken before mu
+	f       *os.File
+	closed  bool
+
+	mu   sync.Mutex
+	size int64  // of what is written
+	late []byte // what is not
 }
 
 func createJournal(dir string) (*journal, error) {
@@ -181,27 +187,75 @@ func readEntries(data []byte, each func(*entry)) (end int) {
 	}
 }
 
-// write appends e, and if sync is set it is on disk when write returns.
-func (j *journal) write(e entry, sync bool) error {
+// add adds an entry, which flush writes.
+func (j *journal) add(e entry) {
 	line, err := json.Marshal(e)
 	if err != nil {
-		return fmt.Errorf("journal: %w", err)
+		panic(err) // numbers, strings and times
 	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
 	j.late = append(append(j.late, line...), '\n')
-	n, err := j.f.WriteAt(j.late, j.size)
-	if err != nil {
-		if n > 0 {
-			j.f.Truncate(j.size)
-		}
-		return fmt.Errorf("journal: %w", err)
+}
+
+// flush writes what was added, and if sync is set it is on disk when flush returns.
+func (j *journal) flush(sync bool) error {
+	j.writing.Lock()
+	defer j.writing.Unlock()
+	if j.closed {
+		return nil
 	}
-	j.size, j.late = j.size+int64(n), nil
-	if sync {
-		if err := j.f.Sync(); err != nil {
-			return fmt.Errorf("journal: %w", err)
-		}
+	j.mu.Lock()
+	text, at := j.late, j.size
+	j.late = nil
+	j.mu.Unlock()
+	n, err := j.f.WriteAt(text, at)
+	j.mu.Lock()
+	if err != nil {
+		j.late = append(text, j.late...)
+	} else {
+		j.size += int64(n)
+	}
+	j.mu.Unlock()
+	switch {
+	case err != nil && n > 0:
+		j.f.Truncate(at)
+	case err == nil && sync:
+		err = j.f.Sync()
+	}
+	if err != nil {
+		return fmt.Errorf("journal: %w", err)
 	}
 	return nil
 }
 
-func (j *journal) close() error { return j.f.Close() }
+// read returns what is written from an offset on.
+func (j *journal) read(from int64) ([]byte, error) {
+	data := make([]byte, j.length()-from)
+	if n, err := j.f.ReadAt(data, from); n < len(data) {
+		return nil, fmt.Errorf("read journal: %w", err)
+	}
+	return data, nil
+}
+
+// length returns the size of what is written.
+func (j *journal) length() int64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.size
+}
+
+// is reports whether so many bytes are all of it.
+func (j *journal) is(size int64) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.size == size && len(j.late) == 0
+}
+
+// close gives the file up. What is added afterwards goes nowhere.
+func (j *journal) close() error {
+	j.writing.Lock()
+	defer j.writing.Unlock()
+	j.closed = true
+	return j.f.Close()
+}

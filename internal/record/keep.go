@@ -49,13 +49,17 @@ func (t *take) keep() {
 		n, closed := t.next()
 		switch {
 		case t.isMoved():
+			var again <-chan time.Time
 			if closed {
-				t.fork()
-				t.forget()
-				return
+				if t.fork() {
+					t.forget()
+					return
+				}
+				again = time.After(shareWait)
 			}
 			select {
 			case <-t.changed:
+			case <-again:
 			case <-t.r.ctx.Done():
 				return
 			}
@@ -185,12 +189,11 @@ func (t *take) upload(ctx context.Context, n int) (err error) {
 	t.mu.Unlock()
 	ctx, span := t.trace(ctx)
 	defer func() { span.Fail(err); span.End() }()
-	select {
-	case t.r.uploads <- struct{}{}:
-		defer func() { <-t.r.uploads }()
-	case <-ctx.Done():
-		return ctx.Err()
+	leave, err := t.r.uploads.take(ctx, t.r.named(t.head.Record.Bucket))
+	if err != nil {
+		return err
 	}
+	defer leave()
 	b, err := t.r.bucket(t.head.Record.Bucket)
 	if err != nil {
 		return err
@@ -208,7 +211,7 @@ func (t *take) upload(ctx context.Context, n int) (err error) {
 	defer cancel()
 	key := path.Join(t.folder(), s.name())
 	span.Set("key", key)
-	o := storage.PutOptions{Size: s.Size, SHA256: s.SHA256, CacheControl: "max-age=31536000, immutable"}
+	o := storage.PutOptions{Size: s.Size, SHA256: s.SHA256, CacheControl: "max-age=31536000, immutable", Name: "record/" + t.head.Task + "/" + s.name()}
 	if _, err := b.Put(ctx, key, f, o); err != nil {
 		return err
 	}
@@ -224,8 +227,9 @@ func (t *take) upload(ctx context.Context, n int) (err error) {
 	t.mu.Lock()
 	again := t.segment(n).stored // somebody has deleted it there
 	t.segment(n).stored = true
-	t.noteLocked(entry{Stored: n}, false)
+	t.journal.add(entry{Stored: n})
 	t.mu.Unlock()
+	t.flush(false)
 	t.r.clips.grew.all()
 	if !again {
 		t.r.spool.stored(t, n, s.Size)
@@ -283,6 +287,7 @@ func (t *take) produce(format string, cfg *policy.RecordFormat, do func(context.
 	if p.Fact == nil {
 		var m *made
 		var fail *failure
+		moved := false
 		if hls := t.files["hls"]; format != "hls" && hls.Fact.Type == event.TypeRecordFailed {
 			d := hls.Fact.Data.(event.RecordFailed)
 			fail = &failure{d.Errnum, errors.New("there is no HLS recording to make it of: " + d.Errmsg)}
@@ -292,7 +297,8 @@ func (t *take) produce(format string, cfg *policy.RecordFormat, do func(context.
 			span.Set("format", format, "key", p.Key)
 			span.Fail(err)
 			span.End()
-			if errors.As(err, &fail) {
+			moved = errors.Is(err, errMoved)
+			if moved || errors.As(err, &fail) {
 				return nil
 			}
 			if err != nil && t.late() {
@@ -300,7 +306,7 @@ func (t *take) produce(format string, cfg *policy.RecordFormat, do func(context.
 				return nil
 			}
 			return err
-		}) {
+		}) || moved {
 			return false
 		}
 		t.conclude(p, cfg, m, fail)
@@ -314,7 +320,8 @@ func (t *take) produce(format string, cfg *policy.RecordFormat, do func(context.
 			return false
 		}
 		p.told = true
-		t.note(entry{Told: format}, true)
+		t.journal.add(entry{Told: format})
+		t.flush(true)
 	}
 	return true
 }
@@ -322,6 +329,7 @@ func (t *take) produce(format string, cfg *policy.RecordFormat, do func(context.
 // production returns the file of a format, which gets its name now if it has
 // none. The take is closed.
 func (t *take) production(format string) *production {
+	defer t.flush(true)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p := t.files[format]
@@ -332,7 +340,7 @@ func (t *take) production(format string) *production {
 		}
 		p = &production{Format: format, Task: task, Key: t.name(format, 0)}
 		t.files[format] = p
-		t.noteLocked(entry{Named: p}, true)
+		t.journal.add(entry{Named: p})
 	}
 	return p
 }
@@ -380,10 +388,11 @@ func (t *take) conclude(p *production, cfg *policy.RecordFormat, m *made, fail *
 		}
 	}
 	e := t.fact(now, data)
+	defer t.flush(true)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p.Fact = &e
-	t.noteLocked(entry{Made: p}, true)
+	t.journal.add(entry{Made: p})
 }
 
 // abort frees what the bucket holds of a file that will not be.
@@ -443,11 +452,12 @@ func (t *take) name(format string, n int) string {
 
 // rename gives a file another name because its name is taken.
 func (t *take) rename(p *production) {
+	defer t.flush(true)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	p.Taken++
 	p.Key, p.Upload, p.Whole = t.name(p.Format, p.Taken), nil, nil
-	t.noteLocked(entry{Named: p}, true)
+	t.journal.add(entry{Named: p})
 }
 
 // margin is how much longer than wanted a segment gets when the frame comes late

@@ -1,44 +1,18 @@
 package record
 
 import (
-	"cmp"
-	"encoding/json"
+	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"slices"
 	"time"
 
-	"weir/internal/durable"
 	"weir/internal/event"
 	"weir/internal/policy"
 	"weir/internal/stream"
 )
 
-// Order asks for recordings of a stream, whenever it is pushed, from Start on
-// until End. It survives a restart.
-type Order struct {
-	ID     string    `json:"id"`
-	Space  string    `json:"space"`
-	App    string    `json:"app"`
-	Stream string    `json:"stream"`
-	Start  time.Time `json:"start"`
-	End    time.Time `json:"end,omitzero"` // zero: until Stop
-}
-
-func (o *Order) key() stream.Key { return stream.Key{Space: o.Space, App: o.App, Name: o.Stream} }
-
-func (o *Order) active(now time.Time) bool {
-	return !now.Before(o.Start) && (o.End.IsZero() || now.Before(o.End))
-}
-
-const (
-	ordersName = "orders.json"
-	maxOrders  = 10_000
-)
-
-// Errors of Order and Stop.
+// Errors of Order, Cancel and Stop. Any other error is that of JetStream, and the
+// same call may succeed later.
 var (
 	ErrOrder      = errors.New("the end must be after the start and in the future")
 	ErrOrders     = errors.New("there are too many orders")
@@ -47,46 +21,10 @@ var (
 	ErrNotRunning = errors.New("the stream is not being recorded")
 )
 
-// loadOrders reads the orders that there were.
-func (r *Recorder) loadOrders() error {
-	data, err := os.ReadFile(filepath.Join(r.dir, ordersName))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	var list []*Order
-	if err == nil {
-		err = json.Unmarshal(data, &list)
-	}
-	if err != nil {
-		return fmt.Errorf("orders: %w", err)
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, o := range list {
-		r.orders[o.ID] = o
-	}
-	r.due() // those that ended meanwhile go
-	return nil
-}
-
-// saveOrders makes the orders durable. r.mu is held.
-func (r *Recorder) saveOrders() error {
-	list := make([]*Order, 0, len(r.orders))
-	for _, o := range r.orders {
-		list = append(list, o)
-	}
-	slices.SortFunc(list, func(a, b *Order) int { return cmp.Compare(a.ID, b.ID) })
-	data, err := json.Marshal(list)
-	if err != nil {
-		return err
-	}
-	return durable.WriteFile(filepath.Join(r.dir, ordersName), data)
-}
-
 // Order asks for recordings of a stream. A zero start is now. If the stream is
 // being pushed, its recording begins at the newest key frame. app is the
 // stream's.
-func (r *Recorder) Order(key stream.Key, app *policy.App, start, end time.Time) (Order, error) {
+func (r *Recorder) Order(ctx context.Context, key stream.Key, app *policy.App, start, end time.Time) (Order, error) {
 	now := time.Now()
 	if start.IsZero() {
 		start = now
@@ -97,70 +35,48 @@ func (r *Recorder) Order(key stream.Key, app *policy.App, start, end time.Time) 
 	if app.Record.Mode == policy.RecordOff {
 		return Order{}, ErrOff
 	}
-	o := &Order{ID: event.NewID(), Space: key.Space, App: key.App, Stream: key.Name, Start: start, End: end}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if len(r.orders) >= maxOrders {
+	if len(r.orders.all()) >= maxOrders {
 		return Order{}, ErrOrders
 	}
-	r.orders[o.ID] = o
-	if err := r.saveOrders(); err != nil {
-		delete(r.orders, o.ID)
+	o := Order{ID: event.NewID(), Space: key.Space, App: key.App, Stream: key.Name, Start: start, End: end}
+	if err := r.orders.Add(ctx, o); err != nil {
 		return Order{}, fmt.Errorf("order: %w", err)
 	}
 	r.due()
-	return *o, nil
+	return o, nil
 }
 
-// Orders returns all orders, by their start.
-func (r *Recorder) Orders() []Order {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	list := make([]Order, 0, len(r.orders))
-	for _, o := range r.orders {
-		list = append(list, *o)
-	}
-	slices.SortFunc(list, func(a, b Order) int { return cmp.Or(a.Start.Compare(b.Start), cmp.Compare(a.ID, b.ID)) })
-	return list
-}
+// Orders returns all orders, those that other nodes took too, by their start.
+func (r *Recorder) Orders() []Order { return r.orders.all() }
 
 // Cancel removes an order. A recording that no other order and not the app asks
 // for ends.
-func (r *Recorder) Cancel(id string) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	o := r.orders[id]
-	if o == nil {
+func (r *Recorder) Cancel(ctx context.Context, id string) error {
+	if !r.orders.has(id) {
 		return ErrNoOrder
 	}
-	return r.cancel1(o)
-}
-
-func (r *Recorder) cancel1(o *Order) error {
-	delete(r.orders, o.ID)
-	err := r.saveOrders()
-	r.unwanted(o.key())
-	return err
+	if err := r.orders.remove(ctx, id); err != nil {
+		return fmt.Errorf("cancel order: %w", err)
+	}
+	r.due()
+	return nil
 }
 
 // Stop ends the recording of a stream, whoever asked for it, and the orders
 // that are active for it. The file is then final at once. The next push is
-// recorded again if its app wants that.
-func (r *Recorder) Stop(key stream.Key) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	now, found := time.Now(), false
-	for id, o := range r.orders {
-		if o.key() == key && o.active(now) {
-			delete(r.orders, id)
-			found = true
+// recorded again if its app wants that. Where another node records the stream, it is
+// the end of the orders that ends that.
+func (r *Recorder) Stop(ctx context.Context, key stream.Key) error {
+	ids := r.orders.active(key, time.Now())
+	var err error
+	if len(ids) > 0 {
+		if err = r.orders.remove(ctx, ids...); err != nil {
+			err = fmt.Errorf("cancel orders: %w", err)
 		}
 	}
-	var err error
-	if found {
-		err = r.saveOrders()
-	}
-	if !r.stop(key) && !found {
+	r.mu.Lock()
+	defer r.unlock()
+	if !r.stop(key) && len(ids) == 0 {
 		return ErrNotRunning
 	}
 	return err
@@ -185,52 +101,42 @@ func (r *Recorder) stop(key stream.Key) bool {
 		p.timer.Stop()
 		p.timer = nil
 	}
-	p.take.close("stopped", p.take.leaving().Last)
+	r.close(p.take, "stopped", p.take.leaving().Last)
 	p.take = nil
 	delete(r.places, key)
 	return true
 }
 
-// unwanted ends the recording of a stream that is not wanted any more. r.mu is
-// held.
-func (r *Recorder) unwanted(key stream.Key) {
-	p := r.places[key]
-	if p == nil || p.session == nil || r.wanted(key, p.session.pub) {
+// due begins and ends recordings as the orders have it now.
+func (r *Recorder) due() {
+	r.mu.Lock()
+	defer r.unlock()
+	if r.closed {
 		return
 	}
-	r.stop(key)
-}
-
-// ordered reports whether an order asks for a stream. r.mu is held.
-func (r *Recorder) ordered(key stream.Key, now time.Time) bool {
-	for _, o := range r.orders {
-		if o.key() == key && o.active(now) {
-			return true
+	over, wanted, next := r.orders.at(time.Now())
+	for key, p := range r.places {
+		if p.session != nil && !r.wanted(key, p.session.pub) {
+			r.stop(key)
 		}
 	}
-	return false
-}
-
-// due begins and ends recordings as the orders have it now. r.mu is held.
-func (r *Recorder) due() {
-	now := time.Now()
-	expired := false
-	for id, o := range r.orders {
-		switch {
-		case !o.End.IsZero() && !now.Before(o.End):
-			delete(r.orders, id)
-			expired = true
-			r.unwanted(o.key())
-		case o.active(now):
-			r.start(o.key())
-		}
+	for _, key := range wanted {
+		r.start(key)
 	}
-	if expired {
-		if err := r.saveOrders(); err != nil {
-			r.log.Warn("orders", "err", err)
-		}
+	if len(over) > 0 {
+		r.jobs.Go(func() { // ends with an answer, or soon without one
+			if err := r.orders.remove(r.ctx, over...); err != nil && r.ctx.Err() == nil {
+				r.log.Warn("orders that are over are not removed yet", "err", err)
+			}
+		})
 	}
-	r.schedule()
+	if r.timer != nil {
+		r.timer.Stop()
+		r.timer = nil
+	}
+	if !next.IsZero() {
+		r.timer = time.AfterFunc(time.Until(next), r.due)
+	}
 }
 
 // start records a stream that is being pushed and not yet recorded. r.mu is
@@ -252,33 +158,5 @@ func (r *Recorder) start(key stream.Key) {
 	r.jobs.Go(func() {    // ends with the publication, or when the reader is closed
 		defer rd.Close()
 		r.record(pub, rd)
-	})
-}
-
-// schedule sets the timer for the next moment at which an order begins or ends.
-// r.mu is held.
-func (r *Recorder) schedule() {
-	if r.timer != nil {
-		r.timer.Stop()
-		r.timer = nil
-	}
-	var next time.Time
-	now := time.Now()
-	for _, o := range r.orders {
-		for _, at := range [...]time.Time{o.Start, o.End} {
-			if at.After(now) && (next.IsZero() || at.Before(next)) {
-				next = at
-			}
-		}
-	}
-	if next.IsZero() || r.closed {
-		return
-	}
-	r.timer = time.AfterFunc(time.Until(next), func() {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		if !r.closed {
-			r.due()
-		}
 	})
 }

@@ -57,8 +57,8 @@ type Options struct {
 	Size   int64           // bound of the spool's size; default 20 GiB
 	Sync   time.Duration   // a segment that grows is put on the disk so often; default 1 s, negative: only at its end
 
-	Uploads int           // segments being uploaded at a time; default 4
-	Files   int           // MP4 and FLV files being made at a time; default 1
+	Uploads int           // segments being uploaded to a bucket at a time; default 4
+	Files   int           // MP4 and FLV files being made for a bucket at a time; default 1
 	GiveUp  time.Duration // when an upload that fails is given up; default 72 h
 	Retry   time.Duration // after which it is tried again at first; default 1 s
 
@@ -77,6 +77,9 @@ type Options struct {
 	// Share lets the nodes of a cluster go on with each other's recordings; nil:
 	// there are no others.
 	Share *Share
+
+	// Orders are those of all nodes; nil: they end with the Recorder.
+	Orders *Orders
 
 	// Emit appends a fact to the event log and never blocks; Flush waits until
 	// what was emitted is durable.
@@ -98,15 +101,16 @@ type Recorder struct {
 	named  func(string) string
 	signer *storage.Signer
 	ledger *ledger // nil without Share
+	orders *Orders
 	emit   func(event.Event)
 	flush  func(context.Context) error
 
 	spool   spool
-	uploads chan struct{} // a place for each upload
-	making  chan struct{} // a place for each file being made
+	uploads slots // of segments
+	making  slots // of MP4 and FLV files
 
 	clips    clips
-	clipping chan struct{} // a place for each MP4 clip being made
+	clipping slots // of MP4 clips
 
 	stats  stats
 	alerts alerts
@@ -119,8 +123,8 @@ type Recorder struct {
 	closed bool
 	places map[stream.Key]*place
 	takes  map[string]*take // all that are not removed, by task
-	orders map[string]*Order
-	timer  *time.Timer // of the next moment at which an order begins or ends
+	ended  []*take          // closed with mu held: unlock makes that durable
+	timer  *time.Timer      // of the next moment at which an order begins or ends
 }
 
 // place is where the takes of a stream meet: at most one session, and one take
@@ -148,19 +152,22 @@ func Open(hub *stream.Hub, o Options) (*Recorder, error) {
 	if o.BucketName == nil {
 		o.BucketName = func(name string) string { return name }
 	}
+	if o.Orders == nil {
+		o.Orders = NewOrders(nil, 0, o.Log)
+	}
 	if o.Flush == nil {
 		o.Flush = func(context.Context) error { return nil }
 	}
 	r := &Recorder{
 		hub: hub, log: o.Log, dir: o.Dir, sync: o.Sync, giveUp: o.GiveUp, retry: o.Retry, bucket: o.Bucket, named: o.BucketName, signer: o.Signer, emit: o.Emit, flush: o.Flush,
-		spool: spool{limit: o.Size}, uploads: make(chan struct{}, o.Uploads), making: make(chan struct{}, o.Files), clipping: make(chan struct{}, o.Files),
-		places: make(map[stream.Key]*place), takes: make(map[string]*take), orders: make(map[string]*Order),
+		spool: spool{limit: o.Size}, uploads: slots{n: o.Uploads}, making: slots{n: o.Files}, clipping: slots{n: o.Files},
+		places: make(map[stream.Key]*place), takes: make(map[string]*take), orders: o.Orders,
 		clips: clips{tool: o.FFmpeg, turn: make(chan struct{}, 1), list: make(map[clipID]*clip)},
 	}
 	r.opened = time.Now()
 	r.spool.high = r.spoolHigh
 	if o.Share != nil {
-		r.ledger = &ledger{Share: *o.Share, log: o.Log, gone: make(map[string]time.Time)}
+		r.ledger = &ledger{Share: *o.Share, log: o.Log, gone: make(map[string]time.Time), busy: make(map[string]bool)}
 		r.ledger.After = cmp.Or(r.ledger.After, 5*time.Minute)
 	}
 	r.ctx, r.cancel = context.WithCancel(tracing.With(context.Background(), o.Tracer))
@@ -172,20 +179,22 @@ func Open(hub *stream.Hub, o Options) (*Recorder, error) {
 		r.jobs.Go(func() { r.ledger.run(r.ctx, r) }) // ends with r.ctx
 	}
 	hub.Follow(r.follow)
+	r.due()
+	r.jobs.Go(func() { r.orders.run(r.ctx, r.due) }) // ends with r.ctx
 	return r, nil
 }
 
 // recover goes on with the takes in the spool.
 func (r *Recorder) recover() error {
-	if err := r.loadOrders(); err != nil {
-		return err
-	}
 	entries, err := os.ReadDir(r.dir)
 	if err != nil {
 		return err
 	}
 	var takes []*take
 	for _, e := range entries {
+		if task, ok := strings.CutPrefix(e.Name(), newPrefix); ok && isTask(task) {
+			os.RemoveAll(filepath.Join(r.dir, e.Name())) // it was not whole
+		}
 		if !e.IsDir() || !isTask(e.Name()) {
 			continue
 		}
@@ -204,16 +213,19 @@ func (r *Recorder) recover() error {
 	}
 	slices.SortFunc(takes, func(a, b *take) int { return a.head.Start.Compare(b.head.Start) })
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	for _, t := range takes {
 		r.takes[t.head.Task] = t
+	}
+	for _, t := range takes {
+		t.forked = r.takes[t.forkTask()] != nil
 		r.jobs.Go(t.keep) // ends when the take is done, or with r.ctx
 		if t.closed != nil {
 			continue
 		}
 		p := r.placeOf(t.head.key())
 		if p.take != nil { // the process died between a cut and its note
-			p.take.close("cut", p.take.left.Last)
+			r.close(p.take, "cut", p.take.left.Last)
 		}
 		p.take = t
 	}
@@ -256,6 +268,23 @@ func (r *Recorder) Close() {
 	}
 }
 
+// close closes a take. r.mu is held, and given back by unlock.
+func (r *Recorder) close(t *take, reason string, end time.Time) {
+	t.noteClosed(reason, end)
+	r.ended = append(r.ended, t)
+}
+
+// unlock unlocks r.mu, and then, without it, waits for the disk.
+func (r *Recorder) unlock() {
+	list := r.ended
+	r.ended = nil
+	r.mu.Unlock()
+	for _, t := range list {
+		t.flush(true)
+		t.wake()
+	}
+}
+
 // placeOf returns the place of a stream. r.mu is held.
 func (r *Recorder) placeOf(key stream.Key) *place {
 	p := r.places[key]
@@ -293,7 +322,7 @@ func (r *Recorder) wanted(key stream.Key, pub *stream.Publication) bool {
 	case policy.RecordOff:
 		return false
 	}
-	return r.ordered(key, time.Now())
+	return len(r.orders.active(key, time.Now())) > 0
 }
 
 // asks reports whether the value of a push's parameter asks for a recording.
@@ -329,20 +358,20 @@ func (r *Recorder) record(pub *stream.Publication, rd *stream.Reader) {
 	}
 	p.session = s
 	if t := p.take; t != nil && !t.awaits(pub.Start()) {
-		t.close("left", t.leaving().Last)
+		r.close(t, "left", t.leaving().Last)
 		p.take = nil
 	}
-	r.mu.Unlock()
+	r.unlock()
 
 	s.run()
 
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	p.refs--
 	p.session = nil
 	r.clips.grew.all() // as far as it will for now
 	if s.stopped && p.take != nil {
-		p.take.close("stopped", s.last)
+		r.close(p.take, "stopped", s.last)
 		p.take = nil
 	}
 	r.await(key, p)
@@ -362,10 +391,10 @@ func (r *Recorder) compare(p *place, pub *stream.Publication) {
 	if t != nil && !t.ours(ctx) {
 		r.mu.Lock()
 		if p.take == t {
-			t.close("moved", t.leaving().Last)
+			r.close(t, "moved", t.leaving().Last)
 			p.take = nil
 		}
-		r.mu.Unlock()
+		r.unlock()
 		select {
 		case <-t.done: // its folder is free for what the others have of it
 		case <-ctx.Done():
@@ -400,14 +429,43 @@ func (r *Recorder) await(key stream.Key, p *place) {
 		}
 		p.timer = time.AfterFunc(max(d, 0), func() {
 			r.mu.Lock()
-			defer r.mu.Unlock()
+			defer r.unlock()
 			if r.closed || p.take != t || p.refs > 0 {
 				return
 			}
-			t.close("left", left.Last)
+			r.close(t, "left", left.Last)
 			p.take, p.timer = nil, nil
 			delete(r.places, key)
 		})
+	}
+}
+
+// slots are places for work with buckets: so many for each, so that one which
+// hangs holds up nobody who has another.
+type slots struct {
+	n int
+
+	mu sync.Mutex
+	of map[string]chan struct{} // by the name of the bucket
+}
+
+// take waits for a place, which the caller gives back by calling leave.
+func (s *slots) take(ctx context.Context, bucket string) (leave func(), err error) {
+	s.mu.Lock()
+	if s.of == nil {
+		s.of = make(map[string]chan struct{})
+	}
+	places := s.of[bucket]
+	if places == nil {
+		places = make(chan struct{}, s.n)
+		s.of[bucket] = places
+	}
+	s.mu.Unlock()
+	select {
+	case places <- struct{}{}:
+		return func() { <-places }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
 }
 

@@ -32,10 +32,14 @@ type remote struct {
 	fault  atomic.Pointer[func(w http.ResponseWriter, r *http.Request, forward http.Handler) bool]
 	bucket *storage.S3 // as the recorder has it
 	honest *storage.S3 // the server itself
+	addr   string
 	client *minio.Core // somebody else's eyes
 
 	told chan event.RecordFinished
 }
+
+// hasty is how the recorder's bucket waits.
+var hasty = storage.S3Options{Attempts: 2, Wait: time.Millisecond, Stall: time.Second, MinRate: 4 << 20}
 
 func newRemote(t *testing.T) *remote {
 	t.Helper()
@@ -48,12 +52,12 @@ func newRemote(t *testing.T) *remote {
 		}
 		return b
 	}
-	r.honest = open(addr, storage.S3Options{})
+	r.honest, r.addr = open(addr, storage.S3Options{}), addr
 	r.proxy = storagetest.NewToxiproxy(t, storagetest.Middleman(t, addr, func(w http.ResponseWriter, req *http.Request, forward http.Handler) bool {
 		f := r.fault.Load()
 		return f != nil && (*f)(w, req, forward)
 	}))
-	r.bucket = open(r.proxy.Addr, storage.S3Options{Attempts: 2, Wait: time.Millisecond, Stall: time.Second, MinRate: 4 << 20})
+	r.bucket = open(r.proxy.Addr, hasty)
 	r.world = &world{t: t, dir: t.TempDir(), app: policy.DefaultApp("live"), sent: map[av.Kind][]string{}, b: r.honest}
 	r.app.MaxLead = 0
 	r.app.Record.Mode, r.app.Record.Splice = policy.RecordAutomatic, 0
@@ -233,6 +237,82 @@ func TestStorageFaults(t *testing.T) {
 			r.whole(list)
 		})
 	}
+}
+
+// F28: a process that is killed when the server has begun an upload and before the
+// journal has it, and another one that goes on with the spool: of the upload of which
+// nobody knows nothing is left when the files are there.
+func TestKilledBeforeUploadIsKnown(t *testing.T) {
+	r := newRemote(t)
+	killed := make(chan string, 1)
+	f := func(w http.ResponseWriter, req *http.Request, forward http.Handler) bool {
+		if _, begins := req.URL.Query()["uploads"]; req.Method != http.MethodPost || !begins || !strings.HasSuffix(req.URL.Path, ".mp4") {
+			return false
+		}
+		forward.ServeHTTP(httptest.NewRecorder(), req)
+		select {
+		case killed <- r.copySpool():
+		default:
+		}
+		<-req.Context().Done() // nothing is done any more by the one that is killed
+		return true
+	}
+	r.fault.Store(&f)
+	e := r.both(r.push())
+	e.unspaced, e.size = true, 3_000
+	e.run(4_000).end()
+	dir := <-killed
+	r.stop()
+	r.fault.Store(nil)
+	if uploads, err := r.client.ListMultipartUploads(t.Context(), "weir", "", "", "", "", 1000); err != nil || len(uploads.Uploads) == 0 {
+		t.Fatalf("uploads of the one that was killed are %v, %v", uploads.Uploads, err)
+	}
+	var err error
+	if r.bucket, err = storage.OpenS3(storagetest.Bucket(r.addr), hasty); err != nil {
+		t.Fatal(err)
+	}
+	r.opt.Dir = dir
+	r.start()
+	list := []event.RecordFinished{<-r.told, <-r.told, <-r.told}
+	slices.SortFunc(list, func(a, b event.RecordFinished) int { return strings.Compare(a.Format, b.Format) })
+	r.whole(list)
+}
+
+// F52: a name that somebody takes before the upload begins is his; the file gets
+// another one.
+func TestNameIsTaken(t *testing.T) {
+	r := newRemote(t)
+	var once sync.Once
+	taken := ""
+	f := func(w http.ResponseWriter, req *http.Request, _ http.Handler) bool {
+		if key := strings.TrimPrefix(req.URL.Path, "/weir/"); req.Method == http.MethodHead && strings.HasSuffix(key, ".mp4") {
+			once.Do(func() {
+				taken = key
+				if _, err := r.honest.Put(req.Context(), key, strings.NewReader("theirs"), storage.PutOptions{}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		return false
+	}
+	r.fault.Store(&f)
+	e := r.both(r.push())
+	e.unspaced, e.size = true, 3_000
+	e.run(4_000).end()
+	list := []event.RecordFinished{<-r.told, <-r.told, <-r.told}
+	if got := string(r.get(taken)); got != "theirs" {
+		t.Errorf("%s is %.20q, and was somebody's", taken, got)
+	}
+	if err := r.honest.Delete(t.Context(), taken); err != nil {
+		t.Error(err)
+	}
+	for _, f := range list {
+		if f.Format == "mp4" && f.Key != strings.TrimSuffix(taken, ".mp4")+"-1.mp4" {
+			t.Errorf("the file is %s", f.Key)
+		}
+	}
+	slices.SortFunc(list, func(a, b event.RecordFinished) int { return strings.Compare(a.Format, b.Format) })
+	r.whole(list)
 }
 
 // whole checks that the files are what was pushed, and that nothing else is there.

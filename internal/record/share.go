@@ -3,12 +3,16 @@ package record
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,6 +25,7 @@ import (
 	"weir/internal/bus"
 	"weir/internal/durable"
 	"weir/internal/event"
+	"weir/internal/storage"
 	"weir/internal/stream"
 )
 
@@ -73,11 +78,12 @@ const (
 const (
 	headerNode = "Weir-Node" // who wrote it
 	headerKind = "Weir-Kind" // "": it goes on from the piece before
+	headerMore = "Weir-More" // not empty: there are more pieces of what was written at once
 	headerSize = "Weir-Segments"
 
-	kindAnew = "anew" // the journal begins with it
+	kindAnew = "anew" // the journal begins with it, once all pieces of that are there
 	kindFree = "free" // nothing; whoever wants to may go on
-	kindDone = "done" // nothing; another node than the first has finished it, with so many segments
+	kindDone = "done" // nothing; another node than the first has finished it, with so many segments by its first owner, by its first two, and so on
 )
 
 // errMoved is the error of a take that another node has.
@@ -92,6 +98,7 @@ type ledger struct {
 	stream jetstream.Stream     // nil until it was reached
 	failed time.Time            // when it last did not answer a push
 	gone   map[string]time.Time // nodes that own something and are not there, since when
+	busy   map[string]bool      // takes that are being adopted
 }
 
 // shared is what is known of a take's journal in JetStream. It belongs to the
@@ -106,7 +113,7 @@ type shared struct {
 	// Guarded by take.mu.
 	free  bool
 	moved bool // another node has it
-	has   int  // so many segments of it
+	has   int  // so many segments of those that were here
 }
 
 func (l *ledger) open(ctx context.Context) (jetstream.Stream, error) {
@@ -161,13 +168,15 @@ func (l *ledger) last(ctx context.Context, subject string) (*jetstream.RawStream
 	return m, err
 }
 
-// read returns the journal of a take as it was when last was written, and
-// whether that was a grave.
+// read returns the journal of a take as it was when last was written. One that was
+// begun anew by a node which did not come to its end is as it was before.
 func (l *ledger) read(ctx context.Context, subject string, last uint64) (journal []byte, err error) {
 	s, err := l.open(ctx)
 	if err != nil {
 		return nil, err
 	}
+	var next []byte // anew, as far as it is there
+	anew := false
 	for seq := uint64(1); seq <= last; {
 		m, err := s.GetMsg(ctx, seq, jetstream.WithGetMsgSubject(subject))
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
@@ -180,9 +189,17 @@ func (l *ledger) read(ctx context.Context, subject string, last uint64) (journal
 			break
 		}
 		if m.Header.Get(headerKind) == kindAnew {
-			journal = nil
+			anew, next = true, nil
 		}
-		if journal = append(journal, m.Data...); len(journal) > maxJournal {
+		switch {
+		case !anew:
+			journal = append(journal, m.Data...)
+		case m.Header.Get(headerMore) != "":
+			next = append(next, m.Data...)
+		default:
+			journal, anew = append(next, m.Data...), false
+		}
+		if len(journal)+len(next) > 2*maxJournal {
 			return nil, errors.New("too long")
 		}
 		seq = m.Sequence + 1
@@ -191,17 +208,12 @@ func (l *ledger) read(ctx context.Context, subject string, last uint64) (journal
 }
 
 // add adds a piece behind the one with the number after, and returns its number.
-func (l *ledger) add(ctx context.Context, subject string, after uint64, kind string, segments int, data []byte) (uint64, error) {
+func (l *ledger) add(ctx context.Context, subject string, after uint64, header nats.Header, data []byte) (uint64, error) {
 	if _, err := l.open(ctx); err != nil {
 		return 0, err
 	}
-	m := &nats.Msg{Subject: subject, Data: data, Header: nats.Header{headerNode: {l.Node}}}
-	if kind != "" {
-		m.Header.Set(headerKind, kind)
-	}
-	if kind == kindDone {
-		m.Header.Set(headerSize, strconv.Itoa(segments))
-	}
+	header.Set(headerNode, l.Node)
+	m := &nats.Msg{Subject: subject, Data: data, Header: header}
 	ack, err := l.JetStream.PublishMsg(ctx, m, jetstream.WithExpectLastSequencePerSubject(after))
 	if err != nil {
 		return 0, err
@@ -220,7 +232,14 @@ func (l *ledger) write(ctx context.Context, subject string, after uint64, kind s
 				return 0, errors.New("a line of the journal is too long to be shared")
 			}
 		}
-		seq, err := l.add(ctx, subject, after, kind, 0, data[:n])
+		h := nats.Header{}
+		if kind != "" {
+			h.Set(headerKind, kind)
+		}
+		if n < len(data) {
+			h.Set(headerMore, "1")
+		}
+		seq, err := l.add(ctx, subject, after, h, data[:n])
 		if err != nil {
 			return 0, err
 		}
@@ -278,9 +297,7 @@ func (t *take) shareAll() bool {
 // has the take.
 func (t *take) publish(ctx context.Context) error {
 	l, s := t.r.ledger, &t.shared
-	t.mu.Lock()
-	size := t.journal.size
-	t.mu.Unlock()
+	size := t.journal.length()
 	if s.known && s.sent == size {
 		return nil
 	}
@@ -291,10 +308,11 @@ func (t *take) publish(ctx context.Context) error {
 		}
 		kind, s.sent = kindAnew, 0
 	}
-	data := make([]byte, size-s.sent)
-	if n, err := t.journal.f.ReadAt(data, s.sent); n < len(data) {
-		return fmt.Errorf("read journal: %w", err)
+	data, err := t.journal.read(s.sent)
+	if err != nil {
+		return err
 	}
+	size = s.sent + int64(len(data))
 	seq, err := l.write(ctx, subject(&t.head), s.seq, kind, data)
 	if err != nil {
 		// Perhaps some of it is there. Whoever asks next finds out.
@@ -328,7 +346,8 @@ func (t *take) find(ctx context.Context) error {
 	s.seq = last.Sequence
 	switch kind, node := last.Header.Get(headerKind), last.Header.Get(headerNode); {
 	case kind == kindDone:
-		n, _ := strconv.Atoi(last.Header.Get(headerSize))
+		by := strings.Split(last.Header.Get(headerSize), ",")
+		n, _ := strconv.Atoi(by[min(t.head.Owner, len(by)-1)])
 		t.noteMoved(n, node)
 	case node != l.Node:
 		journal, err := l.read(ctx, subject(&t.head), last.Sequence)
@@ -337,11 +356,19 @@ func (t *take) find(ctx context.Context) error {
 		}
 		other := t.r.take(t.head.Task)
 		readEntries(journal, other.apply)
-		t.noteMoved(len(other.segments), node)
+		t.noteMoved(other.by(t.head.Owner), node)
 	default:
 		return nil
 	}
 	return errMoved
+}
+
+// by returns how many segments there are by that owner and those before.
+func (t *take) by(owner int) (n int) {
+	for n < len(t.segments) && t.segments[n].Owner <= owner {
+		n++
+	}
+	return n
 }
 
 func (t *take) noteMoved(n int, node string) {
@@ -363,7 +390,7 @@ func (t *take) isMoved() bool {
 func (t *take) give() {
 	r := t.r
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	p := r.places[t.head.key()]
 	switch {
 	case p != nil && p.take == t && p.session != nil: // which sees it by itself
@@ -378,7 +405,7 @@ func (t *take) give() {
 		}
 		fallthrough
 	default:
-		t.close("moved", t.leaving().Last)
+		r.close(t, "moved", t.leaving().Last)
 	}
 }
 
@@ -387,14 +414,14 @@ func (t *take) give() {
 func (t *take) letGo() {
 	l, s := t.r.ledger, &t.shared
 	t.mu.Lock()
-	wants := l != nil && s.known && s.sent == t.journal.size && !s.free && !t.active && t.closed == nil && !s.moved
+	wants := l != nil && s.known && t.journal.is(s.sent) && !s.free && !t.active && t.closed == nil && !s.moved
 	t.mu.Unlock()
 	if !wants {
 		return
 	}
 	ctx, cancel := context.WithTimeout(t.r.ctx, shareTime)
 	defer cancel()
-	seq, err := l.add(ctx, subject(&t.head), s.seq, kindFree, 0, nil)
+	seq, err := l.add(ctx, subject(&t.head), s.seq, nats.Header{headerKind: {kindFree}}, nil)
 	if err != nil {
 		s.known = false
 		return
@@ -427,7 +454,12 @@ func (t *take) bury() bool {
 					}
 				}
 				s.known = false
-				if _, err := l.add(ctx, subject(&t.head), s.seq, kindDone, len(t.segments), nil); err != nil {
+				var by []string
+				for owner := range t.head.Owner + 1 {
+					by = append(by, strconv.Itoa(t.by(owner)))
+				}
+				h := nats.Header{headerKind: {kindDone}, headerSize: {strings.Join(by, ",")}}
+				if _, err := l.add(ctx, subject(&t.head), s.seq, h, nil); err != nil {
 					return err
 				}
 				opts = append(opts, jetstream.WithPurgeKeep(1))
@@ -448,40 +480,104 @@ func (t *take) bury() bool {
 // adopted reports whether another node began the take.
 func (t *take) adopted() bool { return t.r.ledger != nil && t.head.Node != t.r.ledger.Node }
 
+// newPrefix is before the name of a take's folder that is not whole yet.
+const newPrefix = "new-"
+
+// found makes the folder of a take that has had a life elsewhere, under a name that
+// recover does not know; fill adds what is in it.
+func (t *take) found(fill func() error) (err error) {
+	t.dir = filepath.Join(t.r.dir, newPrefix+t.head.Task)
+	if err := os.RemoveAll(t.dir); err != nil {
+		return err
+	}
+	if err := os.Mkdir(t.dir, 0o700); err != nil {
+		return err
+	}
+	if t.journal, err = createJournal(t.dir); err != nil {
+		os.RemoveAll(t.dir)
+		return err
+	}
+	if err = fill(); err == nil {
+		err = errors.Join(t.journal.flush(true), durable.SyncDir(t.dir))
+	}
+	if err != nil {
+		t.unfound()
+	}
+	return err
+}
+
+// settle gives the folder its name. One that has it, and could not be read, goes aside.
+func (t *take) settle() error {
+	name := filepath.Join(t.r.dir, t.head.Task)
+	if _, err := os.Lstat(name); err == nil {
+		if err := os.Rename(name, name+"."+event.NewID()); err != nil {
+			return err
+		}
+	}
+	if err := os.Rename(t.dir, name); err != nil {
+		return err
+	}
+	t.dir = name
+	return durable.SyncDir(t.r.dir)
+}
+
+// unfound removes it again.
+func (t *take) unfound() {
+	t.journal.close()
+	os.RemoveAll(t.dir)
+}
+
+// forkTask is the task of the take that fork makes, always the same.
+func (t *take) forkTask() string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s/%d", t.head.Task, t.head.Owner))
+	return hex.EncodeToString(sum[:])[:len(t.head.Task)]
+}
+
 // fork makes another take of the segments that the node which has gone on with
-// this one does not have.
-func (t *take) fork() {
+// this one does not have. It reports false when that has to be tried again.
+func (t *take) fork() bool {
 	t.mu.Lock()
 	var list []segment
 	for _, s := range t.segments[min(t.shared.has, len(t.segments)):] {
-		if s.local {
+		if !s.missing && (s.local || s.stored) {
 			list = append(list, s)
 		}
 	}
-	h, closed, pushes, left := t.head, *t.closed, t.pushes, t.left
+	h, closed, left := t.head, *t.closed, t.left
+	pushes := t.pushes
 	t.mu.Unlock()
-	t.clear()
-	if len(list) == 0 {
-		return
-	}
-	h.Task, h.Start, h.Base, h.Node, h.Owner = event.NewSequence(), list[0].Time, h.Base+list[0].Start, t.r.ledger.Node, 0
-	n, err := t.r.newTake(h)
-	if err == nil {
-		err = n.fill(t, list, pushes, left)
-	}
-	if err != nil {
-		t.log.Error("media that another node does not have are lost", "segments", len(list), "err", err)
-		if n != nil {
-			n.remove()
+	if len(list) > 0 && !t.forked {
+		h.Task, h.Start, h.Base, h.Node, h.Owner = t.forkTask(), list[0].Time, h.Base+list[0].Start, t.r.ledger.Node, 0
+		n := t.r.take(h.Task)
+		n.head = h
+		n.narrow()
+		err := t.r.spool.make(func() error {
+			n.segments, n.pushes, n.closed = nil, nil, nil
+			return n.found(func() error { return n.fill(t, list, pushes, left, closed.End) })
+		})
+		if err == nil {
+			if err = n.settle(); err != nil {
+				n.unfound()
+			}
 		}
-		return
+		if err != nil {
+			t.log.Error("media that another node does not have cannot be made a recording of yet", "segments", len(list), "err", err)
+			return false
+		}
+		t.forked = true
+		for i := range n.segments {
+			if s := &n.segments[i]; s.local {
+				t.r.spool.has(s.Size, false)
+			}
+		}
+		t.r.mu.Lock()
+		t.r.takes[h.Task] = n
+		t.r.jobs.Go(n.keep) // ends when the take is done, or with r.ctx
+		t.r.mu.Unlock()
+		t.r.emit(n.fact(h.Start, event.RecordStarted{Recording: n.recording("hls", h.Task, "")}))
 	}
-	n.close("moved", closed.End)
-	t.r.mu.Lock()
-	t.r.takes[h.Task] = n
-	t.r.jobs.Go(n.keep) // ends when the take is done, or with r.ctx
-	t.r.mu.Unlock()
-	t.r.emit(n.fact(h.Start, event.RecordStarted{Recording: n.recording("hls", h.Task, "")}))
+	t.clear()
+	return true
 }
 
 // clear takes out of the bucket what was stored before it was known that another node
@@ -509,30 +605,72 @@ func (t *take) clear() {
 	}
 }
 
-// fill moves segments of another take into this one.
-func (t *take) fill(from *take, list []segment, pushes []push, left leaving) error {
-	for _, p := range pushes {
-		t.join(p)
+// fill takes segments of another take into this one, which nobody knows yet and
+// which then has all that it will.
+func (t *take) fill(from *take, list []segment, pushes []push, left leaving, end time.Time) error {
+	t.journal.add(entry{Head: &t.head})
+	for i := range pushes {
+		t.pushes = append(t.pushes, pushes[i])
+		t.journal.add(entry{Push: &pushes[i]})
 	}
 	base := list[0].Start
 	for i, s := range list {
 		was := s
-		s.N, s.Owner, s.Start, s.stored = i+1, 0, s.Start-base, false
+		s.N, s.Owner, s.Start, s.stored, s.local = i+1, 0, s.Start-base, false, true
 		if i == 0 {
 			s.Discontinuity = false
 			s.Video, s.Audio = from.tracksAt(was.N)
 		}
-		if err := os.Link(from.file(&was), t.file(&s)); err != nil {
+		err := from.copySegment(&was, t.file(&s))
+		if f := (*failure)(nil); errors.As(err, &f) {
+			s.local, s.missing = false, true
+			t.log.Error("a segment of a recording is missing", "segment", was.name(), "err", err)
+		} else if err != nil {
 			return err
 		}
-		t.r.spool.has(s.Size, false)
-		t.mu.Lock()
 		t.segments = append(t.segments, s)
-		t.noteLocked(entry{Segment: &s}, i == len(list)-1)
-		t.mu.Unlock()
+		t.journal.add(entry{Segment: &s})
+		if s.missing {
+			t.journal.add(entry{Missing: s.N})
+		}
 	}
-	t.leave(left)
+	t.left = left
+	t.journal.add(entry{Left: &left})
+	t.noteClosed("moved", end)
 	return nil
+}
+
+// copySegment gives a segment a second name, or gets it from the bucket if it is there
+// only. The error is a failure if it is nowhere.
+func (t *take) copySegment(s *segment, name string) error {
+	if s.local {
+		err := os.Link(t.file(s), name)
+		if !errors.Is(err, os.ErrNotExist) || !s.stored {
+			return err
+		}
+	}
+	b, err := t.r.bucket(t.head.Record.Bucket)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(t.r.ctx, putTime+time.Duration(s.Size/putRate)*time.Second)
+	defer cancel()
+	there := *s
+	there.local = false
+	body, err := t.open1(ctx, b, &there)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	n, err := io.Copy(f, body)
+	if err == nil && n != s.Size {
+		err = fmt.Errorf("%s has %d bytes in the bucket, %d here: %w", s.name(), n, s.Size, storage.ErrMismatch)
+	}
+	return errors.Join(err, f.Sync(), f.Close())
 }
 
 // tracksAt returns the tracks that segment n begins with.
@@ -618,6 +756,23 @@ func (l *ledger) sweep(ctx context.Context, r *Recorder) error {
 	return nil
 }
 
+// begin reports whether nobody here is adopting a take, whom nobody disturbs until end.
+func (l *ledger) begin(task string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.busy[task] {
+		return false
+	}
+	l.busy[task] = true
+	return true
+}
+
+func (l *ledger) end(task string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.busy, task)
+}
+
 // isAway reports whether a node has been away for long enough.
 func (l *ledger) isAway(node string, there []string) bool {
 	l.mu.Lock()
@@ -651,17 +806,24 @@ func (r *Recorder) has(subject string) bool {
 func (r *Recorder) adopt(ctx context.Context, subject string, last *jetstream.RawStreamMsg) (*take, error) {
 	ctx, cancel := context.WithTimeout(ctx, adoptTime)
 	defer cancel()
-	l := r.ledger
-	if !isTask(taskOf(subject)) {
+	l, task := r.ledger, taskOf(subject)
+	if !isTask(task) {
 		return nil, errors.New("not a recording")
+	}
+	if !l.begin(task) {
+		return nil, errors.New("it is being gone on with already")
+	}
+	defer l.end(task)
+	if r.has(subject) {
+		return nil, errors.New("it was gone on with in the meantime")
 	}
 	journal, err := l.read(ctx, subject, last.Sequence)
 	if err != nil {
 		return nil, err
 	}
-	t := r.take(taskOf(subject))
+	t := r.take(task)
 	readEntries(journal, t.apply)
-	if t.head.Task != taskOf(subject) {
+	if t.head.Task != task {
 		return nil, errors.New("its journal cannot be read")
 	}
 	t.narrow()
@@ -677,27 +839,23 @@ func (r *Recorder) adopt(ctx context.Context, subject string, last *jetstream.Ra
 	if err != nil {
 		return nil, err
 	}
-	seq, err := l.write(ctx, subject, last.Sequence, kindAnew, text)
-	if err != nil {
+	// It is ours once JetStream says so, and what the spool has of it is only then
+	// under its name: who dies in between begins again.
+	if err := t.found(func() error { t.journal.late = text; return nil }); err != nil {
 		return nil, err
 	}
-	if err := os.Mkdir(t.dir, 0o700); err != nil {
-		return nil, err // and the next sweep finds that it is ours
-	}
-	if t.journal, err = createJournal(t.dir); err == nil {
-		if _, err = t.journal.f.Write(text); err == nil {
-			err = errors.Join(t.journal.f.Sync(), durable.SyncDir(t.dir), durable.SyncDir(r.dir))
-		}
-		t.journal.size = int64(len(text))
+	seq, err := l.write(ctx, subject, last.Sequence, kindAnew, text)
+	if err == nil {
+		err = t.settle()
 	}
 	if err != nil {
-		os.RemoveAll(t.dir)
+		t.unfound()
 		return nil, err
 	}
 	t.shared = shared{known: true, seq: seq, sent: int64(len(text))}
 	t.log.Info("going on with the recording of another node", "node", last.Header.Get(headerNode), "segments", len(t.segments), "lost", ms(t.lost))
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	defer r.unlock()
 	if r.closed {
 		t.journal.close()
 		return nil, context.Canceled
@@ -710,7 +868,7 @@ func (r *Recorder) adopt(ctx context.Context, subject string, last *jetstream.Ra
 	key := t.head.key()
 	p := r.placeOf(key)
 	if p.take != nil || p.session != nil {
-		t.close("left", t.leaving().Last)
+		r.close(t, "left", t.leaving().Last)
 		return t, nil
 	}
 	p.take = t

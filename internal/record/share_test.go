@@ -1,6 +1,7 @@
 package record
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,7 +13,9 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -33,10 +36,18 @@ type cluster struct {
 	url string
 	b   storage.Bucket
 
+	hold atomic.Pointer[hold] // nil: there is none
+
 	mu     sync.Mutex
 	there  []string
 	events []event.Event
 	sent   map[av.Kind][]string
+}
+
+// hold keeps nodes from storing anything but the segments of one take.
+type hold struct {
+	but  string
+	over chan struct{}
 }
 
 // node is one of them.
@@ -65,6 +76,12 @@ type reach struct {
 }
 
 func (r reach) Put(ctx context.Context, key string, body io.Reader, o storage.PutOptions) (storage.Object, error) {
+	if h := r.n.c.hold.Load(); h != nil && !strings.Contains(key, h.but) {
+		select {
+		case <-h.over:
+		case <-ctx.Done():
+		}
+	}
 	if r.n.isAway() {
 		return storage.Object{}, errors.New("no route to host")
 	}
@@ -134,6 +151,7 @@ func (c *cluster) start(name, dir string, change func(*policy.Record)) *node {
 			defer c.mu.Unlock()
 			return slices.Clone(c.there), nil
 		}},
+		Orders: NewOrders(js, 1, slog.New(slog.DiscardHandler)),
 		Emit: func(e event.Event) {
 			c.mu.Lock()
 			defer c.mu.Unlock()
@@ -727,4 +745,219 @@ func (l *line) Dial(network, address string) (net.Conn, error) {
 	c, err := net.Dial(network, address)
 	l.conn = c
 	return c, err
+}
+
+// finished returns the facts of files that are there.
+func (c *cluster) finished() (list []event.RecordFinished) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, e := range c.events {
+		if f, ok := e.Data.(event.RecordFinished); ok {
+			list = append(list, f)
+		}
+	}
+	return list
+}
+
+// An order is that of all nodes: the one to which the stream is pushed carries it
+// out, also when the one that took it is gone for good; and any of them ends it.
+func TestOrderOnAnotherNode(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	request := func(r *policy.Record) {
+		r.Mode, r.Splice = policy.RecordRequest, 0
+		r.MP4.Enabled, r.FLV.Enabled = false, false
+	}
+	a, b := c.start("a", "", request), c.start("b", "", request)
+	defer b.leave()
+	recording := func(is bool) func() bool {
+		return func() bool { return (b.r.Stats().Recording > 0) == is }
+	}
+
+	// Now, and cancelled.
+	e := b.both(b.push())
+	e.run(400)
+	if n := b.r.Stats().Recording; n != 0 {
+		t.Fatalf("%d recordings that nobody asked for", n)
+	}
+	o, err := a.r.Order(t.Context(), testKey, &a.app, time.Time{}, time.Time{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.until("b to record", recording(true))
+	e.run(1500)
+	if list := b.r.Orders(); len(list) != 1 || list[0].ID != o.ID {
+		t.Errorf("b has the orders %+v", list)
+	}
+	if err := a.r.Cancel(t.Context(), o.ID); err != nil {
+		t.Fatal(err)
+	}
+	c.until("b to stop", recording(false))
+	c.until("the file", func() bool { return len(c.finished()) == 1 })
+
+	// At a time, taken by a node that is dead by then.
+	start := time.Now().Add(time.Second)
+	if _, err := a.r.Order(t.Context(), testKey, &a.app, start, start.Add(2*time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	c.until("b to know", func() bool { return len(b.r.Orders()) == 1 })
+	a.die()
+	e.run(5000)
+	e.end()
+	c.until("the file", func() bool { return len(c.finished()) == 2 })
+	f := c.finished()[1]
+	if d := f.Duration; d < 1500*time.Millisecond || d > 3500*time.Millisecond {
+		t.Errorf("recorded %v, want 2s from the last key frame on", d)
+	}
+	c.until("the order to be gone", func() bool { return len(b.r.Orders()) == 0 })
+
+	// One that another node removed while nothing was heard is gone afterwards; one
+	// that cannot be written is refused.
+	x := c.start("x", "", request)
+	defer x.leave()
+	if o, err = x.r.Order(t.Context(), testKey, &x.app, time.Now().Add(time.Hour), time.Time{}); err != nil {
+		t.Fatal(err)
+	}
+	c.until("b to know", func() bool { return len(b.r.Orders()) == 1 })
+	b.stall(true)
+	if _, err := b.r.Order(t.Context(), testKey, &b.app, time.Time{}, time.Time{}); err == nil {
+		t.Error("an order was taken that nobody can read")
+	}
+	if err := x.r.Cancel(t.Context(), o.ID); err != nil {
+		t.Fatal(err)
+	}
+	b.stall(false)
+	c.until("b to hear of it", func() bool { return len(b.r.Orders()) == 0 })
+}
+
+// A node dies with media that nobody else has; another goes on with its recording,
+// also with a push that returns there, and has more segments in the end than the
+// first one had. When that comes back, what only it has is a recording of its own,
+// once, even if it is killed before it has forgotten where that came from. A segment
+// of which it has only the copy in the bucket is in it as well.
+func TestComesBackToALongerRecording(t *testing.T) {
+	t.Parallel()
+	for _, done := range []bool{false, true} { // the other has finished by then
+		t.Run(fmt.Sprint("done ", done), func(t *testing.T) {
+			t.Parallel()
+			c := newCluster(t)
+			change := func(r *policy.Record) { r.Splice = 8 * time.Second; r.MP4.Enabled, r.FLV.Enabled = false, false }
+			a, b := c.start("a", "", change), c.start("b", "", change)
+			defer b.leave()
+			e := a.fast(a.push())
+			e.run(3020)
+			a.stored(3)
+			a.stall(true) // from here on the others hear nothing
+			e.run(2000)
+			c.until("more segments", func() bool { u := a.r.Unfinished(); return len(u) == 1 && u[0].Uploaded >= 5 })
+			task := a.r.unfinished(testKey, "").head.Task
+			c.mu.Lock()
+			a.away = true // nor does it reach the bucket any more
+			c.mu.Unlock()
+			e.run(2000)
+			c.until("more segments", func() bool { return a.r.Unfinished()[0].Segments >= 7 })
+			spool := a.die()
+			if err := os.Remove(filepath.Join(spool, task, "000004.ts")); err != nil { // its room was needed
+				t.Fatal(err)
+			}
+			c.until("b to adopt", func() bool { return len(b.r.Unfinished()) == 1 })
+			b.fast(b.push()).run(6000).end()
+			if done {
+				c.until("the first file", func() bool { return len(c.finished()) == 1 })
+			} else {
+				b.stored(9)
+			}
+
+			// It comes back, and makes a recording of its own that it cannot upload yet.
+			old := filepath.Join(t.TempDir(), task)
+			if err := os.CopyFS(old, os.DirFS(filepath.Join(spool, task))); err != nil {
+				t.Fatal(err)
+			}
+			h := &hold{task, make(chan struct{})}
+			c.hold.Store(h)
+			a = c.start("a", spool, change)
+			c.until("a to go its own way", func() bool { u := a.r.Unfinished(); return len(u) == 1 && u[0].Task != task })
+			fork := a.r.Unfinished()[0].Task
+			spool = a.die()
+			if err := os.CopyFS(filepath.Join(spool, task), os.DirFS(old)); err != nil { // as if it had been killed a moment before
+				t.Fatal(err)
+			}
+			close(h.over)
+			a = c.start("a", spool, change)
+			defer a.leave()
+			c.until("two files", func() bool { return len(c.finished()) == 2 && len(a.r.Unfinished()) == 0 })
+			if list := c.finished(); list[0].Task != fork && list[1].Task != fork {
+				t.Errorf("files of %s and %s, want one of %s", list[0].Task, list[1].Task, fork)
+			}
+			m := c.files(2)
+			c.tidy(m)
+			frames := 0
+			seen := map[string]bool{}
+			for i := range m["hls"] {
+				for _, id := range b.read(m["hls"][i]).frames[av.Video] {
+					if seen[id] {
+						t.Errorf("frame %s comes twice", id)
+					}
+					seen[id] = true
+					frames++
+				}
+			}
+			if n := len(c.sent[av.Video]); frames < n-13 {
+				t.Errorf("%d frames are there of %d", frames, n)
+			}
+		})
+	}
+}
+
+// A node that dies while it takes a long recording over leaves a beginning of the
+// journal, which nobody takes for all of it.
+func TestTakeoverIsWhole(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	n := c.start("a", "", nil)
+	defer n.leave()
+	l := n.r.ledger
+	line := func(task string, i int) []byte {
+		return fmt.Appendf(nil, "{\"push\":{\"sequence\":\"%s-%06d-%s\"}}\n", task, i, strings.Repeat("x", 1000))
+	}
+	long := func(name string) (b []byte) {
+		for i := range 1200 { // three pieces
+			b = append(b, line(name, i)...)
+		}
+		return b
+	}
+	subject := subject(&head{Task: event.NewSequence(), Space: "s", App: "a", Stream: "s"})
+	first := long("first")
+	seq, err := l.write(t.Context(), subject, 0, kindAnew, first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	is := func(what string, seq uint64, want []byte) {
+		t.Helper()
+		if got, err := l.read(t.Context(), subject, seq); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s: %d bytes, %v, want %d", what, len(got), err, len(want))
+		}
+	}
+	is("all pieces", seq, first)
+	second := long("second")
+	if seq, err = l.add(t.Context(), subject, seq, nats.Header{headerKind: {kindAnew}, headerMore: {"1"}}, second[:maxPiece/2]); err != nil {
+		t.Fatal(err)
+	}
+	is("the first of several", seq, first)
+	if seq, err = l.write(t.Context(), subject, seq, kindAnew, second); err != nil {
+		t.Fatal(err)
+	}
+	is("another one's", seq, second)
+	more := line("more", 1)
+	if seq, err = l.write(t.Context(), subject, seq, "", more); err != nil {
+		t.Fatal(err)
+	}
+	is("and what came then", seq, slices.Concat(second, more))
+	s, err := l.open(t.Context())
+	if err == nil {
+		err = s.Purge(t.Context(), jetstream.WithPurgeSubject(subject))
+	}
+	if err != nil {
+		t.Error(err)
+	}
 }

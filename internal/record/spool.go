@@ -165,13 +165,15 @@ func (s *spool) unsafe() int64 {
 // evict removes segment n from the disk.
 func (t *take) evict(n int) {
 	t.mu.Lock()
-	defer t.mu.Unlock()
 	s := t.segment(n)
 	if s == nil || !s.local || !s.stored {
+		t.mu.Unlock()
 		return
 	}
 	s.local = false
-	if os.Remove(t.file(s)) == nil {
-		t.r.spool.give(s.Size, true)
+	name, size := t.file(s), s.Size
+	t.mu.Unlock()
+	if os.Remove(name) == nil {
+		t.r.spool.give(size, true)
 	}
 }

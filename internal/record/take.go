@@ -41,6 +41,7 @@ type take struct {
 	done    chan struct{} // closed when keep has ended
 
 	shared shared // of keep
+	forked bool   // keep's, too: there is another take of what nobody else has
 
 	mu       sync.Mutex // guards all below; taken before spool.mu
 	journal  *journal
@@ -67,7 +68,8 @@ func (r *Recorder) makeTake(h head) (*take, error) {
 	}
 	var err error
 	if t.journal, err = createJournal(t.dir); err == nil {
-		if err = t.journal.write(entry{Head: &h}, true); err == nil {
+		t.journal.add(entry{Head: &h})
+		if err = t.journal.flush(true); err == nil {
 			if err = durable.SyncDir(t.dir); err == nil {
 				err = durable.SyncDir(r.dir)
 			}
@@ -142,24 +144,19 @@ func (t *take) lostMedia() int64 {
 
 // miss notes that segment n is neither here nor in the bucket.
 func (t *take) miss(n int) {
+	defer t.flush(true)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	s := t.segment(n)
 	s.missing = true
-	t.noteLocked(entry{Missing: n}, true)
+	t.journal.add(entry{Missing: n})
 	t.log.Error("a segment of a recording is missing: it is neither in the bucket nor in the spool", "segment", s.name(), "lost", ms(s.Duration))
 }
 
-// note writes an entry that may be late, but is not lost while the process
-// lives.
-func (t *take) note(e entry, sync bool) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.noteLocked(e, sync)
-}
-
-func (t *take) noteLocked(e entry, sync bool) {
-	if err := t.journal.write(e, sync); err != nil {
+// flush writes what was added to the journal. It may be late, but is not lost while
+// the process lives. Nobody who calls it holds a lock.
+func (t *take) flush(sync bool) {
+	if err := t.journal.flush(sync); err != nil {
 		t.log.Warn("the journal of a recording is late", "err", err)
 	}
 }
@@ -171,13 +168,14 @@ func (t *take) begin(s segment) error {
 
 func (t *take) open(s segment) error {
 	t.mu.Lock()
-	defer t.mu.Unlock()
 	s.N, s.Owner = len(t.segments)+1, t.head.Owner
+	t.mu.Unlock()
 	f, err := os.OpenFile(t.file(&s), os.O_WRONLY|os.O_CREATE|os.O_TRUNC|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
 	}
-	if err := t.journal.write(entry{Begin: &s}, false); err != nil {
+	t.journal.add(entry{Begin: &s})
+	if err := t.journal.flush(false); err != nil {
 		f.Close()
 		os.Remove(t.file(&s))
 		return err
@@ -217,16 +215,17 @@ func (t *take) finish(duration int64) error {
 	f := t.out
 	t.out = nil
 	err := errors.Join(f.Sync(), f.Close(), durable.SyncDir(t.dir)) // before the journal says that it is there
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	if t.written == 0 {
 		os.Remove(t.file(&t.now))
 		return err
 	}
+	t.mu.Lock()
 	s := t.now
 	s.Duration, s.Size, s.SHA256, s.local = max(duration, 1), t.written, hex.EncodeToString(t.hash.Sum(nil)), true
 	t.segments = append(t.segments, s)
-	t.noteLocked(entry{Segment: &s}, true)
+	t.journal.add(entry{Segment: &s})
+	t.mu.Unlock()
+	t.flush(true)
 	t.wake()
 	return err
 }
@@ -242,6 +241,7 @@ func (t *take) wake() {
 
 // join notes the push whose media come next.
 func (t *take) join(p push) {
+	defer t.flush(false)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.active = true
@@ -249,15 +249,16 @@ func (t *take) join(p push) {
 		return
 	}
 	t.pushes = append(t.pushes, p)
-	t.noteLocked(entry{Push: &p}, false)
+	t.journal.add(entry{Push: &p})
 }
 
 // leave notes that the push has ended.
 func (t *take) leave(l leaving) {
 	t.mu.Lock()
-	defer t.mu.Unlock()
 	t.left, t.active = l, false
-	t.noteLocked(entry{Left: &l}, true)
+	t.journal.add(entry{Left: &l})
+	t.mu.Unlock()
+	t.flush(true)
 	t.wake()
 }
 
@@ -270,35 +271,42 @@ func (t *take) leaving() leaving {
 
 // lose notes that so many ms of media were not written.
 func (t *take) lose(ms int64) {
+	defer t.flush(false)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.lost += ms
-	t.noteLocked(entry{Lost: ms}, false)
+	t.journal.add(entry{Lost: ms})
 }
 
 // close says that no segments will be added; keep makes the files.
 func (t *take) close(reason string, end time.Time) {
+	t.noteClosed(reason, end)
+	t.flush(true)
+	t.wake()
+}
+
+// noteClosed is close without what may take time: the caller flushes and wakes.
+func (t *take) noteClosed(reason string, end time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.closed == nil {
 		t.closed = &closing{reason, end}
-		t.noteLocked(entry{Closed: t.closed}, true)
+		t.journal.add(entry{Closed: t.closed})
 		t.log.Info("recording is closed", "reason", reason, "segments", len(t.segments), "media", t.endLocked())
 	}
-	t.wake()
 }
 
 // remove forgets the take: everything about it is done.
 func (t *take) remove() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	t.r.spool.forget(t)
+	t.mu.Lock()
 	for i := range t.segments {
 		if s := &t.segments[i]; s.local {
 			t.r.spool.give(s.Size, s.stored)
 			s.local = false
 		}
 	}
+	t.mu.Unlock()
 	t.journal.close()
 	if err := os.RemoveAll(t.dir); err != nil {
 		t.log.Warn("spool", "err", err)
@@ -416,7 +424,8 @@ func (t *take) salvage(s segment) {
 	t.seen(s.Time.Add(time.Duration(s.Duration) * time.Millisecond))
 	t.segments = append(t.segments, s)
 	t.r.spool.has(s.Size, false)
-	t.noteLocked(entry{Segment: &s}, true)
+	t.journal.add(entry{Segment: &s})
+	t.flush(true)
 	t.log.Info("salvaged a segment", "n", s.N, "media", s.Duration)
 }
 
