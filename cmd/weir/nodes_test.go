@@ -200,7 +200,7 @@ func (p *process) push(t *testing.T, name string) (film func(ms int64), conn *rt
 	}
 	film = func(ms int64) {
 		t.Helper()
-		tag := flv.AppendAudio(nil, av.MP3, false, []byte("a frame of audio"))
+		tag := flv.AppendAudio(nil, av.MP3, false, []byte("\xff\xfb\x90\x00a frame of audio"))
 		if err := conn.WritePacket(av.Packet{Kind: av.Audio, Codec: av.MP3, Tag: tag, DTS: ms}); err != nil {
 			t.Fatal(err)
 		}
@@ -369,8 +369,45 @@ func TestTwoNodesSpeakAsOne(t *testing.T) {
 	first()
 	second()
 
+	// A player of HLS has no connection: it is refused from then on.
+	at := int64(0)
+	hls := func() int { // while the film goes on
+		t.Helper()
+		status := make(chan int, 1)
+		go func() { // ends with the answer
+			resp, err := http.Get(strings.TrimSuffix(b.urls["Page"], "/") + "/live/there.m3u8")
+			if err != nil {
+				status <- 0
+				return
+			}
+			io.Copy(io.Discard, resp.Body)
+			resp.Body.Close()
+			status <- resp.StatusCode
+		}()
+		for {
+			select {
+			case n := <-status:
+				return n
+			case <-tick.C:
+				at += 50
+				film(at)
+			}
+		}
+	}
+	if status := hls(); status != http.StatusOK {
+		t.Fatalf("play over HLS: %d", status)
+	}
+	if all := list("sessions", "there", "--does", "play"); len(all) != 1 || all[0].Node != "b" {
+		t.Errorf("the player of HLS: %+v", all)
+	} else if text := weir("kick", "--session", all[0].ID); text != "1 session ended\n" {
+		t.Errorf("weir kick --session: %q", text)
+	}
+	if status := hls(); status != http.StatusForbidden {
+		t.Errorf("a player of HLS that was ended: %d", status)
+	}
+
 	// What is forbidden at a ends at b at once.
-	film(20)
+	film(at + 20)
 	ended = play()
 	await("a lists the player", func() bool { return len(list("sessions", "there", "--does", "play")) == 1 })
 	began := time.Now()

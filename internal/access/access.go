@@ -170,5 +170,6 @@ func (g *Grant) Private() bool {
 }
 
 // Deny is the answer to the holder of g when what was granted cannot be done
-// after all: StreamExists or NoStream, which only the hub knows.
+// after all: StreamExists or NoStream, which only the hub knows, or Blocked for a
+// player that was ended.
 func (g *Grant) Deny(reason Reason) *Denied { return deny(g.request.Op, reason, g.domain) }

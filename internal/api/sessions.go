@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"weir/internal/access"
+	"weir/internal/hls"
 	"weir/internal/session"
 	"weir/internal/stream"
 )
@@ -15,7 +16,7 @@ import (
 type SessionInfo struct {
 	ID       string         `json:"id"`
 	Does     string         `json:"does" enum:"publish,play"`
-	Protocol string         `json:"protocol" enum:"rtmp,rtmps,flv,ws-flv"`
+	Protocol string         `json:"protocol" enum:"rtmp,rtmps,flv,ws-flv,hls"`
 	Space    string         `json:"space"`
 	App      string         `json:"app"`
 	Stream   string         `json:"stream"`
@@ -30,6 +31,15 @@ func (s *Server) sessionInfo(i session.Info) SessionInfo {
 		ID: i.ID.String(), Does: i.Kind.Op.String(), Protocol: i.Kind.Protocol,
 		Space: i.Key.Space, App: i.Key.App, Stream: i.Key.Name,
 		Addr: i.Addr, Node: s.Node, Since: i.Since.UTC(), Bytes: i.Bytes,
+	}
+}
+
+// viewerInfo describes a player of HLS as a session.
+func (s *Server) viewerInfo(v hls.Viewer) SessionInfo {
+	return SessionInfo{
+		ID: session.ID(v.ID).String(), Does: access.Play.String(), Protocol: access.HLS,
+		Space: v.Key.Space, App: v.Key.App, Stream: v.Key.Name,
+		Addr: v.Addr, Node: s.Node, Since: v.Since.UTC(), Bytes: v.Bytes,
 	}
 }
 
@@ -59,17 +69,26 @@ func (s *Server) listSessions(ctx context.Context, in *SessionsInput) (*sessionP
 // sessionsHere is listSessions for this node.
 func (s *Server) sessionsHere(ctx context.Context, in *SessionsInput) (*Page[SessionInfo], error) {
 	c := caller(ctx)
-	var all []session.Info
+	var key stream.Key // zero: of all
+	all := s.Sessions.Sessions
 	if in.Space != "" && in.App != "" && in.Stream != "" {
-		all = s.Sessions.Of(stream.Key{Space: in.Space, App: in.App, Name: in.Stream})
-	} else {
-		all = s.Sessions.Sessions()
+		key = stream.Key{Space: in.Space, App: in.App, Name: in.Stream}
+		all = func() []session.Info { return s.Sessions.Of(key) }
+	}
+	wanted := func(k stream.Key) bool {
+		return c.Sees(k.Space) && (in.Space == "" || in.Space == k.Space) && (in.App == "" || in.App == k.App) && (in.Stream == "" || in.Stream == k.Name)
 	}
 	var list []SessionInfo
-	for _, i := range all {
-		if c.Sees(i.Key.Space) && (in.Space == "" || in.Space == i.Key.Space) && (in.App == "" || in.App == i.Key.App) &&
-			(in.Stream == "" || in.Stream == i.Key.Name) && (in.Does == "" || in.Does == i.Kind.Op.String()) {
+	for _, i := range all() {
+		if wanted(i.Key) && (in.Does == "" || in.Does == i.Kind.Op.String()) {
 			list = append(list, s.sessionInfo(i))
+		}
+	}
+	if in.Does != access.Publish.String() {
+		for _, v := range s.HLS.Viewers(key) {
+			if wanted(v.Key) {
+				list = append(list, s.viewerInfo(v))
+			}
 		}
 	}
 	p, err := page(list, in.Paging, sessionSorting)
@@ -95,6 +114,9 @@ func (s *Server) endSessionHere(ctx context.Context, in *sessionPath) (*Ended, e
 	if i, ok := s.Sessions.Find(id); ok && caller(ctx).Sees(i.Key.Space) && s.Sessions.Kick(id) {
 		return &Ended{Ended: 1}, nil
 	}
+	if v, ok := s.HLS.Viewer(uint64(id)); ok && caller(ctx).Sees(v.Key.Space) && s.HLS.Kick(v.ID) {
+		return &Ended{Ended: 1}, nil
+	}
 	return &Ended{}, nil
 }
 
@@ -103,12 +125,13 @@ func (s *Server) sessionRoutes() {
 	shared(s, "end session", s.endSessionHere)
 	add(s, route{
 		ID: "listSessions", Method: http.MethodGet, Path: "/sessions", Tag: "Streams", Summary: "List publishers and players",
-		Detail: "Players of HLS have no session: they are only counted.",
-		Role:   Viewer, Scope: Filtered,
+		Detail: "A player of HLS is a row of requests of one address and User-Agent for one stream, until it has asked for nothing for some seconds. " +
+			"Those behind one address that call themselves the same are one, and so is a cache. Of more than 50 000 on a node the others are only counted.",
+		Role: Viewer, Scope: Filtered,
 	}, s.listSessions)
 	add(s, route{
 		ID: "endSession", Method: http.MethodDelete, Path: "/sessions/{id}", Tag: "Streams", Summary: "End one publisher or player",
-		Detail: "One that is gone is no error.",
+		Detail: "One that is gone is no error. A player of HLS is refused (403) as long as it goes on asking for the stream, until it has asked for nothing for a minute.",
 		Role:   Operator, Scope: Filtered,
 	}, s.endSession)
 }

@@ -395,7 +395,7 @@ func (s *Server) endPlayers(ctx context.Context, in *StreamPath) (*endedOutput, 
 }
 
 func (s *Server) endPlayersHere(_ context.Context, in *StreamPath) (*Ended, error) {
-	return &Ended{Ended: s.Sessions.KickPlayers(in.key())}, nil
+	return &Ended{Ended: s.Sessions.KickPlayers(in.key()) + s.HLS.KickViewers(in.key())}, nil
 }
 
 func (s *Server) streamRoutes() {
@@ -428,7 +428,7 @@ func (s *Server) streamRoutes() {
 	add(s, route{
 		ID: "endPlayers", Method: http.MethodDelete, Path: "/streams/{space}/{app}/{stream}/players", Tag: "Streams",
 		Summary: "End all players of a stream",
-		Detail:  "Players over RTMP, HTTP-FLV and WebSocket-FLV are disconnected. One of HLS has no connection that lasts: to keep those away, forbid the stream.",
+		Detail:  "Players over RTMP, HTTP-FLV and WebSocket-FLV are disconnected, and may come again at once; those of HLS are refused, as endSession says. To keep players away, forbid the stream.",
 		Role:    Operator, Scope: InSpace,
 	}, s.endPlayers)
 }

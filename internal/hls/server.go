@@ -396,6 +396,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		defer span.End()
 		grant, err = s.gate.Check(ctx, req)
 	}
+	if err == nil && s.viewers.refuses(grant) {
+		d := grant.Deny(access.Blocked)
+		d.Why, err = viewerKicked, d
+	}
 	if err == nil {
 		if strings.HasSuffix(req.File, ".ts") {
 			err = s.serveSegment(w, r, grant)

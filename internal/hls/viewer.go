@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"weir/internal/access"
@@ -19,6 +20,9 @@ import (
 // address and User-Agent for one stream, until none has come for a while. So
 // players behind one address that call themselves the same are one, and so is
 // a cache.
+//
+// One that is ended by the owner of the stream has no connection to be closed: it
+// is refused for as long as it goes on asking, and for a while more.
 //
 // They are looked through at intervals while there are any.
 type viewers struct {
@@ -32,6 +36,15 @@ type viewers struct {
 	timer  *time.Timer // nil: there are none
 	closed bool
 	untold int64
+
+	ended    map[outcast]time.Time // when they last asked
+	outcasts atomic.Int64          // how many: as long as there are none, nobody takes mu to know
+}
+
+// outcast is a viewer that was ended.
+type outcast struct {
+	key stream.Key
+	who uint64
 }
 
 // viewer is one of them. It is small: they may be many.
@@ -52,6 +65,9 @@ const (
 	// viewerIdle is how long a viewer may ask for nothing, beyond three target
 	// durations.
 	viewerIdle = 10 * time.Second
+	// outcastIdle is for how long one that was ended must ask for nothing until it
+	// is served again.
+	outcastIdle = time.Minute
 )
 
 // Why the stay of a viewer is over.
@@ -59,23 +75,29 @@ const (
 	viewerLeft   = "player left"
 	viewerOver   = "stream is over"
 	viewerClosed = "server is shutting down"
+	viewerKicked = "ended by the owner"
 )
 
-// served notes that n bytes of a channel went to who asks with g.
-func (v *viewers) served(c *channel, g *access.Grant, r *http.Request, n int) {
-	if v.emit == nil {
-		return
-	}
-	req := g.Request()
+// who tells those who ask apart.
+func (v *viewers) who(req *access.Request) uint64 {
 	var h maphash.Hash
 	h.SetSeed(v.hash)
 	addr := req.Addr.Addr().As16()
 	h.Write(addr[:])
 	h.WriteString(req.UserAgent)
-	who, now := h.Sum64(), time.Now()
+	return h.Sum64()
+}
+
+// served notes that n bytes of a channel went to who asks with g.
+func (v *viewers) served(c *channel, g *access.Grant, r *http.Request, n int) {
+	req := g.Request()
+	who, now := v.who(&req), time.Now()
 
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if _, ended := v.ended[outcast{c.key, who}]; ended {
+		return // while it was being answered
+	}
 	w := v.of[c][who]
 	if w == nil {
 		if v.closed {
@@ -124,7 +146,12 @@ func (v *viewers) look() {
 			}
 		}
 	}
-	if v.number > 0 {
+	for o, last := range v.ended {
+		if now.Sub(last) >= outcastIdle {
+			v.forgive(o)
+		}
+	}
+	if v.number > 0 || len(v.ended) > 0 {
 		v.timer.Reset(viewersEvery)
 	} else {
 		v.timer = nil
@@ -139,6 +166,9 @@ func (v *viewers) end(c *channel, who uint64, reason string) {
 		delete(v.of, c)
 	}
 	v.number--
+	if v.emit == nil {
+		return
+	}
 	e := event.New(w.last, event.PlayEnded{
 		Client: w.client, Session: fmt.Sprintf("%016x", w.session), Started: w.since, Reason: reason, Bytes: w.bytes,
 	})
@@ -153,6 +183,126 @@ func (v *viewers) over(c *channel, reason string) {
 	for who := range v.of[c] {
 		v.end(c, who, reason)
 	}
+}
+
+// kick ends a viewer by the will of the stream's owner. v.mu is held.
+func (v *viewers) kick(c *channel, who uint64) {
+	v.end(c, who, viewerKicked)
+	for o := range v.ended {
+		if len(v.ended) < v.most {
+			break
+		}
+		v.forgive(o) // any
+	}
+	if v.ended == nil {
+		v.ended = make(map[outcast]time.Time)
+	}
+	v.ended[outcast{c.key, who}] = time.Now()
+	v.outcasts.Store(int64(len(v.ended)))
+}
+
+// forgive has one served again that was ended. v.mu is held.
+func (v *viewers) forgive(o outcast) {
+	delete(v.ended, o)
+	v.outcasts.Store(int64(len(v.ended)))
+}
+
+// refuses reports whether who asks with g was ended.
+func (v *viewers) refuses(g *access.Grant) bool {
+	if v.outcasts.Load() == 0 {
+		return false
+	}
+	req := g.Request()
+	o := outcast{g.Key(), v.who(&req)}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if _, ended := v.ended[o]; !ended {
+		return false
+	}
+	v.ended[o] = time.Now()
+	return true
+}
+
+// Viewer describes who plays over HLS: a row of requests of one address and
+// User-Agent for one stream.
+type Viewer struct {
+	ID    uint64 // among all sessions that ever were
+	Key   stream.Key
+	Addr  netip.AddrPort // of its first request
+	Since time.Time
+	Bytes int64 // sent
+}
+
+func (w *viewer) describe(key stream.Key) Viewer {
+	return Viewer{w.session, key, w.client.Addr, w.since, w.bytes}
+}
+
+// Viewers returns who plays, in no order: a stream, if key is not zero.
+func (s *Server) Viewers(key stream.Key) []Viewer {
+	v := &s.viewers
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	var list []Viewer
+	for c, all := range v.of {
+		if key == (stream.Key{}) || c.key == key {
+			for _, w := range all {
+				list = append(list, w.describe(c.key))
+			}
+		}
+	}
+	return list
+}
+
+// Viewer returns the one of that ID.
+func (s *Server) Viewer(id uint64) (Viewer, bool) {
+	s.viewers.mu.Lock()
+	defer s.viewers.mu.Unlock()
+	if c, who := s.viewers.find(id); c != nil {
+		return s.viewers.of[c][who].describe(c.key), true
+	}
+	return Viewer{}, false
+}
+
+// find returns where the viewer of that ID is. v.mu is held.
+func (v *viewers) find(id uint64) (*channel, uint64) {
+	for c, all := range v.of {
+		for who, w := range all {
+			if w.session == id {
+				return c, who
+			}
+		}
+	}
+	return nil, 0
+}
+
+// Kick ends a viewer by the will of the stream's owner, and reports whether there
+// was one. It is refused, as who is on a block list, as long as it goes on asking
+// for the stream, until it has asked for nothing for a minute.
+func (s *Server) Kick(id uint64) bool {
+	s.viewers.mu.Lock()
+	defer s.viewers.mu.Unlock()
+	c, who := s.viewers.find(id)
+	if c != nil {
+		s.viewers.kick(c, who)
+	}
+	return c != nil
+}
+
+// KickViewers is Kick for all who play a stream and of whose stay there is an
+// account. It returns how many they were.
+func (s *Server) KickViewers(key stream.Key) (n int) {
+	v := &s.viewers
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for c, all := range v.of {
+		if c.key == key {
+			for who := range all {
+				v.kick(c, who)
+				n++
+			}
+		}
+	}
+	return n
 }
 
 // close ends the stay of all.

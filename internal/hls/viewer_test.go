@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http/httptest"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -156,6 +157,62 @@ func TestTooManyViewers(t *testing.T) {
 		time.Sleep(time.Minute)
 		if _, list := told.of(t, "a"); len(list) != 1 || len(told.all()) != 1 {
 			t.Errorf("told: %+v", told.all())
+		}
+	})
+}
+
+// A player that its owner has ended gets nothing any more, under none of the
+// stream's addresses, as long as it goes on asking. Others do not notice.
+func TestKickedViewer(t *testing.T) {
+	inBubble(t, nil, func(n *node) {
+		told := n.tell()
+		n.publish("s1", both(2000), configs...)
+		n.publish("s2", both(2000), configs...)
+		time.Sleep(3 * time.Second)
+		key := stream.Key{Space: "default", App: "live", Name: "s1"}
+		n.watch("bad", 4*time.Second)
+		list := n.srv.Viewers(key)
+		if len(list) != 1 || list[0].Key != key || list[0].Addr.Addr().String() != "192.0.2.1" || list[0].Bytes == 0 {
+			t.Fatalf("who plays: %+v", list)
+		}
+		if v, ok := n.srv.Viewer(list[0].ID); !ok || v.ID != list[0].ID || len(n.srv.Viewers(stream.Key{})) != 1 {
+			t.Errorf("the viewer of that ID: %+v %t", v, ok)
+		}
+		if !n.srv.Kick(list[0].ID) || n.srv.Kick(list[0].ID) || n.srv.Kick(0) {
+			t.Error("Kick does not say whom it has ended")
+		}
+		if _, list := told.of(t, "bad"); len(list) != 1 || list[0].Reason != viewerKicked {
+			t.Errorf("told: %+v", list)
+		}
+		refused := func(agent string) {
+			t.Helper()
+			c, _ := n.srv.find(key)
+			s := c.view.Load().list.Segments
+			for _, path := range []string{"/live/s1.m3u8", "/live/s1/index.m3u8", "/live/s1/master.m3u8", "/live/s1/" + s[len(s)-1].URI} {
+				if w := n.get(path, "User-Agent: "+agent); w.Code != 403 || !strings.Contains(w.Body.String(), "Forbidden By Blacklist") {
+					t.Errorf("%s gets %s: %d %s", agent, path, w.Code, w.Body)
+				}
+			}
+		}
+		for range 10 {
+			refused("bad")
+			time.Sleep(outcastIdle / 2)
+			n.watch("good", 2*time.Second)
+		}
+		if w := n.get("/live/s2.m3u8", "User-Agent: bad"); w.Code != 200 {
+			t.Errorf("another stream: %d", w.Code)
+		}
+		time.Sleep(outcastIdle + viewersEvery)
+		n.watch("bad", 2*time.Second)
+		n.watch("good", 2*time.Second)
+		if got := n.srv.KickViewers(key); got != 2 || len(n.srv.Viewers(key)) != 0 {
+			t.Errorf("KickViewers = %d", got)
+		}
+		refused("bad")
+		refused("good")
+		time.Sleep(2 * time.Minute)
+		if v := &n.srv.viewers; len(v.ended) != 0 || v.outcasts.Load() != 0 || v.timer != nil {
+			t.Errorf("what is left of them: %v", v.ended)
 		}
 	})
 }
