@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -242,14 +244,15 @@ func (h *history) Run(ctx context.Context, stdout io.Writer) error {
 			}
 		})
 	case h.Sums:
-		var sums struct {
-			Items []api.Duration `json:"items"`
-		}
-		if err := c.do(ctx, http.MethodGet, "/history/durations", q, nil, &sums); err != nil {
+		sums, err := c.durations(ctx, q)
+		if err != nil {
 			return err
 		}
-		return h.show(stdout, sums.Items, "STREAM TIME PUSHES LIVE", func(row func(...any)) {
-			for _, d := range sums.Items {
+		if h.Limit > 0 {
+			sums = sums[:min(h.Limit, len(sums))]
+		}
+		return h.show(stdout, sums, "STREAM TIME PUSHES LIVE", func(row func(...any)) {
+			for _, d := range sums {
 				row(d.Space+"/"+d.App+"/"+d.Stream, age(time.Duration(d.Seconds*float64(time.Second))), d.Pushes, d.Live)
 			}
 		})
@@ -267,6 +270,28 @@ func (h *history) Run(ctx context.Context, stdout io.Writer) error {
 			row(local(p.Started), age(time.Duration(p.Seconds*float64(time.Second))), p.Space+"/"+p.App+"/"+p.Stream, address(p.Addr), p.Reason, amount(p.Brought.Bytes, "B"), video)
 		}
 	})
+}
+
+// durations adds up the sums of all pages, by stream.
+func (c *client) durations(ctx context.Context, q url.Values) ([]api.Duration, error) {
+	parts, err := all[api.Duration](ctx, c, "/history/durations", q, 0)
+	if err != nil {
+		return nil, err
+	}
+	slices.SortStableFunc(parts, func(a, b api.Duration) int {
+		return cmp.Or(cmp.Compare(a.Space, b.Space), cmp.Compare(a.App, b.App), cmp.Compare(a.Stream, b.Stream))
+	})
+	list := []api.Duration{}
+	for _, d := range parts {
+		if n := len(list) - 1; n >= 0 && list[n].Space == d.Space && list[n].App == d.App && list[n].Stream == d.Stream {
+			list[n].Seconds += d.Seconds
+			list[n].Pushes += d.Pushes
+			list[n].Live = list[n].Live || d.Live
+			continue
+		}
+		list = append(list, d)
+	}
+	return list, nil
 }
 
 type statistics struct {

@@ -244,11 +244,58 @@ func TestHistory(t *testing.T) {
 	if len(failed.Items) != 1 || failed.Items[0].Reason != "auth_failed" || failed.Items[0].Code != 5 {
 		t.Errorf("failed pushes: %+v", failed.Items)
 	}
-	var sums struct{ Items []Duration }
+	var sums Durations
 	w.get(t, viewer, "/history/durations?space=default&since="+url.QueryEscape(now.Add(-20*time.Minute).Format(time.RFC3339Nano)), &sums)
 	if len(sums.Items) != 2 || sums.Items[0].Stream != "a" || sums.Items[0].Pushes != 2 || sums.Items[0].Seconds < 659 || sums.Items[0].Seconds > 661 ||
 		!sums.Items[1].Live || sums.Items[1].Stream != "demo" {
 		t.Errorf("durations: %+v", sums.Items)
+	}
+}
+
+// TestDurationsByPages adds up the sums of pages of every size: they are those of
+// one page, however the pushes of a stream lie between those of others.
+func TestDurationsByPages(t *testing.T) {
+	w := newWorld(t)
+	now := time.Now()
+	for i := range 40 {
+		w.push("default", fmt.Sprintf("cam%d", i*i%7), now.Add(-time.Hour+time.Duration(i)*time.Minute), time.Duration(i+1)*time.Second)
+	}
+	w.publish(t, "default", "cam1")
+	w.publish(t, "default", "cam9")
+	w.publish(t, "other", "cam1")
+	w.facts(t, 80)
+	viewer := w.token(t, Token{Role: Viewer})
+	w.unlimited()
+	walk := func(query string) (pages int, sums map[string]Duration) {
+		t.Helper()
+		sums = map[string]Duration{}
+		for cursor := ""; ; {
+			var p Durations
+			w.get(t, viewer, "/history/durations?"+query+"&cursor="+url.QueryEscape(cursor), &p)
+			pages++
+			for _, d := range p.Items {
+				sum := sums[d.Space+"/"+d.Stream]
+				sums[d.Space+"/"+d.Stream] = Duration{Seconds: sum.Seconds + d.Seconds, Pushes: sum.Pushes + d.Pushes, Live: sum.Live || d.Live}
+			}
+			if cursor = p.Next; cursor == "" {
+				return pages, sums
+			}
+		}
+	}
+	n, want := walk("space=default")
+	if n != 1 || len(want) != 6 || want["default/cam1"].Pushes != 1+11 || !want["default/cam1"].Live || want["default/cam2"].Live || want["default/cam9"].Pushes != 1 {
+		t.Fatalf("on %d pages: %+v", n, want)
+	}
+	for limit := 1; limit < 6; limit++ {
+		n, got := walk(fmt.Sprintf("space=default&limit=%d", limit))
+		if n < 2 || len(got) != len(want) {
+			t.Errorf("on %d pages of %d: %+v", n, limit, got)
+		}
+		for name, d := range want {
+			if g := got[name]; g.Pushes != d.Pushes || g.Live != d.Live || !d.Live && g.Seconds != d.Seconds {
+				t.Errorf("%s by pages of %d: %+v, want %+v", name, limit, g, d)
+			}
+		}
 	}
 }
 

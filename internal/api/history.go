@@ -3,9 +3,11 @@ package api
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"net/http"
 	"net/netip"
 	"slices"
+	"strconv"
 	"time"
 
 	"weir/internal/event"
@@ -191,106 +193,201 @@ type Duration struct {
 	Space   string  `json:"space"`
 	App     string  `json:"app"`
 	Stream  string  `json:"stream"`
-	Seconds float64 `json:"seconds" doc:"In the period, of all its pushes together."`
-	Pushes  int     `json:"pushes" doc:"That were on the air in the period."`
-	Live    bool    `json:"live" doc:"One goes on; its seconds until now are counted."`
+	Seconds float64 `json:"seconds" doc:"In the period, of all its pushes that are counted on this page."`
+	Pushes  int     `json:"pushes" doc:"That were on the air in the period, and are counted on this page."`
+	Live    bool    `json:"live" doc:"One went on when the first page was asked for; its seconds until then are counted."`
 }
 
-type durationsOutput struct {
-	Body struct {
-		Since time.Time  `json:"since"`
-		Until time.Time  `json:"until"`
-		Items []Duration `json:"items" nullable:"false" doc:"By space, app and stream."`
-	}
+// Durations is a page of sums.
+type Durations struct {
+	Since time.Time  `json:"since"`
+	Until time.Time  `json:"until"`
+	Items []Duration `json:"items" nullable:"false" doc:"By space, app and stream."`
+	Next  string     `json:"next,omitempty" doc:"Cursor of the next page; absent on the last one."`
+	Silent
 }
+
+type durationsOutput struct{ Body *Durations }
 
 type durationsInput struct {
 	StreamFilter
 	Period
+	Limit  int    `query:"limit" minimum:"1" maximum:"10000" default:"10000" doc:"Of how many streams a page has sums at most."`
+	Cursor string `query:"cursor" maxLength:"2048" doc:"The next of the page before, which also says of which period; absent for the first page."`
 }
 
-// maxDurations is of how many streams the durations are added up at once.
-const maxDurations = 10_000
+// livePush is a push that goes on.
+type livePush struct {
+	Space   string    `json:"space"`
+	App     string    `json:"app"`
+	Stream  string    `json:"stream"`
+	Node    string    `json:"node"`
+	Started time.Time `json:"started"`
+}
 
-// listDurations adds up the pushes that ended since the beginning of the
-// period: one that ended later than the period was on the air in it, too.
+type livePushesInput struct {
+	Paging
+	StreamFilter
+}
+
+var livePushSorting = sorting[livePush]{list: "live pushes", key: func(p *livePush) string {
+	return streamKey(p.Space, p.App, p.Stream, p.Node)
+}}
+
+// livePushesHere returns the pushes that go on at this node.
+func (s *Server) livePushesHere(ctx context.Context, in *livePushesInput) (*Page[livePush], error) {
+	var list []livePush
+	f, nothing := in.filter(caller(ctx))
+	for _, st := range s.Hub.Streams() {
+		k, p := st.Key(), st.Publication()
+		if p == nil || nothing || f.Space != "" && f.Space != k.Space || f.App != "" && f.App != k.App || f.Stream != "" && f.Stream != k.Name {
+			continue
+		}
+		list = append(list, livePush{k.Space, k.App, k.Name, s.Node, p.Start()})
+	}
+	pg, err := page(list, in.Paging, livePushSorting)
+	return &pg, err
+}
+
+// durationsAt is where a page of sums ends: the pushes that go on come first, then
+// those that have ended, as the log has them.
+type durationsAt struct {
+	Since time.Time `json:"s"`
+	Until time.Time `json:"u"`
+	Now   time.Time `json:"n"`           // of the first page; who ended later was live then
+	Live  string    `json:"l,omitempty"` // cursor of the live pushes
+	Ended string    `json:"e,omitempty"` // cursor of the log; empty: the live ones are not all counted yet
+}
+
+const durationsList = "durations"
+
+func (in *durationsInput) at(now time.Time) (at durationsAt, err error) {
+	after, err := (Paging{Cursor: in.Cursor}).after(durationsList)
+	switch {
+	case err != nil:
+	case after == nil:
+		at.Now = now
+		at.Since, at.Until, err = in.times(now)
+	case json.Unmarshal([]byte(after.Key), &at) != nil:
+		err = problem(http.StatusBadRequest, kindCursor, "the cursor is not one of this list; begin without")
+	}
+	return at, err
+}
+
+func (at durationsAt) String() string {
+	b, err := json.Marshal(at)
+	if err != nil {
+		panic(err) // of times that no RFC 3339 has, which no parameter is
+	}
+	return cursor{List: durationsList, Key: string(b)}.String()
+}
+
+// sums adds up pushes by the name of their stream.
+type sums struct {
+	at     *durationsAt
+	most   int
+	byName map[[3]string]*Duration
+}
+
+// count counts a push. It reports whether there was room for its stream.
+func (s *sums) count(space, app, name string, from, to time.Time, live bool) bool {
+	if from.Before(s.at.Since) {
+		from = s.at.Since
+	}
+	if to.After(s.at.Until) {
+		to = s.at.Until
+	}
+	if !from.Before(to) {
+		return true
+	}
+	d := s.byName[[3]string{space, app, name}]
+	if d == nil {
+		if len(s.byName) == s.most {
+			return false
+		}
+		d = &Duration{Space: space, App: app, Stream: name}
+		s.byName[[3]string{space, app, name}] = d
+	}
+	d.Seconds += to.Sub(from).Seconds()
+	d.Pushes++
+	d.Live = d.Live || live
+	return true
+}
+
+func (s *sums) list() []Duration {
+	list := make([]Duration, 0, len(s.byName))
+	for _, d := range s.byName {
+		list = append(list, *d)
+	}
+	slices.SortFunc(list, func(a, b Duration) int {
+		return cmp.Or(cmp.Compare(a.Space, b.Space), cmp.Compare(a.App, b.App), cmp.Compare(a.Stream, b.Stream))
+	})
+	return list
+}
+
+// endedPush is a push in the log.
+type endedPush struct {
+	seq uint64
+	e   event.Event
+}
+
+// listDurations adds up the pushes that go on, and those that ended since the
+// beginning of the period: one that ended later than the period was on the air in
+// it, too. What a page has no room or time for is on the next one, with another
+// part of the sums of the same streams perhaps.
 func (s *Server) listDurations(ctx context.Context, in *durationsInput) (*durationsOutput, error) {
-	now := time.Now()
-	since, until, err := in.times(now)
+	at, err := in.at(time.Now())
 	if err != nil {
 		return nil, err
 	}
-	out := &durationsOutput{}
-	out.Body.Since, out.Body.Until, out.Body.Items = since.UTC(), until.UTC(), []Duration{}
-	c := caller(ctx)
-	f, nothing := in.filter(c, event.TypePublishEnded)
+	out := &durationsOutput{&Durations{Since: at.Since.UTC(), Until: at.Until.UTC()}}
+	sum := &sums{&at, in.Limit, make(map[[3]string]*Duration)}
+	defer func() { out.Body.Items = sum.list() }()
+	f, nothing := in.filter(caller(ctx), event.TypePublishEnded)
 	if nothing {
 		return out, nil
 	}
-	type name struct{ space, app, stream string }
-	sums := map[name]*Duration{}
-	count := func(n name, from, to time.Time, live bool) bool {
-		if from.Before(since) {
-			from = since
-		}
-		if to.After(until) {
-			to = until
-		}
-		if !from.Before(to) {
-			return true
-		}
-		d := sums[n]
-		if d == nil {
-			if len(sums) == maxDurations {
-				return false
-			}
-			d = &Duration{Space: n.space, App: n.app, Stream: n.stream}
-			sums[n] = d
-		}
-		d.Seconds += to.Sub(from).Seconds()
-		d.Pushes++
-		d.Live = d.Live || live
-		return true
-	}
-	tooMuch := invalid(field{"query.since", "the period has too many pushes: choose a shorter one, or a space, app or stream"})
-	for _, st := range s.Hub.Streams() {
-		k := st.Key()
-		p := st.Publication()
-		if p == nil || !c.Sees(k.Space) || f.Space != "" && f.Space != k.Space || f.App != "" && f.App != k.App || f.Stream != "" && f.Stream != k.Name {
-			continue
-		}
-		if !count(name{k.Space, k.App, k.Name}, p.Start(), now, true) {
-			return nil, tooMuch
-		}
-	}
-	page := Paging{Limit: scanFacts}
-	for {
-		pg, err := scan(ctx, s, "durations", f, Period{since, now}, page, func(e *eventlog.Entry) (*event.Event, bool) { return &e.Event, true })
+	if at.Ended == "" {
+		ask := &livePushesInput{Paging{in.Limit, at.Live}, in.StreamFilter}
+		here, err := s.livePushesHere(ctx, ask)
 		if err != nil {
 			return nil, err
 		}
-		for _, e := range pg.Items {
-			if d, ok := e.Data.(event.PublishEnded); ok && !count(name{e.Space, e.App, e.Stream}, d.Started, e.Time, false) {
-				return nil, tooMuch
-			}
+		live, err := gather(ctx, s, "live pushes", ask, ask.Paging, livePushSorting, here)
+		if err != nil {
+			return nil, err
 		}
-		if page.Cursor = pg.Next; page.Cursor == "" {
+		for _, p := range live.Items {
+			sum.count(p.Space, p.App, p.Stream, p.Started, at.Now, true) // there is room: a page has no more of them than of streams
+		}
+		out.Body.Silent = live.Silent
+		if live.Next != "" {
+			at.Live = live.Next
+			out.Body.Next = at.String()
+			return out, nil
+		}
+	}
+	pg, err := scan(ctx, s, durationsList, f, Period{at.Since, at.Now}, Paging{scanFacts, at.Ended}, func(e *eventlog.Entry) (endedPush, bool) {
+		return endedPush{e.Seq, e.Event}, true
+	})
+	if err != nil {
+		return nil, err
+	}
+	at.Live, at.Ended = "", pg.Next
+	for _, p := range pg.Items {
+		if d, ok := p.e.Data.(event.PublishEnded); ok && !sum.count(p.e.Space, p.e.App, p.e.Stream, d.Started, p.e.Time, false) {
+			at.Ended = cursor{List: durationsList, Key: strconv.FormatUint(p.seq, 10)}.String()
 			break
 		}
-		if time.Since(now) > s.scanTime {
-			return nil, tooMuch
-		}
 	}
-	for _, d := range sums {
-		out.Body.Items = append(out.Body.Items, *d)
+	if at.Ended != "" {
+		out.Body.Next = at.String()
 	}
-	slices.SortFunc(out.Body.Items, func(a, b Duration) int {
-		return cmp.Or(cmp.Compare(a.Space, b.Space), cmp.Compare(a.App, b.App), cmp.Compare(a.Stream, b.Stream))
-	})
 	return out, nil
 }
 
 func (s *Server) historyRoutes() {
+	shared(s, "live pushes", s.livePushesHere)
 	add(s, route{
 		ID: "listPushes", Method: http.MethodGet, Path: "/history/pushes", Tag: "History", Summary: "List pushes that have ended, the oldest end first",
 		Detail: "A page may have fewer items than its limit, even none, and not be the last one: only a page without next is.",
@@ -308,6 +405,8 @@ func (s *Server) historyRoutes() {
 	}, s.listRecorded)
 	add(s, route{
 		ID: "listDurations", Method: http.MethodGet, Path: "/history/durations", Tag: "History", Summary: "For how long streams were on the air",
+		Detail: "Of few streams and pushes it is one page. Where it is more, a stream may be on several pages: its seconds and pushes are to be added up. " +
+			"A page may have no items and not be the last one: only a page without next is. The filter is to be the same for all pages.",
 		Role: Viewer, Scope: Filtered, Errors: []int{503},
 	}, s.listDurations)
 }

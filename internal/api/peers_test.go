@@ -113,6 +113,12 @@ func TestClusterStreams(t *testing.T) {
 		t.Errorf("for the token of other: %q", got)
 	}
 
+	var sums Durations
+	w.get(t, viewer, "/history/durations?space=default", &sums)
+	if len(sums.Items) != 24 || sums.Items[23].Stream != "demo" || sums.Items[23].Pushes != 3 {
+		t.Errorf("what goes on at all nodes: %+v", sums)
+	}
+
 	// One is asked for where it is not.
 	var d StreamInfo
 	w.get(t, viewer, "/streams/default/live/cam01", &d)
