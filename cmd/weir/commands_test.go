@@ -25,15 +25,22 @@ policy:
 // is not that of its file any more.
 func TestURLOfServer(t *testing.T) {
 	p := startWeir(t, serverConfig)
-	push := func(url string) error {
+	tick := time.NewTicker(10 * time.Millisecond) // between two tries
+	defer tick.Stop()
+	push := func(url string) error { // once the server has seen the end of the push before
 		t.Helper()
 		server, name, _ := strings.Cut(strings.TrimSpace(url), "/live/")
-		c, err := rtmp.Dial(t.Context(), server+"/live", rtmp.Config{})
-		if err != nil {
-			t.Fatal(err)
+		for late := time.Now().Add(20 * time.Second); ; <-tick.C {
+			c, err := rtmp.Dial(t.Context(), server+"/live", rtmp.Config{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = c.Publish(name)
+			c.Close()
+			if err == nil || !strings.Contains(err.Error(), "Already Exist Stream Name") || time.Now().After(late) {
+				return err
+			}
 		}
-		defer c.Close()
-		return c.Publish(name)
 	}
 	signed := func(args ...string) string {
 		t.Helper()
