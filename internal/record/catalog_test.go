@@ -3,6 +3,7 @@ package record
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -12,6 +13,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
 
 	"weir/internal/event"
 	"weir/internal/media/av"
@@ -220,6 +223,116 @@ func TestOrder(t *testing.T) {
 		}
 		time.Sleep(time.Hour)
 		w.finished(1)
+	})
+}
+
+// What ends a recording ends it also while the push waits for its turn; an order that
+// comes while a recording is being stopped is carried out after that.
+func TestStoppedBeforeItsTurn(t *testing.T) {
+	for name, end := range map[string]func(*testing.T, *world, Order){
+		"Stop": func(t *testing.T, w *world, _ Order) {
+			if err := w.r.Stop(t.Context(), testKey); err != nil {
+				t.Error(err)
+			}
+		},
+		"Cancel": func(t *testing.T, w *world, o Order) {
+			if err := w.r.Cancel(t.Context(), o.ID); err != nil {
+				t.Error(err)
+			}
+		},
+		"End": func(_ *testing.T, _ *world, o Order) { time.Sleep(time.Until(o.End)) },
+	} {
+		for _, early := range []bool{false, true} { // the order was there before the push
+			for _, again := range []bool{false, true} {
+				t.Run(fmt.Sprint(name, " early ", early, " again ", again), func(t *testing.T) {
+					t.Parallel()
+					bubble(t, func(r *policy.Record, _ *Options) { r.Mode, r.Splice = policy.RecordRequest, 0 }, func(t *testing.T, w *world) {
+						w.r.mu.Lock()
+						turn := w.r.placeOf(testKey).turn
+						w.r.mu.Unlock()
+						turn <- struct{}{} // as if the one before waited for its disk
+						order := func() Order {
+							o, err := w.r.Order(t.Context(), testKey, &w.app, time.Time{}, time.Now().Add(time.Second))
+							if err != nil {
+								t.Fatal(err)
+							}
+							return o
+						}
+						var o Order
+						if early {
+							o = order()
+						}
+						e := w.both(w.push())
+						synctest.Wait()
+						if !early {
+							o = order()
+							synctest.Wait()
+						}
+						end(t, w, o)
+						synctest.Wait()
+						if again {
+							order()
+						}
+						<-turn
+						e.run(3000).end()
+						time.Sleep(time.Minute)
+						want := 0
+						if again {
+							want = 1
+						}
+						if list := facts[event.RecordStarted](w); len(list) != want {
+							t.Fatalf("%d recordings have begun, want %d", len(list), want)
+						}
+						w.finished(want)
+						w.r.mu.Lock()
+						defer w.r.mu.Unlock()
+						if n := len(w.r.places); n != 0 {
+							t.Errorf("%d places are left", n)
+						}
+					})
+				})
+			}
+		}
+	}
+}
+
+// lateStore does not remove anything for a while.
+type lateStore struct {
+	jetstream.KeyValue
+	purged int
+	until  int
+}
+
+func (s *lateStore) Create(context.Context, string, []byte, ...jetstream.KVCreateOpt) (uint64, error) {
+	return 1, nil
+}
+
+func (s *lateStore) WatchAll(context.Context, ...jetstream.WatchOpt) (jetstream.KeyWatcher, error) {
+	return nil, errors.New("no watch")
+}
+
+func (s *lateStore) Purge(context.Context, string, ...jetstream.KVDeleteOpt) error {
+	if s.purged++; s.purged < s.until {
+		return errors.New("no quorum")
+	}
+	return nil
+}
+
+// An order that is over goes when it can be removed, though nothing else happens then.
+func TestOrderIsRemovedLate(t *testing.T) {
+	kv := &lateStore{until: 4}
+	bubble(t, func(r *policy.Record, o *Options) {
+		r.Mode, o.Orders = policy.RecordRequest, NewOrders(struct{ jetstream.JetStream }{}, 1, slog.New(slog.DiscardHandler))
+		o.Orders.kv = kv
+	}, func(t *testing.T, w *world) {
+		if _, err := w.r.Order(t.Context(), testKey, &w.app, time.Time{}, time.Now().Add(time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if n := len(w.r.Orders()); n != 0 || kv.purged != kv.until {
+			t.Errorf("%d orders after %d attempts, want 0 after %d", n, kv.purged, kv.until)
+		}
 	})
 }
 

@@ -21,6 +21,9 @@ var (
 	ErrNotRunning = errors.New("the stream is not being recorded")
 )
 
+// overWait is after which it is seen that orders which are over are removed.
+const overWait = time.Minute
+
 // Order asks for recordings of a stream. A zero start is now. If the stream is
 // being pushed, its recording begins at the newest key frame. app is the
 // stream's.
@@ -89,12 +92,13 @@ func (r *Recorder) stop(key stream.Key) bool {
 	if p == nil {
 		return false
 	}
-	if p.session != nil {
-		p.session.stopped = true
-		p.session.reader.Close()
-		return true
+	for s := range p.sessions {
+		s.stop()
 	}
-	if p.take == nil || p.refs > 0 {
+	switch {
+	case len(p.sessions) > 0:
+		return true
+	case p.take == nil:
 		return false
 	}
 	if p.timer != nil {
@@ -117,13 +121,16 @@ func (r *Recorder) due() {
 	over, wanted, next := r.orders.at(time.Now())
 	for key, p := range r.places {
 		if p.session != nil && !r.wanted(key, p.session.pub) {
-			r.stop(key)
+			p.session.stop()
 		}
 	}
 	for _, key := range wanted {
 		r.start(key)
 	}
 	if len(over) > 0 {
+		if late := time.Now().Add(overWait); next.IsZero() || late.Before(next) {
+			next = late
+		}
 		r.jobs.Go(func() { // ends with an answer, or soon without one
 			if err := r.orders.remove(r.ctx, over...); err != nil && r.ctx.Err() == nil {
 				r.log.Warn("orders that are over are not removed yet", "err", err)
@@ -139,14 +146,18 @@ func (r *Recorder) due() {
 	}
 }
 
-// start records a stream that is being pushed and not yet recorded. r.mu is
-// held.
+// start records a stream that is being pushed and not yet recorded. One whose
+// recording is being stopped it records after that. r.mu is held.
 func (r *Recorder) start(key stream.Key) {
-	if p := r.places[key]; p != nil && p.refs > 0 || r.closed {
+	if p := r.places[key]; p != nil && len(p.sessions) > 0 {
+		p.again = true
+		for s := range p.sessions {
+			p.again = p.again && s.stopped
+		}
 		return
 	}
 	st := r.hub.Find(key)
-	if st == nil {
+	if st == nil || r.closed {
 		return
 	}
 	pub := st.Publication()
@@ -154,9 +165,15 @@ func (r *Recorder) start(key stream.Key) {
 		return
 	}
 	rd := pub.NewReader()
-	r.placeOf(key).refs++ // from now on, so that nobody else does the same
-	r.jobs.Go(func() {    // ends with the publication, or when the reader is closed
+	s := r.session(pub, rd) // from now on, so that nobody else does the same
+	r.jobs.Go(func() {      // ends with the publication, or when the reader is closed
 		defer rd.Close()
-		r.record(pub, rd)
+		r.record(s)
 	})
+}
+
+// stop ends a session, also one that has not had its turn yet. Recorder.mu is held.
+func (s *session) stop() {
+	s.stopped = true
+	s.reader.Close()
 }

@@ -130,13 +130,14 @@ type Recorder struct {
 // place is where the takes of a stream meet: at most one session, and one take
 // that is not closed.
 type place struct {
-	turn sync.Mutex // a session has it
+	turn chan struct{} // cap 1: a session has it
 
 	// Guarded by Recorder.mu.
-	refs    int // sessions that have or want turn
-	take    *take
-	session *session
-	timer   *time.Timer // closes take when nobody returns
+	sessions map[*session]bool // those that have or want turn
+	again    bool              // an order came when all of them were stopped
+	take     *take
+	session  *session    // the one that records
+	timer    *time.Timer // closes take when nobody returns
 }
 
 // Open returns a Recorder that goes on with what is in the spool, and attaches
@@ -289,7 +290,7 @@ func (r *Recorder) unlock() {
 func (r *Recorder) placeOf(key stream.Key) *place {
 	p := r.places[key]
 	if p == nil {
-		p = new(place)
+		p = &place{turn: make(chan struct{}, 1), sessions: make(map[*session]bool)}
 		r.places[key] = p
 	}
 	return p
@@ -297,16 +298,30 @@ func (r *Recorder) placeOf(key stream.Key) *place {
 
 // follow records a push if that is wanted.
 func (r *Recorder) follow(_ context.Context, pub *stream.Publication, rd *stream.Reader) {
-	key := pub.Stream().Key()
 	r.mu.Lock()
-	wanted := r.wanted(key, pub)
-	if wanted {
-		r.placeOf(key).refs++
+	var s *session
+	if r.wanted(pub.Stream().Key(), pub) {
+		s = r.session(pub, rd)
 	}
 	r.mu.Unlock()
-	if wanted {
-		r.record(pub, rd)
+	if s != nil {
+		r.record(s)
 	}
+}
+
+// session returns the session of a push, which record runs, or nil if the push has
+// one. r.mu is held.
+func (r *Recorder) session(pub *stream.Publication, rd *stream.Reader) *session {
+	key := pub.Stream().Key()
+	p := r.placeOf(key)
+	for s := range p.sessions {
+		if s.pub == pub {
+			return nil
+		}
+	}
+	s := &session{r: r, pub: pub, reader: rd, place: p, cfg: pub.App().Record, log: r.log.With("stream", key.String(), "session", pub.Push().Session)}
+	p.sessions[s] = true
+	return s
 }
 
 // wanted reports whether a push is recorded. r.mu is held.
@@ -334,47 +349,44 @@ func asks(v string) bool {
 	return false
 }
 
-// record records a push until its end, or until the reader is closed. The caller
-// has counted it in the place's refs.
-func (r *Recorder) record(pub *stream.Publication, rd *stream.Reader) {
-	key := pub.Stream().Key()
-	r.mu.Lock()
-	p := r.placeOf(key)
-	r.mu.Unlock()
-	p.turn.Lock()
-	defer p.turn.Unlock()
-	r.compare(p, pub)
+// record records a push until its end, or until somebody stops it. Who did that, or
+// ended the order for it, while the session waited for its turn has ended it as well.
+func (r *Recorder) record(s *session) {
+	key, p := s.pub.Stream().Key(), s.place
+	p.turn <- struct{}{}
+	defer func() { <-p.turn }()
+	r.compare(p, s.pub)
 
-	s := &session{r: r, pub: pub, reader: rd, place: p, cfg: pub.App().Record, log: r.log.With("stream", key.String(), "session", pub.Push().Session)}
 	r.mu.Lock()
-	if r.closed {
-		p.refs--
-		r.mu.Unlock()
-		return
-	}
 	if p.timer != nil {
 		p.timer.Stop()
 		p.timer = nil
 	}
-	p.session = s
-	if t := p.take; t != nil && !t.awaits(pub.Start()) {
-		r.close(t, "left", t.leaving().Last)
+	if !r.closed && !s.stopped && r.wanted(key, s.pub) {
+		p.session = s
+		if t := p.take; t != nil && !t.awaits(s.pub.Start()) {
+			r.close(t, "left", t.leaving().Last)
+			p.take = nil
+		}
+		r.unlock()
+
+		s.run()
+
+		r.mu.Lock()
+		p.session = nil
+	}
+	delete(p.sessions, s)
+	r.clips.grew.all() // as far as it will for now
+	if t := p.take; s.stopped && t != nil {
+		r.close(t, "stopped", cmp.Or(s.last, t.leaving().Last))
 		p.take = nil
 	}
-	r.unlock()
-
-	s.run()
-
-	r.mu.Lock()
-	defer r.unlock()
-	p.refs--
-	p.session = nil
-	r.clips.grew.all() // as far as it will for now
-	if s.stopped && p.take != nil {
-		r.close(p.take, "stopped", s.last)
-		p.take = nil
+	if p.again && len(p.sessions) == 0 {
+		p.again = false
+		r.start(key)
 	}
 	r.await(key, p)
+	r.unlock()
 }
 
 // compare sees to it that the take of a place is that with which the push can
@@ -416,7 +428,7 @@ func (t *take) awaits(start time.Time) bool {
 // that has none. r.mu is held.
 func (r *Recorder) await(key stream.Key, p *place) {
 	switch {
-	case r.closed || p.refs > 0:
+	case r.closed || len(p.sessions) > 0:
 	case p.take == nil:
 		delete(r.places, key)
 	default:
@@ -430,7 +442,7 @@ func (r *Recorder) await(key stream.Key, p *place) {
 		p.timer = time.AfterFunc(max(d, 0), func() {
 			r.mu.Lock()
 			defer r.unlock()
-			if r.closed || p.take != t || p.refs > 0 {
+			if r.closed || p.take != t || len(p.sessions) > 0 {
 				return
 			}
 			r.close(t, "left", left.Last)

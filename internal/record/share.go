@@ -400,7 +400,7 @@ func (t *take) give() {
 			p.timer.Stop()
 			p.timer = nil
 		}
-		if p.refs == 0 {
+		if len(p.sessions) == 0 {
 			delete(r.places, t.head.key())
 		}
 		fallthrough
