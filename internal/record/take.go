@@ -35,7 +35,7 @@ type take struct {
 	hash    hash.Hash
 	written int64
 	synced  time.Time
-	now     segment // that one
+	now     segment // that one; it is set with mu held, for clips look at it
 
 	changed chan struct{} // cap 1: there is something to do for keep
 	done    chan struct{} // closed when keep has ended
@@ -180,7 +180,10 @@ func (t *take) open(s segment) error {
 		os.Remove(t.file(&s))
 		return err
 	}
-	t.out, t.now, t.written, t.synced = f, s, 0, time.Now()
+	t.mu.Lock()
+	t.now = s
+	t.mu.Unlock()
+	t.out, t.written, t.synced = f, 0, time.Now()
 	t.hash.Reset()
 	return nil
 }
