@@ -36,6 +36,9 @@ func TestMain(m *testing.M) {
 				os.Exit(SandboxFailed)
 			}
 			os.Exit(0)
+		case "server":
+			serveHang(os.Args[2:])
+			os.Exit(1)
 		case "-hide_banner", "-nostdin":
 			fake(os.Args[1:])
 			os.Exit(0)
@@ -332,13 +335,8 @@ func TestDevices(t *testing.T) {
 // of one is left. What was killed may need a moment to be gone.
 func nothingLeft(t *testing.T, tool *Tool) {
 	t.Helper()
-	left := func() (list []string) {
-		for _, dir := range glob(t, "/proc/[1-9]*") {
-			b, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
-			if first, _, _ := strings.Cut(string(b), "\x00"); first == tool.found.path {
-				list = append(list, filepath.Base(dir)+": "+strings.ReplaceAll(string(b), "\x00", " "))
-			}
-		}
+	left := func() []string {
+		list := processes(t, tool.found.path)
 		if n := tool.Health().Running; n != 0 {
 			list = append(list, fmt.Sprint(n, " that are said to run"))
 		}
@@ -357,6 +355,17 @@ func nothingLeft(t *testing.T, tool *Tool) {
 			t.Errorf("control groups are left: %q", list)
 		}
 	}
+}
+
+// processes returns those that are the program at path.
+func processes(t *testing.T, path string) (list []string) {
+	for _, dir := range glob(t, "/proc/[1-9]*") {
+		b, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
+		if first, _, _ := strings.Cut(string(b), "\x00"); first == path {
+			list = append(list, filepath.Base(dir)+": "+strings.ReplaceAll(string(b), "\x00", " "))
+		}
+	}
+	return list
 }
 
 func glob(t *testing.T, pattern string) []string {
@@ -584,19 +593,17 @@ func TestForkServer(t *testing.T) {
 		}
 		t.Logf("warm: %v", use.CPU)
 	}
-	if !warm.Health().ForkServer || !warm.warm.broken.IsZero() || warm.warm.whole {
+	if !warm.Health().ForkServer || !warm.warm.broken.IsZero() || !warm.warm.whole.IsZero() {
 		t.Error("it was not forked, or missed a library")
 	}
 	if _, _, err := warm.Run(t.Context(), j, []byte("no picture")); err == nil {
 		t.Error("what is no picture gives no error")
 	}
-	hang := *j
-	hang.Limits.Time = 50 * time.Millisecond
-	p, err := warm.Start(t.Context(), &hang)
-	if err != nil {
-		t.Fatal(err)
+	whole := *j
+	whole.Outputs = []Output{{Format: "image2pipe", Options: j.Outputs[0].Options}} // without a limit of its size
+	if got, _, err := warm.Run(t.Context(), &whole, key); err != nil || !bytes.Equal(got, want) {
+		t.Errorf("without a limit: %d bytes, %v, want %d", len(got), err, len(want))
 	}
-	p.Close()
 }
 
 // What the children of the fork server do costs their own job only, too.
@@ -633,7 +640,8 @@ func TestBrokenForks(t *testing.T) {
 		})
 	}
 	out, _, err := tool.Run(t.Context(), job(Limits{}), []byte("probe"))
-	if want := "fork 1\nexec 1\nopen 1\nwrite 1\nsocket 1\nkill 1\ncontrol 1\n"; string(out) != want || err != nil {
+	want := "fork 1\nexec 1\nopen 1\nwrite 1\nsocket 1\nkill 1\nlimits 1\nown limits 0\naffinity 1\nowner 1\nsignal 1\nasync 1\nblocking 0\ndeath 1\ncontrol 1\n"
+	if string(out) != want || err != nil {
 		t.Errorf("probe: %v, it says\n%s\nwant\n%s", err, out, want)
 	}
 	if !tool.warm.broken.IsZero() {
@@ -641,6 +649,90 @@ func TestBrokenForks(t *testing.T) {
 	}
 	tool.Close()
 	nothingLeft(t, tool)
+}
+
+// H86: a job has so many threads and no more, in whatever way it is locked in; what it
+// has does not keep the next job from having some.
+func TestThreadsAreBounded(t *testing.T) {
+	evil, library := buildEvil(t, "ffmpeg"), buildForkServer(t)
+	for _, m := range modes() {
+		t.Run(fmt.Sprintf("%+v", m), func(t *testing.T) {
+			tool := newInMode(t, evil, library, m)
+			tool.found.groups = nil // which hold them as well
+			if os.Getuid() == 0 && !m.nobody {
+				t.Skip("no limit of tasks holds root")
+			}
+			for _, what := range []string{"forked", "alone"} {
+				if what == "alone" {
+					tool.found.library = ""
+				}
+				out, _, err := tool.Run(t.Context(), job(Limits{}), []byte("threads"))
+				var n int
+				if fmt.Sscanf(string(out), "%d threads: Resource temporarily unavailable", &n); err != nil || n == 0 || n > m.tasks() {
+					t.Errorf("%s: %q, %v, want at most %d", what, out, err, m.tasks())
+				}
+				if out, _, err := tool.Run(t.Context(), job(Limits{}), []byte("echo")); string(out) != "echo\n" || err != nil {
+					t.Errorf("%s, the next one: %q, %v", what, out, err)
+				}
+			}
+		})
+	}
+}
+
+// newInMode returns a Tool that locks in the ffmpeg at path in mode m.
+func newInMode(t testing.TB, path, library string, m mode) *Tool {
+	tool := New(Options{Self: "/proc/self/exe", Path: path, ForkServer: library})
+	t.Cleanup(tool.Close)
+	if err := tool.Ready(t.Context()); err != nil {
+		t.Skip(err)
+	}
+	if tool.found.library == "" {
+		t.Skip("there is no seccomp here, and so no fork server")
+	}
+	if _, err := tool.ask(t.Context(), tool.found, m, func(s *spec) { s.Report = true }); err != nil {
+		t.Skip(err)
+	}
+	tool.found.mode = m
+	return tool
+}
+
+// No job outlives a server that is killed, in whatever way it is locked in.
+func TestServerIsKilled(t *testing.T) {
+	evil, library := buildEvil(t, "ffmpeg"), buildForkServer(t)
+	for i, m := range modes() {
+		t.Run(fmt.Sprintf("%+v", m), func(t *testing.T) {
+			tool := newInMode(t, evil, library, m)
+			server := exec.Command("/proc/self/exe", "server", fmt.Sprint(i), evil, library)
+			server.Stderr = os.Stderr
+			if err := server.Start(); err != nil {
+				t.Fatal(err)
+			}
+			kill := func() { server.Process.Kill(); server.Wait() }
+			defer kill()
+			tick := time.NewTicker(5 * time.Millisecond)
+			defer tick.Stop()
+			for began := time.Now(); len(processes(t, evil)) < 2; <-tick.C { // the fork server and its child
+				if time.Since(began) > 20*time.Second {
+					t.Fatalf("processes of the server: %q", processes(t, evil))
+				}
+			}
+			kill()
+			nothingLeft(t, tool)
+		})
+	}
+}
+
+// serveHang is a server that has a job that does not end.
+func serveHang(args []string) {
+	tool := New(Options{Self: "/proc/self/exe", Path: args[1], ForkServer: args[2]})
+	err := tool.Ready(context.Background())
+	if err == nil {
+		var i int
+		fmt.Sscan(args[0], &i)
+		tool.found.groups, tool.found.mode = nil, modes()[i]
+		_, _, err = tool.Run(context.Background(), job(Limits{Time: time.Hour}), []byte("hang"))
+	}
+	fmt.Fprintln(os.Stderr, err)
 }
 
 // A job that dies of a library that children of the fork server are not given is
@@ -654,22 +746,33 @@ func TestForkMissesLibrary(t *testing.T) {
 	if !tool.Health().ForkServer {
 		t.Skip("there is no seccomp here, and so no fork server")
 	}
-	if _, _, err := tool.Run(t.Context(), job(Limits{}), []byte("crash")); err == nil || tool.warm.whole {
-		t.Errorf("a crash: %v, for want of a library: %v", err, tool.warm.whole)
+	if _, _, err := tool.Run(t.Context(), job(Limits{}), []byte("crash")); err == nil || !tool.warm.slim() {
+		t.Errorf("a crash: %v, for want of a library: %v", err, !tool.warm.slim())
 	}
-	if out, _, err := tool.Run(t.Context(), job(Limits{}), []byte("miss")); string(out) != "alive\n" || err != nil || !tool.warm.whole {
+	if out, _, err := tool.Run(t.Context(), job(Limits{}), []byte("miss")); string(out) != "alive\n" || err != nil || tool.warm.slim() {
 		t.Errorf("what misses a library: %q, %v", out, err)
 	}
 	if out, _, err := tool.Run(t.Context(), job(Limits{}), []byte("echo")); string(out) != "echo\n" || err != nil {
 		t.Errorf("the next one: %q, %v", out, err)
 	}
-	for l, list := range tool.warm.idle {
-		for _, s := range list {
-			if s.slim {
-				t.Errorf("a fork server with too few libraries is left, of %+v", l)
+	idle := func(slim bool) {
+		t.Helper()
+		for l, list := range tool.warm.idle {
+			for _, s := range list {
+				if s.slim != slim {
+					t.Errorf("a fork server is left whose children get too many libraries or too few, of %+v", l)
+				}
 			}
 		}
 	}
+	idle(false)
+	tool.warm.whole = time.Now() // an hour later
+	for range 2 {                // the first one is the last of its fork server
+		if out, _, err := tool.Run(t.Context(), job(Limits{}), []byte("echo")); string(out) != "echo\n" || err != nil {
+			t.Errorf("an hour later: %q, %v", out, err)
+		}
+	}
+	idle(true)
 	tool.Close()
 	nothingLeft(t, tool)
 }

@@ -294,7 +294,7 @@ var environment = []string{"LC_ALL=C", "PATH=/nonexistent", "HOME=/nonexistent",
 func (f *found) spec(m mode, l *Limits) *spec {
 	s := &spec{
 		Path: f.path, Exec: f.exec, Read: append([]string(nil), f.read...),
-		Memory: l.memory(), CPU: int64((l.CPU + time.Second - 1) / time.Second), Nice: l.Nice,
+		Memory: l.memory(), CPU: int64((l.CPU + time.Second - 1) / time.Second), Nice: l.Nice, Tasks: m.tasks(),
 	}
 	if !m.namespaces {
 		s.Parent = os.Getpid()

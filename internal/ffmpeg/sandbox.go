@@ -19,6 +19,7 @@ type spec struct {
 	Devices []string // that it may read, write and control
 	Memory  int64    // bytes
 	CPU     int64    // seconds; 0 is no limit
+	Tasks   int      // processes and threads
 	Nice    int
 	Parent  int    // process without which it must not live; 0 where it cannot see it
 	Forks   bool   // it is the fork server

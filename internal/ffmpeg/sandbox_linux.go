@@ -98,6 +98,7 @@ func (s *spec) rlimits() error {
 		{"file size", unix.RLIMIT_FSIZE, 0},
 		{"files", unix.RLIMIT_NOFILE, files},
 		{"locked memory", unix.RLIMIT_MEMLOCK, 0},
+		{"tasks", unix.RLIMIT_NPROC, uint64(s.Tasks)},
 		{"memory", unix.RLIMIT_DATA, uint64(s.Memory)},
 	}
 	if s.CPU > 0 {

@@ -19,6 +19,8 @@ func modes() []mode { return nil }
 
 func (mode) command(self string, args []string) *exec.Cmd { return exec.Command(self, args...) }
 
+func (mode) tasks() int { return 0 }
+
 func (mode) lend(*exec.Cmd, []string) {}
 
 func awaitExit(int) {}

@@ -15,7 +15,7 @@ import (
 var calls = append([]uintptr{
 	unix.SYS_READ, unix.SYS_WRITE, unix.SYS_READV, unix.SYS_WRITEV, unix.SYS_PREAD64, unix.SYS_PWRITE64, unix.SYS_CLOSE, unix.SYS_LSEEK,
 	unix.SYS_FSTAT, unix.SYS_STATX, unix.SYS_FSTATFS, unix.SYS_STATFS, unix.SYS_OPENAT, unix.SYS_FACCESSAT, unix.SYS_FACCESSAT2,
-	unix.SYS_READLINKAT, unix.SYS_GETDENTS64, unix.SYS_GETCWD, unix.SYS_FCNTL, unix.SYS_DUP, unix.SYS_DUP3, unix.SYS_PIPE2, unix.SYS_FADVISE64,
+	unix.SYS_READLINKAT, unix.SYS_GETDENTS64, unix.SYS_GETCWD, unix.SYS_DUP, unix.SYS_DUP3, unix.SYS_PIPE2, unix.SYS_FADVISE64,
 	unix.SYS_CLOSE_RANGE,
 
 	unix.SYS_MMAP, unix.SYS_MUNMAP, unix.SYS_MPROTECT, unix.SYS_MREMAP, unix.SYS_MADVISE, unix.SYS_MSYNC, unix.SYS_MINCORE, unix.SYS_BRK,
@@ -30,7 +30,7 @@ var calls = append([]uintptr{
 
 	unix.SYS_GETPID, unix.SYS_GETPPID, unix.SYS_GETTID, unix.SYS_GETUID, unix.SYS_GETEUID, unix.SYS_GETGID, unix.SYS_GETEGID, unix.SYS_GETPGID,
 	unix.SYS_UNAME, unix.SYS_SYSINFO, unix.SYS_GETRUSAGE, unix.SYS_GETRANDOM, unix.SYS_GETCPU, unix.SYS_GETPRIORITY,
-	unix.SYS_SCHED_YIELD, unix.SYS_SCHED_GETAFFINITY, unix.SYS_SCHED_SETAFFINITY, unix.SYS_SCHED_GETPARAM, unix.SYS_SCHED_GETSCHEDULER,
+	unix.SYS_SCHED_YIELD, unix.SYS_SCHED_GETAFFINITY, unix.SYS_SCHED_GETPARAM, unix.SYS_SCHED_GETSCHEDULER,
 	unix.SYS_SCHED_GET_PRIORITY_MAX, unix.SYS_SCHED_GET_PRIORITY_MIN,
 
 	unix.SYS_EXECVE, // Landlock says of what
@@ -96,6 +96,17 @@ func (f *filter) only(call uintptr, n, mask uint32, values ...uint32) {
 	f.when(uint32(call), append(body, fail(unix.EPERM))...)
 }
 
+// with returns the body that permits a call whose argument n has the value v
+// when the low half of its argument n+1, masked, is want.
+func with(n, v, mask, want uint32) filter {
+	body := filter{load(offsetArgs + 8*(n+1))}
+	body.stmt(unix.BPF_ALU|unix.BPF_AND|unix.BPF_K, mask)
+	body.when(want, permit)
+	f := filter{load(offsetArgs + 8*n)}
+	f.when(v, append(body, fail(unix.EPERM))...)
+	return f
+}
+
 // outer returns the filter that s stands for. All of it holds for what the
 // process becomes.
 func (s *spec) outer(pid int) filter {
@@ -110,8 +121,22 @@ func (s *spec) outer(pid int) filter {
 	}
 	f.when(unix.SYS_CLONE3, fail(unix.ENOSYS)) // its arguments cannot be seen from here; C libraries then take clone
 	f.only(unix.SYS_TGKILL, 0, ^uint32(0), uint32(pid))
-	f.only(unix.SYS_PRCTL, 0, ^uint32(0), unix.PR_SET_NAME, unix.PR_GET_NAME, unix.PR_SET_PDEATHSIG, unix.PR_SET_VMA)
+	prctl := with(0, unix.PR_SET_PDEATHSIG, ^uint32(0), uint32(unix.SIGKILL)) // a child of the fork server asks for it
+	for _, v := range []uint32{unix.PR_SET_NAME, unix.PR_GET_NAME, unix.PR_SET_VMA} {
+		prctl.when(v, permit)
+	}
+	f.when(unix.SYS_PRCTL, append(prctl, fail(unix.EPERM))...)
 	f.only(unix.SYS_PRLIMIT64, 0, ^uint32(0), 0, uint32(pid))
+	f.only(unix.SYS_SCHED_SETAFFINITY, 0, ^uint32(0), 0)
+	// Whoever may say whom a descriptor signals, and by what, can kill the server.
+	fcntl := with(1, unix.F_SETFL, unix.O_ASYNC, 0)
+	for _, v := range []uint32{unix.F_DUPFD, unix.F_DUPFD_CLOEXEC, unix.F_GETFD, unix.F_SETFD, unix.F_GETFL} {
+		fcntl.when(v, permit)
+	}
+	if len(s.Devices) > 0 {
+		fcntl.when(unix.F_ADD_SEALS, permit)
+	}
+	f.when(unix.SYS_FCNTL, append(fcntl, fail(unix.EPERM))...)
 	if len(s.Devices) > 0 {
 		f.when(unix.SYS_IOCTL, permit)
 		f.when(unix.SYS_MEMFD_CREATE, permit)
@@ -132,6 +157,7 @@ func inner() filter {
 	f.begin()
 	f.only(unix.SYS_CLONE, 0, unix.CLONE_THREAD, unix.CLONE_THREAD)
 	f.when(unix.SYS_CLONE3, fail(unix.ENOSYS))
+	f.only(unix.SYS_PRLIMIT64, 0, ^uint32(0), 0) // and not the fork server's
 	for _, call := range append([]uintptr{
 		unix.SYS_EXECVE, unix.SYS_RECVMSG, unix.SYS_WAIT4, unix.SYS_TGKILL, unix.SYS_OPENAT, unix.SYS_SECCOMP,
 	}, openCalls...) {

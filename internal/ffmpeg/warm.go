@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"os"
 	"strings"
@@ -27,13 +28,16 @@ type warm struct {
 	mu     sync.Mutex
 	idle   map[Limits][]*forkServer
 	broken time.Time // when one has failed to start
-	whole  bool      // children get all libraries: one has missed what they are not given otherwise
+	whole  time.Time // until then children get all libraries: one has missed what they are not given otherwise
 }
 
 // Fork servers do not last: after so many jobs, and so long without one.
 const (
 	forkServerJobs = 1000
 	forkServerIdle = time.Minute
+
+	// A frame may have been made to miss a library, so what it costs is not for ever.
+	forkServerWhole = time.Hour
 )
 
 // forkServer is a process that forks jobs, one at a time.
@@ -98,7 +102,7 @@ func (t *Tool) give(l Limits, s *forkServer) {
 	s.jobs++
 	w := &t.warm
 	w.mu.Lock()
-	if s.jobs >= forkServerJobs || s.slim && w.whole {
+	if s.jobs >= forkServerJobs || s.slim != w.slim() {
 		w.mu.Unlock()
 		s.close()
 		return
@@ -164,7 +168,7 @@ func (t *Tool) startForkServer(ctx context.Context, f *found, l Limits) (*forkSe
 	}
 	w := &t.warm
 	w.mu.Lock()
-	s.slim = !w.whole
+	s.slim = w.slim()
 	w.mu.Unlock()
 	if s.slim {
 		if _, err := s.conn.Write([]byte{'S'}); err != nil {
@@ -180,11 +184,14 @@ func (t *Tool) startForkServer(ctx context.Context, f *found, l Limits) (*forkSe
 func (w *warm) missed(log *slog.Logger) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if !w.whole {
-		log.Warn("this ffmpeg needs libraries for a picture that weir does not know of; pictures cost more")
+	if w.slim() {
+		log.Warn("this ffmpeg needs libraries for a picture that weir does not know of; pictures cost more for an hour")
 	}
-	w.whole = true
+	w.whole = time.Now().Add(forkServerWhole)
 }
+
+// slim reports whether children get only what a picture needs. w.mu is held.
+func (w *warm) slim() bool { return !time.Now().Before(w.whole) }
 
 // close ends a fork server.
 func (s *forkServer) close() {
@@ -298,6 +305,9 @@ func (s *forkServer) run(args []string, in []byte, most int64) (out []byte, use 
 		pipes[0][1].Close()
 	})
 	streams.Go(func() { copyLimited(&said, pipes[2][0]) }) // ends with the child
+	if most == 0 {                                         // no limit
+		most = math.MaxInt64 - 1
+	}
 	out, err = io.ReadAll(io.LimitReader(pipes[1][0], most+1))
 	if int64(len(out)) > most {
 		s.p.kill(Flooded)

@@ -22,6 +22,7 @@
 #include <link.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -127,18 +128,22 @@ static ssize_t receive(int fds[3])
 }
 
 /* become turns a child into the ffmpeg of a job. */
-static int become(ssize_t n, int fds[3], char **envp)
+static int become(pid_t parent, ssize_t n, int fds[3], char **envp)
 {
 	char *args[max_args + 1];
 	int count = 0;
 
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL) || getppid() != parent) /* it is not inherited */
+		_exit(126);
 	for (char *p = message + 1; p < message + n && count < max_args; p += strlen(p) + 1)
 		args[count++] = p;
 	args[count] = 0;
 	for (int i = 0; i < 3; i++)
 		if (dup2(fds[i], i) < 0)
 			_exit(126);
-	syscall(SYS_close_range, 3, ~0U, 0);
+	if (syscall(SYS_close_range, 3, ~0U, 0)) /* Linux 5.9 */
+		for (int fd = 3; fd < getdtablesize(); fd++)
+			close(fd);
 	if (restricted.len && syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &restricted))
 		_exit(126);
 	if (split != fork)
@@ -150,6 +155,7 @@ static int serve(int argc, char **argv, char **envp)
 {
 	int fds[3];
 	ssize_t n;
+	pid_t self = getpid();
 
 	(void)argc, (void)argv;
 	const void *(*codecs)(void **) = dlsym(RTLD_DEFAULT, "av_codec_iterate");
@@ -171,7 +177,7 @@ static int serve(int argc, char **argv, char **envp)
 			_exit(126);
 		pid_t child = split();
 		if (child == 0)
-			return become(n, fds, envp);
+			return become(self, n, fds, envp);
 		struct result r = { 126 << 8, 0, 0 };
 		struct rusage use;
 		for (int i = 0; i < 3; i++)
