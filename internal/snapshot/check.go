@@ -155,12 +155,25 @@ func (s *Snapshotter) forbid(c *capture, why string) {
 	s.opt.Forbid(c.push.pub.Stream().Key(), until, why)
 }
 
+// newest notes that c decides about an alert, and reports false when a picture that
+// was captured later has done so: answers come in any order. p.mu is held.
+func (p *push) newest(c *capture, name string) bool {
+	if c.at.Before(p.decided[name]) {
+		return false
+	}
+	if p.decided == nil {
+		p.decided = make(map[string]time.Time)
+	}
+	p.decided[name] = c.at
+	return true
+}
+
 // raise raises an alert of a push that is not raised, unless the push is over.
 func (s *Snapshotter) raise(c *capture, name, text string) {
 	p := c.push
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if _, known := p.alerts[name]; known || p.over {
+	if _, known := p.alerts[name]; !p.newest(c, name) || known || p.over {
 		return
 	}
 	if p.alerts == nil {
@@ -175,7 +188,9 @@ func (s *Snapshotter) raise(c *capture, name, text string) {
 func (s *Snapshotter) clear(c *capture, name string) {
 	c.push.mu.Lock()
 	defer c.push.mu.Unlock()
-	s.clearAlert(c.push, name)
+	if c.push.newest(c, name) {
+		s.clearAlert(c.push, name)
+	}
 }
 
 // clearAlert is clear; p.mu is held.
@@ -190,8 +205,12 @@ func (s *Snapshotter) clearAlert(p *push, name string) {
 // stream.Options.Ended calls.
 func (s *Snapshotter) Ended(pub *stream.Publication) {
 	p := s.pushes.find(pub)
-	if p == nil {
-		return // it had no pictures
+	switch {
+	case p != nil:
+	case pub.App().Snapshot.Check == nil:
+		return // it has no alerts
+	default:
+		p = s.pushes.of(pub) // who follows it is late
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

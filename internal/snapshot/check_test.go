@@ -138,6 +138,53 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+// Of answers that come in another order than the pictures were taken, that about the
+// newest picture counts.
+func TestAnswersInAnyOrder(t *testing.T) {
+	w := newWorld(t, nil, nil)
+	c := func(p *push, s int) *capture {
+		return &capture{push: p, cfg: &p.pub.App().Snapshot, at: time.Unix(int64(s), 0)}
+	}
+	p := w.pushes.of(w.publish("streamname", func(s *policy.Snapshot) { s.Check = new(policy.SnapshotCheck) }))
+	w.act(c(p, 2), finding{Action: "alert", Text: "new"})
+	w.act(c(p, 1), finding{Action: "pass"})
+	w.raise(c(p, 3), alertUnavailable, "x")
+	w.act(c(p, 3), finding{Action: "pass"})
+	w.act(c(p, 2), finding{Action: "alert", Text: "old"})
+	var got []string
+	for _, e := range w.facts {
+		switch d := e.Data.(type) {
+		case event.AlertRaised:
+			got = append(got, "+"+d.Alert)
+		case event.AlertCleared:
+			got = append(got, "-"+d.Alert)
+		}
+	}
+	if s := strings.Join(got, " "); s != "+scene +scene_check_failing -scene" {
+		t.Errorf("alerts: %s", s)
+	}
+}
+
+// A push that ends before anybody follows it raises no alert any more.
+func TestNoAlertAfterTheEnd(t *testing.T) {
+	w := newWorld(t, nil, nil)
+	checked := func(s *policy.Snapshot) { s.Enabled, s.Check = false, new(policy.SnapshotCheck) } // so that nobody does
+	for _, forgotten := range []bool{false, true} {
+		pub := w.publish("streamname", checked)
+		pub.End(stream.EndClosed)
+		if forgotten {
+			w.pushes.of(w.publish("other", checked))
+			if w.pushes.find(pub) != nil {
+				t.Error("a push that is over is not forgotten")
+			}
+		}
+		w.raise(&capture{push: w.pushes.of(pub), at: time.Now()}, alertScene, "late")
+		if len(w.facts) != 0 {
+			t.Errorf("after the end: %+v", w.facts)
+		}
+	}
+}
+
 // H67: whatever a name leads to, private addresses are not dialled; with deny,
 // who cannot be asked has forbidden.
 func TestCheckIsKeptFromPrivateAddresses(t *testing.T) {
@@ -249,8 +296,17 @@ func TestRetain(t *testing.T) {
 		t.Errorf("without an age %d are deleted, %v", n, err)
 	}
 	app.Snapshot.KeepAge = 48 * time.Hour
+	remember := func(app, name string, at int64) stream.Key {
+		key := stream.Key{Space: "s", App: app, Name: name}
+		w.latest.put(&Picture{Stream: key, Captured: time.Unix(at, 0), JPEG: []byte("x")})
+		return key
+	}
+	forgotten, held, others := remember("live", "a", old), remember("live", "b", young), remember("other", "a", old)
 	if n, err := w.Retain(t.Context(), "s", &app, now); n != len(gone) || err != nil {
 		t.Errorf("%d are deleted, %v, want %d", n, err, len(gone))
+	}
+	if w.Latest(forgotten) != nil || w.Latest(held) == nil || w.Latest(others) == nil {
+		t.Errorf("in memory are %+v", w.All())
 	}
 	for _, key := range keep {
 		if _, err := w.bucket.Stat(t.Context(), key); err != nil {

@@ -48,6 +48,17 @@ func (l *latest) remove(e *list.Element) {
 	l.held -= len(p.JPEG)
 }
 
+// expire forgets the pictures of an app that were captured before then.
+func (l *latest) expire(space, app string, then time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for key, e := range l.of {
+		if key.Space == space && key.App == app && e.Value.(*Picture).Captured.Before(then) {
+			l.remove(e)
+		}
+	}
+}
+
 func (l *latest) get(key stream.Key) *Picture {
 	l.mu.Lock()
 	defer l.mu.Unlock()

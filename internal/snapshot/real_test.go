@@ -8,6 +8,7 @@ import (
 	"image"
 	"image/jpeg"
 	"io"
+	"io/fs"
 	"log/slog"
 	"math/rand/v2"
 	"os"
@@ -299,8 +300,10 @@ func TestRotatedPicture(t *testing.T) {
 // other stream, whose pictures go on, does not notice, and nothing is left.
 // WEIR_LONG=1 has 10 000 of them.
 func TestMutatedKeyFrames(t *testing.T) {
+	temporary := open(t)
+	t.Setenv("TMPDIR", temporary)
 	tool := realTool(t)
-	n := 60
+	n := 300
 	if os.Getenv("WEIR_LONG") != "" {
 		n = 10_000
 	}
@@ -320,6 +323,7 @@ func TestMutatedKeyFrames(t *testing.T) {
 		frames = append(frames, s)
 	}
 	w := newWorld(t, tool, nil)
+	before := files(t, ".", temporary)
 	rnd := rand.New(rand.NewPCG(7, 86))
 	evil := w.publish("evil", func(s *policy.Snapshot) { s.Interval = time.Second })
 	calm := w.publish("calm", func(s *policy.Snapshot) { s.Interval = time.Second })
@@ -368,6 +372,45 @@ func TestMutatedKeyFrames(t *testing.T) {
 	if h := tool.Health(); h.Running != 0 {
 		t.Errorf("%d processes are left", h.Running)
 	}
+	environments, err := filepath.Glob("/proc/[1-9]*/environ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range environments {
+		if b, err := os.ReadFile(name); err == nil && bytes.Contains(b, []byte("LD_PRELOAD="+temporary)) {
+			t.Errorf("the process of %s is left", name)
+		}
+	}
+	pictures := 0
+	for name := range files(t, ".", temporary) {
+		switch {
+		case before[name]:
+		case strings.Contains(name, "/picture/") && strings.HasSuffix(name, ".jpg"):
+			pictures++
+		default:
+			t.Errorf("the file %s is left", name)
+		}
+	}
+	if pictures != 2*taken { // each has another one of its metadata
+		t.Errorf("%d files of pictures are stored, want %d", pictures, 2*taken)
+	}
+}
+
+// files returns all files below some folders.
+func files(t *testing.T, folders ...string) map[string]bool {
+	all := make(map[string]bool)
+	for _, folder := range folders {
+		err := filepath.WalkDir(folder, func(name string, d fs.DirEntry, err error) error {
+			if err == nil && !d.IsDir() {
+				all[name] = true
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return all
 }
 
 // mutate returns a damaged copy of b.

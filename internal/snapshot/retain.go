@@ -12,10 +12,15 @@ import (
 )
 
 // Retain deletes the pictures of an app of a space that were taken longer ago
-// than the app keeps them. It returns how many.
+// than the app keeps them, and forgets those in memory. It returns how many were
+// deleted.
 func (s *Snapshotter) Retain(ctx context.Context, space string, app *policy.App, now time.Time) (deleted int, err error) {
 	cfg := &app.Snapshot
-	if cfg.KeepAge == 0 || s.opt.Bucket == nil {
+	if cfg.KeepAge == 0 {
+		return 0, nil
+	}
+	s.latest.expire(space, app.Name, now.Add(-cfg.KeepAge))
+	if s.opt.Bucket == nil {
 		return 0, nil
 	}
 	b, err := s.opt.Bucket(cfg.Bucket)

@@ -172,10 +172,11 @@ type push struct {
 	began  time.Time
 	number uint32 // at random
 
-	mu     sync.Mutex
-	second int64            // of the name of its last picture
-	alerts map[string]alert // that are raised
-	over   bool             // none is raised any more
+	mu      sync.Mutex
+	second  int64                // of the name of its last picture
+	alerts  map[string]alert     // that are raised
+	decided map[string]time.Time // when the newest picture was captured that has raised or cleared an alert, by its name
+	over    bool                 // none is raised any more
 }
 
 // maxSession has nine digits, as in the guide's example.
@@ -206,6 +207,11 @@ func (s *pushes) of(pub *stream.Publication) *push {
 		s.all = make(map[*stream.Publication]*push)
 	}
 	p = newPush(pub)
+	select {
+	case <-pub.Done():
+		p.over = true
+	default:
+	}
 	s.all[pub] = p
 	return p
 }
@@ -369,7 +375,7 @@ func (s *Snapshotter) take(c *capture) (*Picture, error) {
 
 // fail notes that there is no picture of c, and returns why as a *failure.
 func (s *Snapshotter) fail(c *capture, err error) error {
-	f := explain(err)
+	f := s.explain(err)
 	s.failed.Add(1)
 	if f.errnum == errBusy {
 		s.shed.Add(1)
@@ -381,18 +387,18 @@ func (s *Snapshotter) fail(c *capture, err error) error {
 }
 
 // explain says what an error means to the owner of a stream.
-func explain(err error) *failure {
+func (s *Snapshotter) explain(err error) *failure {
 	var f *failure
 	var e *ffmpeg.Error
 	switch {
+	case s.ctx.Err() != nil:
+		return &failure{errClosed, "the server is shutting down"}
 	case errors.As(err, &f):
 		return f
 	case errors.Is(err, ffmpeg.ErrUnavailable):
 		return &failure{errNoFFmpeg, "this server has no ffmpeg to make pictures with"}
 	case errors.Is(err, ffmpeg.ErrShed):
 		return &failure{errBusy, "the server was too busy to make the picture"}
-	case errors.Is(err, context.Canceled):
-		return &failure{errClosed, "the server is shutting down"}
 	case errors.As(err, &e) && e.Reason == ffmpeg.TimedOut:
 		return &failure{errDecode, "the picture took too long to decode"}
 	}

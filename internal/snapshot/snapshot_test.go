@@ -8,6 +8,7 @@ import (
 	"image/jpeg"
 	"io"
 	"math"
+	"path"
 	"regexp"
 	"strings"
 	"testing"
@@ -170,12 +171,53 @@ func TestKeys(t *testing.T) {
 	}
 }
 
-// H72: no name of a stream leads out of its folder or into a command line.
+// H72: no name of a stream leads out of its folder.
 func TestNamesStayNames(t *testing.T) {
-	for _, name := range []string{"..", "a/b", "a b", "-i", "$(id)", "a'b", "%2e"} {
-		if policy.ValidStreamName(name) && storage.CheckKey("record/live/"+name+"/picture/"+name+".jpg") != nil {
-			t.Errorf("%q is a name and no key", name)
+	for _, name := range []string{
+		"", ".", "..", ".a", "-i", "a/b", "/a", "a/", "../a", "a/../../b", `a\b`, `..\a`, "a b", "a'b", `a"b`, "a:b", "a*b", "a?b", "a%b", "%2e%2e", "$(id)", "a;b",
+		"a\x00", "a\n", "a\x7f", "a\xff", "\u2024\u2024", "\uff0e\uff0e", "ä", strings.Repeat("a", 256),
+	} {
+		if policy.ValidStreamName(name) {
+			t.Errorf("%q is a name", name)
 		}
+	}
+	for _, name := range []string{"a", "a..", "a...b", "_", "0", "a.jpg", "picture", "a-1700000000", "_..", strings.Repeat("a", 255)} {
+		if !policy.ValidStreamName(name) {
+			t.Errorf("%q is no name", name)
+			continue
+		}
+		hub := stream.NewHub(stream.Options{})
+		app := policy.DefaultApp("live")
+		pub, err := hub.Publish(stream.Key{Space: "s", App: "live", Name: name}, &app, stream.Push{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, overwrite := range []bool{false, true} {
+			c := &capture{push: newPush(pub), cfg: &policy.Snapshot{Overwrite: overwrite}, at: time.Now()}
+			key, folder := c.key(), "record/live/"+name+"/picture/"
+			if err := storage.CheckKey(key); err != nil || path.Clean(key) != key || !strings.HasPrefix(key, folder) {
+				t.Errorf("%q is stored as %q, %v, which is not below %s", name, key, err, folder)
+			}
+		}
+		hub.Close(context.Background())
+	}
+}
+
+// What is in the making when the server shuts down has failed for that.
+func TestCloseWhileAPictureIsMade(t *testing.T) {
+	tool := fakeTool(t)
+	w := newWorld(t, tool, nil)
+	write(t, w.publish("streamname", nil), frame(0, true, "slow"))
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for began := time.Now(); tool.Health().Running == 0; <-tick.C {
+		if time.Since(began) > 20*time.Second {
+			t.Fatal("no ffmpeg runs")
+		}
+	}
+	w.Close()
+	if d, ok := w.wait(1)[0].Data.(event.SnapshotFailed); !ok || d.Errnum != errClosed || d.Errmsg != "the server is shutting down" {
+		t.Errorf("fact %+v", w.facts[0].Data)
 	}
 }
 
