@@ -178,6 +178,14 @@ func (s *Stream) Time() int64 {
 	return s.time.last
 }
 
+// Times returns the newest times of video and audio, in milliseconds; they tell nothing of
+// a track that there is not.
+func (s *Stream) Times() (video, audio int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.time.tracks[0].last, s.time.tracks[1].last
+}
+
 // Configs returns the codec configurations of video and audio, nil where there
 // is none. They are not to be changed.
 func (s *Stream) Configs() (video, audio *av.Packet) {

@@ -51,6 +51,8 @@ func fake(args []string) {
 		for b := []byte(strings.Repeat("flood ", 1000)); ; {
 			os.Stderr.Write(b)
 		}
+	case "medium": // of two renditions it makes one
+		io.Copy(os.Stdout, os.Stdin)
 	case "fast": // it says what no demuxer takes
 		for b := []byte(strings.Repeat("junk", 1000)); ; {
 			if _, err := os.Stdout.Write(b); err != nil {
@@ -156,9 +158,7 @@ func TestFaultCycles(t *testing.T) {
 		return 0
 	}
 	restarts := func() int64 { return w.Stats().Restarts }
-	start := time.Now()
-	first := until(t, 30*time.Second, "there", func() bool { return newest() > 500 }).Sub(start)
-	within := max(3*time.Second, 2*first) // a machine that does much else is slow from the beginning
+	until(t, 30*time.Second, "there", func() bool { return newest() > 500 })
 	var goroutines, files int
 	var memory uint64
 	var worst time.Duration
@@ -181,8 +181,8 @@ func TestFaultCycles(t *testing.T) {
 		}
 		was := pub.Stream().Time()
 		back := until(t, 30*time.Second, "back", func() bool { return newest() >= was }).Sub(noticed)
-		if worst = max(worst, back); back > within {
-			t.Errorf("cycle %d: the rendition is back after %v, want %v", cycle, back, within)
+		if worst = max(worst, back); back > 3*time.Second {
+			t.Errorf("cycle %d: the rendition is back after %v, want 3 s", cycle, back)
 		}
 	}
 	until(t, 5*time.Second, "as few goroutines", func() bool { return runtime.NumGoroutine() <= goroutines })
@@ -191,7 +191,7 @@ func TestFaultCycles(t *testing.T) {
 		t.Errorf("%d children are left, want the ffmpeg that runs", n)
 	}
 	grown := int64(heap()) - int64(memory)
-	if cycles > 10 && grown > 4<<20 {
+	if grown > 4<<20 {
 		t.Errorf("%d bytes more of memory", grown)
 	}
 	t.Logf("%d cycles: the rendition was back after %v at most; a packet of the source waited %v at most; %d bytes more of memory", cycles, worst, time.Duration(lag.Load()), grown)
@@ -229,6 +229,7 @@ func TestBrokenChild(t *testing.T) {
 		{"veryfast", "goes wrong"},        // crashes
 		{"faster", "made no progress"},    // floods
 		{"fast", "FLV"},                   // junk
+		{"medium", "no progress with"},    // one of two hangs
 	} {
 		t.Run(tt.preset, func(t *testing.T) {
 			t.Parallel()
@@ -238,7 +239,7 @@ func TestBrokenChild(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			tpl := template(rung(func(r *policy.Rendition) { r.ShortSide = 90 }))
+			tpl := template(rung(func(r *policy.Rendition) { r.ShortSide = 90 }), rung(func(r *policy.Rendition) { r.Suffix, r.ShortSide = "_b", 90 }))
 			tpl.Preset = tt.preset
 			w := newWorldOf(t, ffmpeg.New(ffmpeg.Options{Path: self, Self: self, Log: slog.New(slog.DiscardHandler)}), Options{
 				Raise: func(_ *stream.Publication, alert, text string, _, _ float64) {
@@ -316,6 +317,49 @@ func TestHostileSource(t *testing.T) {
 	}
 }
 
+// slowest returns where the rendition is that is farthest behind; 0: there is one that has not begun.
+func (src *source) slowest() int64 {
+	src.mu.Lock()
+	defer src.mu.Unlock()
+	if len(src.outs) == 0 || slices.ContainsFunc(src.outs, func(o *rendition) bool { return o.newest.Load() == 0 }) {
+		return 0
+	}
+	return src.s.Time() - src.lag()
+}
+
+// strain publishes a film over and over until the returned function is called, and is as far ahead of the slowest
+// rendition, in ms, as wanted: to the Transcoder that is a machine that does not keep up, whatever this one can do.
+func (w *world) strain(t *testing.T, key stream.Key, film []av.Packet, ahead *atomic.Int64) (pub *stream.Publication, stop func()) {
+	t.Helper()
+	pub, err := w.hub.Publish(key, &w.app, stream.Push{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var publisher sync.WaitGroup
+	publisher.Go(func() { // ends with ctx
+		src := w.source(pub.Stream())
+		for round := int64(0); ; round++ {
+			for _, p := range film {
+				p.DTS += round * 4000
+				for pub.Stream().Time() > 1000 && ctx.Err() == nil {
+					at := src.slowest()
+					if at > 0 && p.DTS < at+ahead.Load() {
+						break
+					}
+					if time.Sleep(4 * time.Millisecond); at == 0 {
+						break // it needs more to begin with
+					}
+				}
+				if ctx.Err() != nil || pub.WritePacket(p) != nil {
+					return
+				}
+			}
+		}
+	})
+	return pub, func() { cancel(); publisher.Wait(); pub.End(stream.EndClosed) }
+}
+
 // F46: a machine that does not keep up says so, and gives up its largest rendition where it may; others have to wait
 // meanwhile, and are told; when it is better all come back.
 func TestOverload(t *testing.T) {
@@ -346,44 +390,13 @@ func TestOverload(t *testing.T) {
 		return alerts[alert]
 	}
 	w.quiet = true
-	w.pace.settle, w.pace.slow, w.pace.restore = 0, 2, 2*time.Second
+	w.pace.settle, w.pace.slow, w.pace.restore = 3*time.Second, 2, 2*time.Second
 	film := clip(t, h264)
-	pub, err := w.hub.Publish(key, &w.app, stream.Push{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer pub.End(stream.EndClosed)
-	status := func() Status { return w.Status()[0] }
-	// The publisher is as far ahead of the slowest rendition as wanted: to the Transcoder that is a machine that does
-	// not keep up, whatever this one can do.
 	var ahead atomic.Int64
 	ahead.Store(800)
-	ctx, cancel := context.WithCancel(context.Background())
-	var publisher sync.WaitGroup
-	defer publisher.Wait()
-	defer cancel()
-	publisher.Go(func() { // ends with ctx
-		src := w.source(pub.Stream())
-		for round := int64(0); ; round++ {
-			for _, p := range film {
-				p.DTS += round * 4000
-				for pub.Stream().Time() > 1000 && ctx.Err() == nil {
-					src.mu.Lock()
-					at := src.slowest()
-					src.mu.Unlock()
-					if at > 0 && p.DTS < at+ahead.Load() {
-						break
-					}
-					if time.Sleep(4 * time.Millisecond); at == 0 {
-						break // it needs more to begin with
-					}
-				}
-				if ctx.Err() != nil || pub.WritePacket(p) != nil {
-					return
-				}
-			}
-		}
-	})
+	pub, stop := w.strain(t, key, film, &ahead)
+	defer stop()
+	status := func() Status { return w.Status()[0] }
 	w.await(t, key, "running")
 	until(t, 20*time.Second, "live", func() bool { s := status(); return s.State == "running" && s.Outputs[0].Live && s.Outputs[1].Live })
 	if raised("s1 transcode_slow") {
@@ -399,8 +412,8 @@ func TestOverload(t *testing.T) {
 	}
 	// Meanwhile nobody else begins.
 	second := stream.Key{Space: key.Space, App: key.App, Name: "s2"}
-	_, _, stop := w.live(t, second, film, stream.Push{})
-	defer stop()
+	_, _, end := w.live(t, second, film, stream.Push{})
+	defer end()
 	if st := w.await(t, second, "refused"); !strings.Contains(st.Reason, "does not keep up") || !raised("s2 transcode_refused") {
 		t.Errorf("the second stream: %+v, %v", st, alerts)
 	}

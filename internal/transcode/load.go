@@ -24,34 +24,63 @@ const (
 type watch struct {
 	at         time.Time // of the last look
 	slow, fine int       // looks in a row
+	fed        [2]bool   // whether video and audio were, since then
+	outs       []progress
 
 	since time.Time // when the measurement of speed began, and where the renditions were
 	from  int64
 }
 
+// progress is that of one rendition.
+type progress struct {
+	read int64         // what came of it
+	owed time.Duration // for how long it has been fed since, and nothing came
+}
+
+// hangs returns an error if a rendition is fed, and nothing has come of it for too long,
+// which ffmpeg's own watch doesn't see where something comes of another one. It is called
+// every d.
+func (src *source) hangs(d time.Duration, w *watch) error {
+	src.mu.Lock()
+	defer src.mu.Unlock()
+	for i, o := range src.outs {
+		p := &w.outs[i]
+		switch n := o.read.Load(); {
+		case n != p.read:
+			*p = progress{read: n}
+		case o.video && w.fed[0] || o.audio && w.fed[1]:
+			p.owed += d
+		}
+		if p.owed > src.t.pace.stall {
+			return fmt.Errorf("%w with %s", errHangs, o.name)
+		}
+	}
+	w.fed = [2]bool{}
+	return nil
+}
+
 // look is what is looked at once a second while ffmpeg runs. It reports whether
 // another one is to go on in its place, which makes something else.
 func (src *source) look(now time.Time, pub *stream.Publication, in []*policy.Transcode, w *watch) bool {
-	if src.idle(now, pub, in) || !sameTemplates(in, src.active(pub.App(), pub.Push())) {
+	if src.idle(now, pub) || !sameTemplates(in, src.active(pub.App(), pub.Push())) {
 		return true
 	}
 	newest := src.s.Time()
 	src.mu.Lock()
-	slowest, lasted := src.slowest(), now.Sub(src.started)
-	if slowest > 0 && (w.since.IsZero() || now.Sub(w.since) >= speedTime) {
+	lag, lasted := src.lag(), now.Sub(src.started)
+	if w.since.IsZero() || now.Sub(w.since) >= speedTime {
 		if !w.since.IsZero() {
-			src.speed = float64(slowest-w.from) / float64(now.Sub(w.since).Milliseconds())
+			src.speed = max(0, float64(newest-lag-w.from)/float64(now.Sub(w.since).Milliseconds()))
 		}
-		w.since, w.from = now, slowest
+		w.since, w.from = now, newest-lag
 	}
 	src.mu.Unlock()
 	pace := &src.t.pace
 	if lasted > pace.sound {
 		src.t.opt.Clear(pub, alertFailing)
 	}
-	lag := newest - slowest
 	switch {
-	case slowest == 0 || lasted < pace.settle:
+	case lasted < pace.settle:
 		return false
 	case lag >= maxLag:
 		w.fine = 0
@@ -72,15 +101,20 @@ func (src *source) look(now time.Time, pub *stream.Publication, in []*policy.Tra
 	return w.fine >= pace.slow && src.tryAgain(now) || src.measure(now, pub)
 }
 
-// slowest returns the time of the rendition that is farthest behind, of those that
-// there are; 0: there is none. src.mu is held.
-func (src *source) slowest() (at int64) {
+// lag returns how far, in ms, the rendition that is farthest behind is behind the tracks of
+// its source that it is made of: one of sound waits for none of a source that is mute. One of
+// which nothing has come is where ffmpeg began. src.mu is held.
+func (src *source) lag() (ms int64) {
+	video, audio := src.s.Times()
 	for _, o := range src.outs {
-		if t := o.newest.Load(); t > 0 && (at == 0 || t < at) {
-			at = t
+		if o.video {
+			ms = max(ms, video-max(o.last[0].Load(), src.begins))
+		}
+		if o.audio {
+			ms = max(ms, audio-max(o.last[1].Load(), src.begins))
 		}
 	}
-	return at
+	return ms
 }
 
 // keepsUp notes whether the renditions keep up with their source. While those of
@@ -105,7 +139,7 @@ func (src *source) keepsUp(pub *stream.Publication, yes bool) {
 		return
 	}
 	src.mu.Lock()
-	behind := float64(src.s.Time()-src.slowest()) / 1000
+	behind := float64(src.lag()) / 1000
 	src.mu.Unlock()
 	src.t.opt.Raise(pub, alertSlow, fmt.Sprintf("renditions are %.0f s behind the stream: this machine does not keep up", behind), behind, float64(maxLag)/1000)
 }

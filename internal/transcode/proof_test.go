@@ -283,6 +283,7 @@ func TestSourceChanges(t *testing.T) {
 func TestLateSound(t *testing.T) {
 	w := newWorld(t, Options{}, *template(
 		rung(func(r *policy.Rendition) { r.ShortSide, r.BitRate = 180, 400_000 }),
+		rung(func(r *policy.Rendition) { r.Suffix, r.Drop = "_ear", policy.CopyVideo }),
 	))
 	const late, gone = 2500, 4000
 	film := slices.DeleteFunc(numbered(t, "640x360", 30, 6, 0, "-c:v libx264 -preset ultrafast -pix_fmt yuv420p -g 30 -bf 2 -c:a aac"), func(p av.Packet) bool {
@@ -307,6 +308,7 @@ func TestLateSound(t *testing.T) {
 	}
 	source, rendition := w.collect(t, "s1", 5200), w.collect(t, "s1_a", 5200)
 	same(t, "picture", numbers(t, source), numbers(t, rendition), 1000/30.)
+	until(t, 10*time.Second, "in time, those of sound included", func() bool { return w.Status()[0].Lag < time.Second })
 	sound := frames(rendition, av.Audio, false)
 	if len(sound) == 0 || sound[0] > late+150 || sound[0] < late-150 || sound[len(sound)-1] > gone+150 {
 		t.Fatalf("sound begins at %v, want %d", sound[:min(1, len(sound))], late)

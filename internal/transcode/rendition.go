@@ -83,18 +83,22 @@ type rendition struct {
 	of  *stream.Publication // of the source
 	log *slog.Logger
 
-	last   [2]int64     // times of the newest video and audio, or -1; of read
-	newest atomic.Int64 // time of the newest frame, ms of the source; 0: none yet
-	frames atomic.Int64
+	last   [2]atomic.Int64 // times of the newest video and audio, of this ffmpeg or one before, or -1
+	newest atomic.Int64    // time of the newest frame that was published, ms of the source; 0: none yet
+	frames atomic.Int64    // that were published
+	read   atomic.Int64    // packets that came
+
+	configs [2]av.Packet // of video and audio, for who begins later; of follow
+	again   time.Time    // when its name is tried again, which is somebody else's; of follow
 
 	mu  sync.Mutex
 	pub *stream.Publication
 }
 
-// read publishes what comes out of ffmpeg, until that ends. Frames that are not
+// follow publishes what comes out of ffmpeg, until that ends. Frames that are not
 // newer than those of their track before are left out: the ffmpeg before this one may have
 // copied them already. The error is that of something that is no rendition.
-func (r *rendition) read(out io.Reader, offset int64) error {
+func (r *rendition) follow(out io.Reader, offset int64) error {
 	var in av.Reader = flv.NewReader(out)
 	switch r.format {
 	case "mpegts":
@@ -113,16 +117,24 @@ func (r *rendition) read(out io.Reader, offset int64) error {
 		if p.Kind == av.Data {
 			continue // ffmpeg's own metadata say nothing that is true of a live stream
 		}
+		r.read.Add(1)
 		p.DTS -= offset
 		last := &r.last[p.Kind-av.Video]
-		if !p.Config && p.DTS <= *last {
+		switch {
+		case p.Config:
+			r.configs[p.Kind-av.Video] = p
+		case p.DTS <= last.Load():
+			continue
+		default:
+			last.Store(p.DTS)
+		}
+		if !r.begin(&p) {
 			continue
 		}
 		if r.publish(p) != nil {
 			return nil // the others go on
 		}
 		if !p.Config {
-			*last = p.DTS
 			r.newest.Store(max(1, p.DTS))
 			r.frames.Add(1)
 			r.src.t.frames.Add(1)
@@ -130,25 +142,50 @@ func (r *rendition) read(out io.Reader, offset int64) error {
 	}
 }
 
+// begin begins to publish the rendition, unless it has begun, and reports whether it did. A
+// name that somebody else has is tried again at a key frame, p, for as long as it takes.
+func (r *rendition) begin(p *av.Packet) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	late := !r.again.IsZero()
+	switch {
+	case r.pub != nil:
+		return true
+	case late && (p.Config || r.video && !p.Key || time.Now().Before(r.again)):
+		return false
+	}
+	of := r.src.s.Push()
+	client := event.Client{Domain: of.Client.Domain, Protocol: "transcode", NodeAddr: of.Client.NodeAddr}
+	r.src.madeMu.Lock()
+	defer r.src.madeMu.Unlock()
+	pub, err := r.src.t.hub.Publish(r.src.rendition(r.Suffix), r.app(), stream.Push{Sequence: event.NewSequence(), Client: client, Of: r.src.s, Continues: r.src.made[r.Suffix] == r.of})
+	r.src.mu.Lock()
+	defer r.src.mu.Unlock()
+	if err != nil {
+		if !late {
+			r.log.Warn("rendition cannot be published", "err", err)
+		}
+		r.again = time.Now().Add(r.src.t.pace.again)
+		r.src.errs[r.Suffix] = err.Error()
+		return false
+	}
+	r.pub, r.src.made[r.Suffix] = pub, r.of
+	delete(r.src.errs, r.Suffix)
+	if late {
+		for _, c := range r.configs {
+			if c.Frame != nil {
+				c.DTS = p.DTS
+				r.pub.WritePacket(c)
+			}
+		}
+	}
+	return true
+}
+
 // publish writes a packet into the hub.
 func (r *rendition) publish(p av.Packet) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.pub == nil {
-		of := r.src.s.Push()
-		client := event.Client{Domain: of.Client.Domain, Protocol: "transcode", NodeAddr: of.Client.NodeAddr}
-		r.src.madeMu.Lock()
-		defer r.src.madeMu.Unlock()
-		pub, err := r.src.t.hub.Publish(r.key(), r.app(), stream.Push{Sequence: event.NewSequence(), Client: client, Of: r.src.s, Continues: r.src.made[r.Suffix] == r.of})
-		if err != nil {
-			r.log.Warn("rendition cannot be published", "err", err)
-			r.src.mu.Lock()
-			defer r.src.mu.Unlock()
-			r.src.errs[r.Suffix] = err.Error()
-			return err
-		}
-		r.pub, r.src.made[r.Suffix] = pub, r.of
-	}
 	return r.pub.WritePacket(p)
 }
 
@@ -185,23 +222,6 @@ func (r *rendition) end(reason stream.EndReason) int64 {
 		r.pub.End(reason)
 	}
 	return r.newest.Load()
-}
-
-// watched reports whether somebody plays the rendition, or HLS is packaged of it, which
-// ends when nobody does. Who records it or takes its picture is no player. It may have to
-// come yet, or to come back.
-func (r *rendition) watched() bool {
-	s := r.src.t.hub.Find(r.key())
-	if s == nil {
-		return false
-	}
-	i := s.Info()
-	return i.Players > 0 || i.Packagers > 0
-}
-
-// key is what the rendition is called in the hub.
-func (r *rendition) key() stream.Key {
-	return stream.Key{Space: r.src.key.Space, App: r.src.key.App, Name: r.name}
 }
 
 // tagged gives the packets of a format that has none the tags that players get.

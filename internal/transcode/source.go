@@ -24,6 +24,9 @@ const (
 	// lateAudio is for how long after the first key frame, in ms, sound is waited
 	// for that may come.
 	lateAudio = 400
+	// latePicture is how much sound, in ms, may come without any of the pictures that were
+	// announced; renditions then begin without them, until they come.
+	latePicture = 3_000
 	// headFrames is how many pictures tell ffmpeg in which order they come. Where they
 	// are farther apart, those within lateAudio have to do.
 	headFrames = 8
@@ -36,8 +39,6 @@ const (
 	tooOften = 3
 	// awaitTime is for how long a player waits, in the hub, for a rendition that is to come.
 	awaitTime = 10 * time.Second
-	// refusedPause is after what time somebody who was refused asks again.
-	refusedPause = 5 * time.Second
 	// flushTime is how long an ffmpeg has to finish what it was given.
 	flushTime = 3 * time.Second
 	// maxPicture is the size of a logo, in bytes.
@@ -57,8 +58,9 @@ type source struct {
 	wake chan struct{} // somebody plays; buffered
 
 	// Of run:
-	heard av.Codec            // sound that has made itself heard, for the ffmpeg that comes next
-	last  map[string][2]int64 // times of video and audio that each suffix had last
+	heard  av.Codec            // sound that has made itself heard, for the ffmpeg that comes next
+	last   map[string][2]int64 // times of video and audio that each suffix had last
+	placed bool                // it has a place; t.mu guards it
 
 	madeMu sync.Mutex
 	made   map[string]*stream.Publication // of the source, of which each suffix was made last
@@ -70,6 +72,7 @@ type source struct {
 	state    string
 	reason   string
 	started  time.Time
+	begins   int64 // what the ffmpeg that runs got first, ms
 	restarts int64
 	slow     bool // the renditions do not keep up
 	outs     []*rendition
@@ -131,42 +134,48 @@ func (src *source) active(app *policy.App, push *stream.Push) []*policy.Transcod
 
 // run makes renditions until the stream is over.
 func (src *source) run(ctx context.Context) {
-	defer src.keepsUp(src.s.Newest(), true)
 	var pub *stream.Publication
 	from := int64(-1) // the newest time that the renditions have had
 	var failures uint // in a row
+	leave := func() {
+		src.keepsUp(pub, true)
+		src.t.leave(src)
+	}
+	defer func() { leave() }()
 	for ctx.Err() == nil {
 		if p := src.s.Newest(); p != pub {
 			pub, failures = p, 0
 			src.renew(pub)
 		}
+		src.idle(time.Now(), pub)
 		in := src.active(pub.App(), pub.Push())
 		if len(in) == 0 || ended(pub) {
+			leave()
 			src.set("idle", "")
-			src.keepsUp(pub, true)
+			src.t.opt.Clear(pub, alertRefused)
+			src.t.opt.Clear(pub, alertFailing)
+			failures = 0
 			if !src.rest(ctx, pub) {
 				return
 			}
 			continue
 		}
-		if refusal := src.t.enter(src); refusal != "" {
-			src.set("refused", refusal)
-			src.t.opt.Raise(pub, alertRefused, "the stream is not transcoded: "+refusal, 0, 0)
-			src.pause(ctx, pub, refusedPause)
-			continue
-		}
-		src.t.opt.Clear(pub, alertRefused)
 		began := time.Now()
 		newest, err := src.make(ctx, pub, in, from)
-		src.t.leave()
 		from = newest
+		var refused refusal
 		switch {
 		case ctx.Err() != nil:
 		case err == nil:
 			failures = 0
+		case errors.As(err, &refused):
+			src.t.opt.Raise(pub, alertRefused, "the stream is not transcoded: "+err.Error(), 0, 0)
+			src.set("refused", err.Error())
+			src.pause(ctx, pub, src.t.pace.again)
 		case errors.Is(err, errNothing):
-			src.set("failing", err.Error())
+			leave()
 			src.t.opt.Raise(pub, alertFailing, err.Error(), 0, 0)
+			src.set("failing", err.Error())
 			src.pause(ctx, pub, lastPause)
 		default:
 			src.failed(ctx, pub, err, &failures, time.Since(began))
@@ -190,8 +199,8 @@ func (src *source) failed(ctx context.Context, pub *stream.Publication, err erro
 	if *failures < tooOften {
 		src.set("waiting", err.Error())
 	} else {
-		src.set("failing", err.Error())
 		src.t.opt.Raise(pub, alertFailing, fmt.Sprintf("transcoding has failed %d times in a row: %v", *failures, err), float64(*failures), tooOften)
+		src.set("failing", err.Error())
 	}
 	src.keepsUp(pub, true)
 	src.pause(ctx, pub, pause)
@@ -199,6 +208,12 @@ func (src *source) failed(ctx context.Context, pub *stream.Publication, err erro
 
 // renew forgets what was found out about the push before pub.
 func (src *source) renew(pub *stream.Publication) {
+	for _, name := range presets(pub.Push()) {
+		if name != "" && !slices.ContainsFunc(pub.App().Transcode, func(t policy.Transcode) bool { return t.Name == name }) {
+			src.log.Warn("the push asks for a template that its app does not have", "preset", fmt.Sprintf("%.100q", name))
+			break // one will do for who asks for thousands
+		}
+	}
 	info := src.s.Info()
 	src.mu.Lock()
 	defer src.mu.Unlock()
@@ -249,11 +264,24 @@ func (src *source) set(state, reason string) {
 	}
 }
 
+// gathers notes that the source begins; who was refused is so until there is a place.
+func (src *source) gathers() {
+	src.mu.Lock()
+	refused := src.state == "refused"
+	src.mu.Unlock()
+	if !refused {
+		src.set("starting", "")
+	}
+}
+
 // errEnded is the error of an ffmpeg that ended though its source did not.
 var errEnded = errors.New("ffmpeg has ended by itself")
 
 // errNothing is wrapped by the error of a stream of which this machine can make nothing.
 var errNothing = errors.New("there is nothing to make")
+
+// errHangs is wrapped by the error of an ffmpeg that makes some renditions, and others not.
+var errHangs = errors.New("ffmpeg made no progress")
 
 // errChanged ends an ffmpeg whose source is not what it was started for.
 var errChanged = errors.New("the source has changed")
@@ -262,15 +290,20 @@ var errChanged = errors.New("the source has changed")
 // changes: no error, or ffmpeg fails. No picture that is encoded is older than from, and
 // no track goes back. It returns the newest time that came out, or from.
 func (src *source) make(ctx context.Context, pub *stream.Publication, in []*policy.Transcode, from int64) (newest int64, err error) {
-	src.set("starting", "")
 	r := pub.NewReader()
 	defer r.Close()
 	stop := context.AfterFunc(ctx, r.Close)
 	defer stop()
-	head, m, err := src.gather(r)
+	src.gathers()
+	head, m, err := src.gather(r, pub)
 	if err != nil {
 		return from, nil // it is over before it began
 	}
+	if err := src.t.enter(src); err != nil {
+		return from, err
+	}
+	src.t.opt.Clear(pub, alertRefused)
+	src.set("starting", "")
 	outs, logos := src.plan(ctx, pub, &m, in)
 	if len(outs) == 0 {
 		src.mu.Lock()
@@ -289,6 +322,7 @@ func (src *source) make(ctx context.Context, pub *stream.Publication, in []*poli
 	}
 	src.mu.Lock()
 	src.outs, src.in, src.proc, src.started, src.speed = outs, in, p, time.Now(), 0
+	src.begins = head[firstFrame(head)].DTS
 	src.state, src.reason = "running", ""
 	src.mu.Unlock()
 	src.log.Info("transcoding begins", "outputs", len(outs), "from", fmt.Sprintf("%s %dx%d", m.video, m.width, m.height))
@@ -297,7 +331,7 @@ func (src *source) make(ctx context.Context, pub *stream.Publication, in []*poli
 	faults := make(chan error, len(outs))
 	for i, o := range outs {
 		readers.Go(func() { // ends with the process
-			if err := o.read(p.Output(i), offset); err != nil {
+			if err := o.follow(p.Output(i), offset); err != nil {
 				faults <- err
 				p.Kill()
 			}
@@ -326,7 +360,7 @@ func (src *source) make(ctx context.Context, pub *stream.Publication, in []*poli
 		<-p.Done()
 	}
 	readers.Wait()
-	if e := p.Close(); err != nil && e != nil {
+	if e := p.Close(); err != nil && e != nil && !errors.Is(err, errHangs) {
 		err = e // the cause of what feed has seen
 	}
 	select {
@@ -340,7 +374,7 @@ func (src *source) make(ctx context.Context, pub *stream.Publication, in []*poli
 	newest = from
 	for _, o := range outs {
 		newest = max(newest, o.end(reason))
-		src.last[o.Suffix] = o.last
+		src.last[o.Suffix] = [2]int64{o.last[0].Load(), o.last[1].Load()}
 	}
 	src.t.dropped.Add(p.Progress().Dropped)
 	src.log.Info("transcoding ends", "cpu", p.Usage().CPU, "err", err)
@@ -348,15 +382,22 @@ func (src *source) make(ctx context.Context, pub *stream.Publication, in []*poli
 }
 
 // gather reads what an ffmpeg is to begin with: the configurations, and frames
-// from the first key frame on until it is clear which tracks there are.
-func (src *source) gather(r *stream.Reader) (head []av.Packet, m media, err error) {
+// from the first key frame on until it is clear which tracks there are. The error is
+// errChanged where no player wants them any more.
+func (src *source) gather(r *stream.Reader, pub *stream.Publication) (head []av.Packet, m media, err error) {
 	var video, audio av.Packet // configurations
 	var sound av.Codec         // that is announced
 	first, framed := int64(0), false
+	dark, at := int64(-1), time.Now() // since when there is sound alone; of the last look
 	for {
 		p, err := r.ReadPacket()
 		if err != nil {
 			return nil, m, err
+		}
+		if now := time.Now(); now.Sub(at) >= time.Second {
+			if at = now; src.idle(now, pub) {
+				return nil, m, errChanged
+			}
 		}
 		switch {
 		case p.Kind == av.Data:
@@ -369,7 +410,7 @@ func (src *source) gather(r *stream.Reader) (head []av.Packet, m media, err erro
 		case p.Config:
 			audio, sound = p, p.Codec
 		case p.Kind == av.Video:
-			m.video = p.Codec
+			m.video, dark = p.Codec, -1
 			if p.Key && (!framed || first > p.DTS) || p.Key && !hasVideo(head) {
 				head, first, framed = head[:0], p.DTS, true
 			}
@@ -379,7 +420,14 @@ func (src *source) gather(r *stream.Reader) (head []av.Packet, m media, err erro
 		default:
 			m.audio = p.Codec
 			if m.video != av.Unknown && !hasVideo(head) {
-				continue // the first key frame begins anew, however long that takes
+				if dark < 0 {
+					dark = p.DTS
+				}
+				if p.DTS-dark < latePicture {
+					continue // the first key frame begins anew
+				}
+				m.video, m.config = av.Unknown, nil
+				head, first, framed = nil, dark, true
 			}
 			if !framed {
 				first, framed = p.DTS, true
@@ -483,7 +531,11 @@ func (src *source) plan(ctx context.Context, pub *stream.Publication, m *media, 
 		if !ok {
 			last = [2]int64{-1, -1}
 		}
-		list = append(list, &rendition{output: o, src: src, of: pub, last: last, log: src.log.With("rendition", o.name)})
+		r := &rendition{output: o, src: src, of: pub, log: src.log.With("rendition", o.name)}
+		for i := range last {
+			r.last[i].Store(last[i])
+		}
+		list = append(list, r)
 	}
 	src.mu.Lock()
 	src.errs = errs
@@ -528,6 +580,9 @@ func (src *source) feed(ctx context.Context, r *stream.Reader, pub *stream.Publi
 		}
 	}
 	start, w := head[firstFrame(head)].DTS, &watch{at: time.Now()}
+	src.mu.Lock()
+	w.outs = make([]progress, len(src.outs))
+	src.mu.Unlock()
 	for {
 		pkt, err := r.ReadPacket()
 		if err != nil { // the publication is over, or ffmpeg
@@ -544,19 +599,23 @@ func (src *source) feed(ctx context.Context, r *stream.Reader, pub *stream.Publi
 		case m.audio == av.Unknown && pkt.Kind == av.Audio && !pkt.Config && mkv.Supports(pkt.Codec):
 			src.heard = pkt.Codec
 			return errChanged
-		case pkt.Break, pkt.Config && f.differs(pkt), pkt.Kind == av.Video && m.video == av.Unknown:
+		case pkt.Break, pkt.Config && f.differs(pkt), pkt.Kind == av.Video && pkt.Key && m.video == av.Unknown:
 			return errChanged
 		case pkt.Key && pkt.DTS-start > longest:
 			return errChanged
 		}
-		if pkt.Config || pkt.Kind == av.Audio && m.audio == av.Unknown {
+		if pkt.Config || pkt.Kind == av.Audio && m.audio == av.Unknown || pkt.Kind == av.Video && m.video == av.Unknown {
 			continue
 		}
 		if err := f.write(pkt); err != nil {
 			<-p.Done()
 			return cmp.Or(p.Err(), err)
 		}
+		w.fed[pkt.Kind-av.Video] = true
 		if now := time.Now(); now.Sub(w.at) >= time.Second {
+			if err := src.hangs(now.Sub(w.at), w); err != nil {
+				return err
+			}
 			w.at = now
 			if src.look(now, pub, in, w) {
 				return errChanged
@@ -569,33 +628,46 @@ func sameTemplates(a, b []*policy.Transcode) bool {
 	return slices.EqualFunc(a, b, func(x, y *policy.Transcode) bool { return x.Name == y.Name })
 }
 
-// idle forgets the templates that no player has wanted for long enough, and
-// reports whether there was one.
-func (src *source) idle(now time.Time, pub *stream.Publication, in []*policy.Transcode) bool {
+// idle forgets the templates that no player has wanted for long enough, whether they
+// are made or not, and reports whether there was one.
+func (src *source) idle(now time.Time, pub *stream.Publication) bool {
 	_, played := templates(pub.App(), pub.Push())
-	src.mu.Lock()
-	outs := src.outs
-	src.mu.Unlock()
 	gone := false
 	for _, t := range played {
-		if !slices.Contains(in, t) {
-			continue
-		}
-		watched := slices.ContainsFunc(outs, func(o *rendition) bool { return o.template == t && o.watched() })
+		watched := slices.ContainsFunc(t.Outputs, func(r policy.Rendition) bool { return src.watched(r.Suffix) })
+		src.mu.Lock()
 		patience := t.Idle
-		if slices.ContainsFunc(outs, func(o *rendition) bool { return o.template == t && o.newest.Load() == 0 }) {
+		if src.outs == nil || slices.ContainsFunc(src.outs, func(o *rendition) bool { return o.template == t && o.newest.Load() == 0 }) {
 			patience = max(patience, awaitTime)
 		}
-		src.mu.Lock()
-		if watched {
+		switch wanted, ok := src.played[t.Name]; {
+		case !ok:
+		case watched:
 			src.played[t.Name] = now
-		} else if now.Sub(src.played[t.Name]) > patience {
+		case now.Sub(wanted) > patience:
 			delete(src.played, t.Name)
 			gone = true
 		}
 		src.mu.Unlock()
 	}
 	return gone
+}
+
+// watched reports whether somebody plays the rendition, or HLS is packaged of it, which
+// ends when nobody does. Who records it or takes its picture is no player. It may have to
+// come yet, or to come back.
+func (src *source) watched(suffix string) bool {
+	s := src.t.hub.Find(src.rendition(suffix))
+	if s == nil {
+		return false
+	}
+	i := s.Info()
+	return i.Players > 0 || i.Packagers > 0
+}
+
+// rendition is what that with a suffix is called in the hub.
+func (src *source) rendition(suffix string) stream.Key {
+	return stream.Key{Space: src.key.Space, App: src.key.App, Name: src.key.Name + suffix}
 }
 
 // status describes the source, if it has templates.
@@ -605,7 +677,6 @@ func (src *source) status() (Status, bool) {
 	if len(always)+len(played) == 0 {
 		return Status{}, false
 	}
-	newest := src.s.Time()
 	src.mu.Lock()
 	defer src.mu.Unlock()
 	st := Status{
@@ -613,9 +684,7 @@ func (src *source) status() (Status, bool) {
 	}
 	if src.proc != nil {
 		st.Speed, st.Dropped = src.speed, src.proc.Progress().Dropped
-		if slowest := src.slowest(); slowest > 0 {
-			st.Lag = time.Duration(max(0, newest-slowest)) * time.Millisecond
-		}
+		st.Lag = time.Duration(src.lag()) * time.Millisecond
 		for _, o := range src.outs {
 			st.Frames += o.frames.Load()
 		}
@@ -631,7 +700,7 @@ func (src *source) status() (Status, bool) {
 		for i := range t.Outputs {
 			suffix := t.Outputs[i].Suffix
 			o := OutputStatus{
-				Key: stream.Key{Space: src.key.Space, App: src.key.App, Name: src.key.Name + suffix}, Shed: src.shed.has(suffix), Error: cmp.Or(src.errs[""], src.errs[suffix]),
+				Key: src.rendition(suffix), Shed: src.shed.has(suffix), Error: cmp.Or(src.errs[""], src.errs[suffix]),
 			}
 			if r := made[suffix]; r != nil {
 				if r.video {

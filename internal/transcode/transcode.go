@@ -68,11 +68,12 @@ type pace struct {
 	slow    int           // for how many seconds it may be far behind then
 	measure time.Duration // after which the source's bit rate is known
 	restore time.Duration // after which a rendition that was given up is tried again
+	again   time.Duration // after which who was refused, a place or a name, asks again
 	nice    int           // of ffmpeg: the lowest, for a picture is small and a rendition is not, so that it is the one to wait
 }
 
 var patient = pace{
-	stall: 10 * time.Second, sound: time.Minute, settle: 15 * time.Second, slow: 5, measure: 10 * time.Second, restore: 30 * time.Second, nice: 19,
+	stall: 10 * time.Second, sound: time.Minute, settle: 15 * time.Second, slow: 5, measure: 10 * time.Second, restore: 30 * time.Second, again: 5 * time.Second, nice: 19,
 }
 
 // Transcoder makes the renditions of a hub's streams. Its methods may be called
@@ -187,31 +188,38 @@ func (t *Transcoder) Play(s *stream.Stream) {
 	}
 }
 
-// enter takes one of the places for sources that are transcoded, or returns why
-// there is none: before those that are there suffer, others wait.
-func (t *Transcoder) enter(src *source) (refusal string) {
-	src.mu.Lock()
-	slow := 0
-	if src.slow {
-		slow = 1
-	}
-	src.mu.Unlock()
+// refusal is the error of a source for which there is no place.
+type refusal string
+
+func (r refusal) Error() string { return string(r) }
+
+// enter takes one of the places for sources that are transcoded, unless src has one, or
+// returns a refusal: before those that are there suffer, others wait. Who has a place
+// keeps it, whatever comes of its ffmpeg, until it leaves.
+func (t *Transcoder) enter(src *source) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	switch {
+	case src.placed:
+		return nil
 	case t.running >= t.opt.Max:
-		return fmt.Sprintf("this node transcodes %d streams already", t.running)
-	case t.slow > slow:
-		return "this node does not keep up with what it transcodes already"
+		return refusal(fmt.Sprintf("this node transcodes %d streams already", t.running))
+	case t.slow > 0:
+		return refusal("this node does not keep up with what it transcodes already")
 	}
 	t.running++
-	return ""
+	src.placed = true
+	return nil
 }
 
-func (t *Transcoder) leave() {
+// leave gives the place of src, if it has one, to others.
+func (t *Transcoder) leave(src *source) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.running--
+	if src.placed {
+		t.running--
+		src.placed = false
+	}
 }
 
 // Status is how the renditions of a stream fare.
@@ -289,13 +297,19 @@ func (t *Transcoder) Stats() Stats {
 	return s
 }
 
+// presets returns the names of the templates that a push asks for.
+func presets(push *stream.Push) []string {
+	p, ok := push.Client.Param("preset")
+	if !ok {
+		return nil
+	}
+	return strings.Split(p, ",")
+}
+
 // templates returns those of a push that are always in use, and those that are
 // used while somebody plays.
 func templates(app *policy.App, push *stream.Push) (always, played []*policy.Transcode) {
-	var presets []string
-	if p, ok := push.Client.Param("preset"); ok {
-		presets = strings.Split(p, ",")
-	}
+	presets := presets(push)
 	for i := range app.Transcode {
 		switch t := &app.Transcode[i]; {
 		case t.Trigger == policy.TranscodePublish || slices.Contains(presets, t.Name):
