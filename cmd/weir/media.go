@@ -235,13 +235,13 @@ func (s *stopRecording) Run(ctx context.Context, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	var ended struct {
-		Ended int `json:"ended"`
-	}
+	var ended api.Ended
 	if err := s.do(ctx, http.MethodDelete, "/streams/"+name+"/recording", nil, nil, &ended); err != nil {
 		return err
 	}
 	switch {
+	case len(ended.Silent.Silent) > 0:
+		return fmt.Errorf("%d recordings stopped, but these nodes did not answer, and may go on recording: %s", ended.Ended, strings.Join(ended.Silent.Silent, ", "))
 	case s.Output == "json":
 		return printJSON(stdout, ended)
 	case ended.Ended == 0:

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"weir/internal/cluster"
+	"weir/internal/event"
+	"weir/internal/policy"
 	"weir/internal/stream"
 )
 
@@ -171,4 +173,54 @@ func (w *world) ends(t *testing.T, token, path string, out *Ended) {
 	t.Helper()
 	*out = Ended{}
 	w.answers(t, w.do(t, request{method: http.MethodDelete, path: path, token: token}), "DELETE "+path, out)
+}
+
+// TestClusterStopRecording stops a recording of another node.
+func TestClusterStopRecording(t *testing.T) {
+	nodes, kill := newCluster(t, 3)
+	w, operator := nodes[0], nodes[0].token(t, Token{Role: Operator})
+	app := recordedApp()
+	app.Record.Mode, app.IdleTimeout = policy.RecordAutomatic, time.Hour
+	if _, err := nodes[1].Hub.Publish(stream.Key{Space: "default", App: "live", Name: "cam"}, &app, stream.Push{Sequence: event.NewSequence(), Session: "0123456789abcdef"}); err != nil {
+		t.Fatal(err)
+	}
+	until := func(what string, f func() bool) {
+		t.Helper()
+		tick := time.NewTicker(10 * time.Millisecond)
+		defer tick.Stop()
+		for late := time.After(10 * time.Second); !f(); {
+			select {
+			case <-tick.C:
+			case <-late:
+				t.Fatalf("waited for %s", what)
+			}
+		}
+	}
+	recorded := func() bool { return nodes[1].Recorder.Stats().Recording == 1 }
+	until("n2 to record", recorded)
+	var ended Ended
+	w.ends(t, operator, "/streams/default/live/cam/recording", &ended)
+	if ended.Ended != 1 || len(ended.Silent.Silent) != 0 {
+		t.Errorf("DELETE recording of another node: %+v", ended)
+	}
+	until("n2 to stop", func() bool { return !recorded() })
+	w.ends(t, operator, "/streams/default/live/cam/recording", &ended)
+	if ended.Ended != 0 {
+		t.Errorf("the same again: %+v", ended)
+	}
+
+	// Orders for what nobody records are something that ends, too.
+	if _, err := w.Recorder.Order(t.Context(), stream.Key{Space: "default", App: "live", Name: "none"}, &app, time.Time{}, time.Time{}); err != nil {
+		t.Fatal(err)
+	}
+	w.ends(t, operator, "/streams/default/live/none/recording", &ended)
+	if ended.Ended != 1 {
+		t.Errorf("DELETE recording that was only ordered: %+v", ended)
+	}
+
+	kill("n3")
+	w.ends(t, operator, "/streams/default/live/cam/recording", &ended)
+	if !slices.Equal(ended.Silent.Silent, []string{"n3"}) {
+		t.Errorf("DELETE recording without n3: %+v", ended)
+	}
 }

@@ -249,20 +249,35 @@ func (s *Server) cancelOrder(ctx context.Context, in *orderPath) (*struct{}, err
 	return nil, nil // one that is gone is no error
 }
 
+// stopRecording counts recordings; orders that are active while nothing is recorded
+// are one.
 func (s *Server) stopRecording(ctx context.Context, in *StreamPath) (*endedOutput, error) {
-	out := &endedOutput{}
-	err := s.Recorder.Stop(ctx, in.key())
+	here, ordered, failed := s.stopRecordingHere(ctx, in)
+	out, err := end(ctx, s, "stop recording", in, func(context.Context, *StreamPath) (*Ended, error) { return here, nil })
 	switch {
-	case err == nil:
-		out.Body.Ended = 1
-	case !errors.Is(err, record.ErrNotRunning):
-		return nil, s.orderProblem(err)
+	case failed != nil:
+		return nil, s.orderProblem(failed)
+	case err == nil && ordered:
+		out.Body.Ended = max(out.Body.Ended, 1)
 	}
-	return out, nil
+	return out, err
+}
+
+func (s *Server) stopRecordingHere(ctx context.Context, in *StreamPath) (here *Ended, ordered bool, err error) {
+	recording, ordered, err := s.Recorder.Stop(ctx, in.key())
+	here = &Ended{}
+	if recording {
+		here.Ended = 1
+	}
+	return here, ordered, err
 }
 
 func (s *Server) recordingRoutes() {
 	const tag, base = "Recordings", "/recordings/{space}/{app}/{stream}"
+	shared(s, "stop recording", func(ctx context.Context, in *StreamPath) (*Ended, error) {
+		here, _, err := s.stopRecordingHere(ctx, in)
+		return here, err
+	})
 	add(s, route{
 		ID: "listUnfinishedRecordings", Method: http.MethodGet, Path: "/recordings", Tag: tag, Summary: "List recordings that are not finished",
 		Role: Viewer, Scope: Filtered,
@@ -304,7 +319,7 @@ func (s *Server) recordingRoutes() {
 	}, s.cancelOrder)
 	add(s, route{
 		ID: "stopRecording", Method: http.MethodDelete, Path: "/streams/{space}/{app}/{stream}/recording", Tag: tag, Summary: "Stop the recording of a stream",
-		Detail: "The file is final at once, and orders that are active for the stream end. The next push is recorded again if the app wants that. " +
+		Detail: "The file is final at once, whichever node records it, and orders that are active for the stream end. The next push is recorded again if the app wants that. " +
 			"A stream that is not being recorded is no error.",
 		Role: Operator, Scope: InSpace, Errors: []int{503},
 	}, s.stopRecording)

@@ -192,8 +192,8 @@ func TestOrder(t *testing.T) {
 		if _, err := w.r.Order(t.Context(), testKey, &off, time.Time{}, time.Time{}); !errors.Is(err, ErrOff) {
 			t.Errorf("an order where recording is off: %v", err)
 		}
-		if err := w.r.Stop(t.Context(), testKey); !errors.Is(err, ErrNotRunning) {
-			t.Errorf("Stop of nothing: %v", err)
+		if recording, ordered, err := w.r.Stop(t.Context(), testKey); recording || ordered || err != nil {
+			t.Errorf("Stop of nothing: %v, %v, %v", recording, ordered, err)
 		}
 		o, err := w.r.Order(t.Context(), testKey, &w.app, time.Time{}, time.Time{})
 		if err != nil {
@@ -206,8 +206,8 @@ func TestOrder(t *testing.T) {
 		if u := w.r.Unfinished(); len(u) != 1 || u[0].State != "recording" || u[0].Key != testKey {
 			t.Errorf("unfinished: %+v", u)
 		}
-		if err := w.r.Stop(t.Context(), testKey); err != nil {
-			t.Fatal(err)
+		if recording, ordered, err := w.r.Stop(t.Context(), testKey); !recording || !ordered || err != nil {
+			t.Fatalf("Stop = %v, %v, %v", recording, ordered, err)
 		}
 		f := w.finished(1)[0]
 		got := w.read(f)
@@ -231,8 +231,8 @@ func TestOrder(t *testing.T) {
 func TestStoppedBeforeItsTurn(t *testing.T) {
 	for name, end := range map[string]func(*testing.T, *world, Order){
 		"Stop": func(t *testing.T, w *world, _ Order) {
-			if err := w.r.Stop(t.Context(), testKey); err != nil {
-				t.Error(err)
+			if recording, ordered, err := w.r.Stop(t.Context(), testKey); !recording || !ordered || err != nil {
+				t.Errorf("Stop = %v, %v, %v", recording, ordered, err)
 			}
 		},
 		"Cancel": func(t *testing.T, w *world, o Order) {

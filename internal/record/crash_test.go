@@ -924,7 +924,7 @@ func TestDiskHangs(t *testing.T) {
 		tk := w.r.unfinished(testKey, "")
 		tk.journal.writing.Lock() // as if the disk did not come back
 		stopped := make(chan error, 1)
-		go func() { stopped <- w.r.Stop(t.Context(), testKey) }() // ends when the disk answers
+		go func() { _, _, err := w.r.Stop(t.Context(), testKey); stopped <- err }() // ends when the disk answers
 		for closed := false; !closed; runtime.Gosched() {
 			tk.mu.Lock()
 			closed = tk.closed != nil

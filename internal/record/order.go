@@ -11,14 +11,13 @@ import (
 	"weir/internal/stream"
 )
 
-// Errors of Order, Cancel and Stop. Any other error is that of JetStream, and the
+// Errors of Order and Cancel. Any other error is that of JetStream, and the
 // same call may succeed later.
 var (
-	ErrOrder      = errors.New("the end must be after the start and in the future")
-	ErrOrders     = errors.New("there are too many orders")
-	ErrNoOrder    = errors.New("there is no such order")
-	ErrOff        = errors.New("recording is off for the app")
-	ErrNotRunning = errors.New("the stream is not being recorded")
+	ErrOrder   = errors.New("the end must be after the start and in the future")
+	ErrOrders  = errors.New("there are too many orders")
+	ErrNoOrder = errors.New("there is no such order")
+	ErrOff     = errors.New("recording is off for the app")
 )
 
 // overWait is after which it is seen that orders which are over are removed.
@@ -65,24 +64,21 @@ func (r *Recorder) Cancel(ctx context.Context, id string) error {
 	return nil
 }
 
-// Stop ends the recording of a stream, whoever asked for it, and the orders
-// that are active for it. The file is then final at once. The next push is
-// recorded again if its app wants that. Where another node records the stream, it is
-// the end of the orders that ends that.
-func (r *Recorder) Stop(ctx context.Context, key stream.Key) error {
-	ids := r.orders.active(key, time.Now())
-	var err error
-	if len(ids) > 0 {
+// Stop ends the recording of a stream on this node, whoever asked for it, and the
+// orders that are active for the stream on all; it reports whether there was the one,
+// and whether there were any of the others. The file is then final at once. The next
+// push is recorded again if its app wants that. With an error, that of JetStream, the
+// recording has ended and the orders may have not.
+func (r *Recorder) Stop(ctx context.Context, key stream.Key) (recording, ordered bool, err error) {
+	if ids := r.orders.active(key, time.Now()); len(ids) > 0 {
+		ordered = true
 		if err = r.orders.remove(ctx, ids...); err != nil {
 			err = fmt.Errorf("cancel orders: %w", err)
 		}
 	}
 	r.mu.Lock()
 	defer r.unlock()
-	if !r.stop(key) && len(ids) == 0 {
-		return ErrNotRunning
-	}
-	return err
+	return r.stop(key), ordered, err
 }
 
 // stop ends the recording of a stream; it reports whether there was one. r.mu

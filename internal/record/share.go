@@ -2,6 +2,7 @@ package record
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -62,6 +63,7 @@ const (
 	shareSchema  = 1
 
 	maxPiece  = 512 << 10
+	rowPieces = 256
 	shareTime = 3 * time.Second // for one question
 	shareWait = 5 * time.Second // between attempts
 	adoptTime = time.Minute     // to read a take and to look whether it is there
@@ -88,6 +90,10 @@ const (
 
 // errMoved is the error of a take that another node has.
 var errMoved = errors.New("another node has gone on with the recording")
+
+// errNothing is the error of a take that nobody can go on with, unless it is its own
+// node and has it in its spool.
+var errNothing = errors.New("nothing of the recording is in the bucket: only its own node can go on with it")
 
 // ledger is what a Recorder knows of the takes of all nodes.
 type ledger struct {
@@ -175,36 +181,55 @@ func (l *ledger) read(ctx context.Context, subject string, last uint64) (journal
 	if err != nil {
 		return nil, err
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	// A long take has thousands of pieces: they come in rows, not each for a question.
+	c, err := s.CreateConsumer(ctx, jetstream.ConsumerConfig{
+		FilterSubject: subject, AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, Replicas: 1, InactiveThreshold: shareWait,
+	})
+	if err != nil {
+		return nil, err
+	}
 	var next []byte // anew, as far as it is there
 	anew := false
-	for seq := uint64(1); seq <= last; {
-		m, err := s.GetMsg(ctx, seq, jetstream.WithGetMsgSubject(subject))
-		if errors.Is(err, jetstream.ErrMsgNotFound) {
-			break
-		}
+	for n := uint64(1); ; {
+		row, err := c.Fetch(rowPieces, jetstream.FetchContext(ctx)) // it ends with ctx at the latest
 		if err != nil {
 			return nil, err
 		}
-		if m.Sequence > last {
-			break
+		for m := range row.Messages() {
+			meta, err := m.Metadata()
+			switch {
+			case err != nil:
+				return nil, err
+			case meta.Sequence.Consumer != n:
+				return nil, errors.New("a piece was lost on its way")
+			case meta.Sequence.Stream > last: // which is not there any more
+				return journal, nil
+			}
+			n++
+			if m.Headers().Get(headerKind) == kindAnew {
+				anew, next = true, nil
+			}
+			switch {
+			case !anew:
+				journal = append(journal, m.Data()...)
+			case m.Headers().Get(headerMore) != "":
+				next = append(next, m.Data()...)
+			default:
+				journal, anew = append(next, m.Data()...), false
+			}
+			if len(journal)+len(next) > 2*maxJournal {
+				return nil, errors.New("too long")
+			}
+			if meta.Sequence.Stream == last {
+				return journal, nil
+			}
 		}
-		if m.Header.Get(headerKind) == kindAnew {
-			anew, next = true, nil
+		if err := cmp.Or(row.Error(), ctx.Err()); err != nil {
+			return nil, err
 		}
-		switch {
-		case !anew:
-			journal = append(journal, m.Data...)
-		case m.Header.Get(headerMore) != "":
-			next = append(next, m.Data...)
-		default:
-			journal, anew = append(next, m.Data...), false
-		}
-		if len(journal)+len(next) > 2*maxJournal {
-			return nil, errors.New("too long")
-		}
-		seq = m.Sequence + 1
 	}
-	return journal, nil
 }
 
 // add adds a piece behind the one with the number after, and returns its number.
@@ -434,38 +459,11 @@ func (t *take) letGo() {
 
 // bury says that the take is done. It reports false when r.ctx ended before.
 func (t *take) bury() bool {
-	l, s := t.r.ledger, &t.shared
-	if l == nil {
+	if t.r.ledger == nil {
 		return true
 	}
 	for {
-		err := func() error {
-			ctx, cancel := context.WithTimeout(t.r.ctx, shareTime)
-			defer cancel()
-			st, err := l.open(ctx)
-			if err != nil {
-				return err
-			}
-			opts := []jetstream.StreamPurgeOpt{jetstream.WithPurgeSubject(subject(&t.head))}
-			if t.adopted() { // who began it may come back and ask
-				if !s.known {
-					if err := t.find(ctx); err != nil {
-						return err
-					}
-				}
-				s.known = false
-				var by []string
-				for owner := range t.head.Owner + 1 {
-					by = append(by, strconv.Itoa(t.by(owner)))
-				}
-				h := nats.Header{headerKind: {kindDone}, headerSize: {strings.Join(by, ",")}}
-				if _, err := l.add(ctx, subject(&t.head), s.seq, h, nil); err != nil {
-					return err
-				}
-				opts = append(opts, jetstream.WithPurgeKeep(1))
-			}
-			return st.Purge(ctx, opts...)
-		}()
+		err := t.bury1(t.r.ctx)
 		if err == nil || errors.Is(err, errMoved) {
 			return true
 		}
@@ -475,6 +473,36 @@ func (t *take) bury() bool {
 			return false
 		}
 	}
+}
+
+// bury1 is bury, once.
+func (t *take) bury1(ctx context.Context) error {
+	l, s := t.r.ledger, &t.shared
+	ctx, cancel := context.WithTimeout(ctx, shareTime)
+	defer cancel()
+	st, err := l.open(ctx)
+	if err != nil {
+		return err
+	}
+	opts := []jetstream.StreamPurgeOpt{jetstream.WithPurgeSubject(subject(&t.head))}
+	if t.adopted() { // who began it may come back and ask
+		if !s.known {
+			if err := t.find(ctx); err != nil {
+				return err
+			}
+		}
+		s.known = false
+		var by []string
+		for owner := range t.head.Owner + 1 {
+			by = append(by, strconv.Itoa(t.by(owner)))
+		}
+		h := nats.Header{headerKind: {kindDone}, headerSize: {strings.Join(by, ",")}}
+		if _, err := l.add(ctx, subject(&t.head), s.seq, h, nil); err != nil {
+			return err
+		}
+		opts = append(opts, jetstream.WithPurgeKeep(1))
+	}
+	return st.Purge(ctx, opts...)
 }
 
 // adopted reports whether another node began the take.
@@ -742,7 +770,10 @@ func (l *ledger) sweep(ctx context.Context, r *Recorder) error {
 		if node != l.Node && !l.isAway(node, names) {
 			continue
 		}
-		if _, err := r.adopt(ctx, subject, last); err != nil && ctx.Err() == nil {
+		switch _, err := r.adopt(ctx, subject, last); {
+		case errors.Is(err, errNothing) && node == l.Node:
+			l.log.Info("a recording of this node is forgotten: it was killed before there was anything of it", "task", taskOf(subject))
+		case err != nil && ctx.Err() == nil:
 			l.log.Warn("the recording of a node that is away cannot be gone on with", "node", node, "task", taskOf(subject), "err", err)
 		}
 	}
@@ -829,8 +860,12 @@ func (r *Recorder) adopt(ctx context.Context, subject string, last *jetstream.Ra
 	t.narrow()
 	t.head.Owner++
 	t.cutOff()
-	if len(t.segments) == 0 && time.Since(last.Time) < r.giveUp {
-		return nil, errors.New("nothing of it is in the bucket: only its own node can go on with it")
+	switch {
+	case len(t.segments) > 0:
+	case t.head.Node == l.Node && last.Header.Get(headerNode) == l.Node: // nobody else has had it
+		return nil, cmp.Or(t.bury1(ctx), errNothing)
+	case time.Since(last.Time) < r.giveUp:
+		return nil, errNothing
 	}
 	if err := t.seen1(ctx); err != nil {
 		return nil, err

@@ -731,9 +731,22 @@ func (n *node) stall(on bool) {
 
 // line is how a node reaches NATS.
 type line struct {
+	delay atomic.Int64 // ns, on the way there
+
 	mu   sync.Mutex
 	cut  bool
 	conn net.Conn
+}
+
+// far is a connection of a line.
+type far struct {
+	net.Conn
+	l *line
+}
+
+func (c far) Write(b []byte) (int, error) {
+	time.Sleep(time.Duration(c.l.delay.Load()))
+	return c.Conn.Write(b)
 }
 
 func (l *line) Dial(network, address string) (net.Conn, error) {
@@ -744,7 +757,7 @@ func (l *line) Dial(network, address string) (net.Conn, error) {
 	}
 	c, err := net.Dial(network, address)
 	l.conn = c
-	return c, err
+	return far{c, l}, err
 }
 
 // finished returns the facts of files that are there.
@@ -959,5 +972,87 @@ func TestTakeoverIsWhole(t *testing.T) {
 	}
 	if err != nil {
 		t.Error(err)
+	}
+}
+
+// A push that comes to another node goes on with a take of 2000 segments, each of which
+// was a piece of its own, before its media must not wait any longer; JetStream may be
+// some way off.
+func TestSpliceOfALongTake(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	n := c.start("b", "", func(r *policy.Record) { r.Splice = time.Minute })
+	defer n.leave()
+	ctx, l := t.Context(), n.r.ledger
+	h := head{Task: event.NewSequence(), Space: testKey.Space, App: testKey.App, Stream: testKey.Name, Start: time.Now(), Node: "a", Record: n.app.Record}
+	away := ledger{Share: l.Share, log: l.log}
+	away.Node = "a"
+	var seq uint64
+	piece := func(header nats.Header, entries ...entry) {
+		t.Helper()
+		var data []byte
+		for _, e := range entries {
+			line, err := json.Marshal(e)
+			if err != nil {
+				t.Fatal(err)
+			}
+			data = append(append(data, line...), '\n')
+		}
+		var err error
+		if seq, err = away.add(ctx, subject(&h), seq, header, data); err != nil {
+			t.Fatal(err)
+		}
+	}
+	piece(nats.Header{headerKind: {kindAnew}}, entry{Head: &h})
+	const segments = 2000
+	for i := range segments {
+		s := segment{N: i + 1, Start: int64(i) * 1000, Time: h.Start, Duration: 1000, Size: 2, SHA256: strings.Repeat("0", 64)}
+		piece(nats.Header{}, entry{Segment: &s}, entry{Stored: s.N})
+	}
+	now := time.Now()
+	piece(nats.Header{}, entry{Left: &leaving{now, now}})
+	piece(nats.Header{headerKind: {kindFree}})
+	there := n.r.take(h.Task)
+	there.head = h
+	if _, err := c.b.Put(ctx, path.Join(there.folder(), fmt.Sprintf("%06d.ts", segments)), strings.NewReader("ts"), storage.PutOptions{}); err != nil {
+		t.Fatal(err)
+	}
+
+	n.line.delay.Store(int64(5 * time.Millisecond))
+	n.fast(n.push()).run(3000)
+	c.until("the recording to go on", func() bool {
+		u := n.r.Unfinished()
+		return len(u) == 1 && u[0].Task == h.Task && u[0].Segments > segments
+	})
+}
+
+// A node that is killed before a take of it has anything on disk leaves nothing with
+// the others either, once it is back.
+func TestKilledAtTheBeginning(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	a := c.start("a", "", nil)
+	a.fast(a.push()).run(200)
+	count := func() int {
+		s, err := a.opt.Share.JetStream.Stream(t.Context(), shareStream)
+		if err != nil {
+			return 0
+		}
+		return int(s.CachedInfo().State.Msgs)
+	}
+	c.until("others to hear of it", func() bool { return count() > 0 })
+	spool := a.die()
+	list, err := filepath.Glob(filepath.Join(spool, "*", "*.ts"))
+	if err != nil || len(list) != 1 {
+		t.Fatalf("segments %q, %v", list, err)
+	}
+	if err := os.Truncate(list[0], 0); err != nil {
+		t.Fatal(err)
+	}
+	a = c.start("a", spool, nil)
+	defer a.leave()
+	c.empty(0)
+	if list := a.r.Unfinished(); len(list) != 0 {
+		t.Errorf("unfinished: %+v", list)
 	}
 }
