@@ -27,8 +27,10 @@ type elementary struct {
 	data   []byte
 	rotate int // degrees clockwise
 	flip   bool
-	width  int // of the coded picture; 0 where that is not known
+	width  int // of the picture where pixels are square; 0 where that is not known
 	height int
+
+	stretch bool // its pixels are not square
 }
 
 // decoders are ffmpeg's, by codec, the best first. Those that need hardware
@@ -44,7 +46,8 @@ var errUnfit = &failure{errDecode, "the key frame is broken"}
 func (s *source) elementary() (e elementary, err error) {
 	e.rotate = s.rotate
 	if info, err := av.ParseVideoInfo(s.codec, s.config); err == nil {
-		e.width, e.height = info.Width, info.Height
+		e.width, e.height = info.DisplayWidth(), info.Height
+		e.stretch = e.width != info.Width
 	}
 	switch s.codec {
 	case av.H264:

@@ -106,6 +106,12 @@ func job(e *elementary, decoder string, cfg *policy.Snapshot, limit time.Duratio
 	case 270:
 		filters = append(filters, ffmpeg.Filter{Name: "transpose", Args: []ffmpeg.Arg{{Key: "dir", Value: "cclock"}}})
 	}
+	if e.stretch { // the turn comes later, and viewers of a JPEG know of no oblong pixels
+		filters = append([]ffmpeg.Filter{
+			{Name: "scale", Args: []ffmpeg.Arg{{Key: "w", Value: strconv.Itoa(e.width)}, {Key: "h", Value: strconv.Itoa(e.height)}, {Key: "flags", Value: "bilinear"}}},
+			{Name: "setsar", Args: []ffmpeg.Arg{{Key: "sar", Value: "1"}}},
+		}, filters...)
+	}
 	if e.flip {
 		filters = append([]ffmpeg.Filter{{Name: "hflip"}}, filters...)
 	}

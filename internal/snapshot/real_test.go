@@ -296,6 +296,36 @@ func TestRotatedPicture(t *testing.T) {
 	}
 }
 
+// A picture of oblong pixels is as wide as it is meant to be seen: nobody looks for the shape of
+// pixels in a JPEG.
+func TestOblongPixels(t *testing.T) {
+	tool := realTool(t)
+	c := &clip{file: filepath.Join(t.TempDir(), "clip.flv")}
+	command(t, "-f", "lavfi", "-i", "testsrc2=s=360x288:r=25,setsar=64/45", "-t", "1", "-pix_fmt", "yuv420p", "-c:v", "libx264", "-preset", "ultrafast", c.file)
+	b, err := os.ReadFile(c.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.read(t, flv.NewReader(bytes.NewReader(b)))
+	for _, tt := range []struct {
+		change func(*policy.Snapshot)
+		w, h   int
+	}{
+		{func(*policy.Snapshot) {}, 512, 288},
+		{func(s *policy.Snapshot) { s.Height = 144 }, 256, 144},
+	} {
+		w := newWorld(t, tool, nil)
+		facts, _ := w.play(c, "streamname", func(s *policy.Snapshot) { s.Quality = 10; tt.change(s) })
+		d, ok := facts[0].Data.(event.SnapshotTaken)
+		if !ok || d.Width != tt.w || d.Height != tt.h || d.SrcWidth != 512 || d.SrcHeight != 288 {
+			t.Fatalf("fact %+v, want %dx%d of 512x288", facts[0].Data, tt.w, tt.h)
+		}
+		if d := difference(t, w.load(d.Key), c.reference(t, 0, fmt.Sprintf(",scale=%d:%d", tt.w, tt.h), tt.w, tt.h)); d > 4 {
+			t.Errorf("the picture differs from the frame by %.2f", d)
+		}
+	}
+}
+
 // H78, H86: key frames that were damaged on purpose kill a decoder at most. The
 // other stream, whose pictures go on, does not notice, and nothing is left.
 // WEIR_LONG=1 has 10 000 of them.

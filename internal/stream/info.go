@@ -39,6 +39,7 @@ type VideoInfo struct {
 	Codec          av.Codec // av.Unknown: no picture
 	Profile, Level int      // as the codec numbers them
 	Width, Height  int
+	DisplayWidth   int     // with that height, where pixels are square
 	Declared       float64 // frames per second, as the codec's configuration or the metadata say
 	Measured       float64 // as they arrive
 	BitRate        int64   // bit/s, as the metadata say
@@ -187,7 +188,7 @@ func (s *Stream) Info() Info {
 	i.BitRate, measured = m.rates()
 	if s.video.seen() {
 		i.Video = VideoInfo{
-			Codec: s.video.codec, Profile: a.video.Profile, Level: a.video.Level, Width: a.video.Width, Height: a.video.Height,
+			Codec: s.video.codec, Profile: a.video.Profile, Level: a.video.Level, Width: a.video.Width, Height: a.video.Height, DisplayWidth: a.video.DisplayWidth(),
 			Declared: a.video.FPS, Measured: measured, Frames: a.frames,
 			BitRate: int64(a.rate * 1000), GOP: m.gop, KeyInterval: time.Duration(m.interval) * time.Millisecond,
 		}

@@ -13,7 +13,10 @@ import (
 const (
 	avcHigh720p25  = "0164001fffe1001a6764001facd9405005bb011000000300100000030320f183196001000668ebe3cb22c0fdf8f800"
 	avcBase1080p30 = "0142c028ffe1001a6742c028d900780227e5c044000003000400000300f03c60c92001000568cb83cb20"
-	hevc360p30     = "0101600000009000000000003ff000fcfdf8f800000f03200001001840010c01ffff01600000030090000003000003003f9598" +
+	avcWide576p25  = "0142c01effe1001c6742c01eda02d049bff0040002d1000003000100000300320f162ea001000468ce0fc8"
+	hevcWide576p25 = "0101600000009000000000005af000fcfdf8f800000f03a00001001840010c01ffff01600000030090000003000003005a959409" +
+		"a10001002b42010101600000030090000003000003005aa005a200905965654a4c2f046808000003000800000300c840a2000100064401c073c189"
+	hevc360p30 = "0101600000009000000000003ff000fcfdf8f800000f03200001001840010c01ffff01600000030090000003000003003f9598" +
 		"09210001002a42010101600000030090000003000003003fa00502016965959a4932bc05a020000003002000000303c122000100074401c172b46240"
 	av1Main360p    = "81010c000a0b0000000cc4ff6700be0010"
 	aacStereo44100 = "121056e500"
@@ -227,11 +230,13 @@ func TestParseVideoInfo(t *testing.T) {
 		in    string
 		want  VideoInfo
 	}{
-		{H264, avcHigh720p25, VideoInfo{1280, 720, 25, 100, 31}},
-		{H264, avcBase1080p30, VideoInfo{1920, 1080, 30, 66, 40}},
-		{HEVC, hevc360p30, VideoInfo{640, 360, 30, 1, 63}},
-		{AV1, av1Main360p, VideoInfo{640, 360, 0, 0, 1}},
-		{AV1, av1Main360p[:8], VideoInfo{0, 0, 0, 0, 1}},
+		{H264, avcHigh720p25, VideoInfo{Width: 1280, Height: 720, FPS: 25, Profile: 100, Level: 31, SARWidth: 1, SARHeight: 1}},
+		{H264, avcBase1080p30, VideoInfo{Width: 1920, Height: 1080, FPS: 30, Profile: 66, Level: 40, SARWidth: 1, SARHeight: 1}},
+		{HEVC, hevc360p30, VideoInfo{Width: 640, Height: 360, FPS: 30, Profile: 1, Level: 63, SARWidth: 1, SARHeight: 1}},
+		{H264, avcWide576p25, VideoInfo{Width: 720, Height: 576, FPS: 25, Profile: 66, Level: 30, SARWidth: 64, SARHeight: 45}},
+		{HEVC, hevcWide576p25, VideoInfo{Width: 720, Height: 576, FPS: 25, Profile: 1, Level: 90, SARWidth: 16, SARHeight: 11}},
+		{AV1, av1Main360p, VideoInfo{Width: 640, Height: 360, Level: 1}},
+		{AV1, av1Main360p[:8], VideoInfo{Level: 1}},
 	} {
 		if got, err := ParseVideoInfo(c.codec, unhex(t, c.in)); err != nil || got != c.want {
 			t.Errorf("ParseVideoInfo(%v, %s) = %+v, %v, want %+v", c.codec, c.in, got, err, c.want)
@@ -324,11 +329,31 @@ func FuzzAACConfig(f *testing.F) {
 	})
 }
 
+// A picture is as wide as its pixels are; of those that no camera has nothing is believed.
+func TestDisplayWidth(t *testing.T) {
+	for _, tt := range []struct {
+		idc  uint8
+		w, h uint16
+		want int
+	}{
+		{0, 0, 0, 720}, {1, 0, 0, 720}, {2, 0, 0, 785}, {4, 3, 3, 1047}, {13, 0, 0, 1164}, {16, 0, 0, 1440}, {17, 0, 0, 720}, {254, 9, 1, 720},
+		{255, 64, 45, 1024}, {255, 1, 2, 360}, {255, 0, 1, 720}, {255, 1, 0, 720}, {255, 65535, 1, 720}, {255, 1, 65535, 720},
+	} {
+		v := VideoInfo{Width: 720, Height: 576}
+		v.aspect(tt.idc, tt.w, tt.h)
+		if got := v.DisplayWidth(); got != tt.want {
+			t.Errorf("720 pixels of aspect %d %d:%d are %d wide, want %d", tt.idc, tt.w, tt.h, got, tt.want)
+		}
+	}
+}
+
 // FuzzVideoInfo feeds whole configuration records, and SPS put into one, to
 // the parsers of pictures' sizes.
 func FuzzVideoInfo(f *testing.F) {
 	f.Add(uint8(H264), unhex(f, avcHigh720p25)[8:34])
 	f.Add(uint8(HEVC), unhex(f, hevc360p30)[60:102])
+	f.Add(uint8(H264), unhex(f, avcWide576p25)[8:36])
+	f.Add(uint8(HEVC), unhex(f, hevcWide576p25)[55:98])
 	f.Add(uint8(AV1), unhex(f, av1Main360p))
 	f.Fuzz(func(t *testing.T, codec uint8, b []byte) {
 		config := b
@@ -339,7 +364,7 @@ func FuzzVideoInfo(f *testing.F) {
 			config = (&HEVCConfig{LengthSize: 4, BitDepth: 8, SPS: [][]byte{b}, PPS: [][]byte{{0x44, 1}}}).Append(nil)
 		}
 		info, err := ParseVideoInfo(Codec(codec), config)
-		if err == nil && (info.Width < 0 || info.Height < 0 || info.Width > maxSide || !(info.FPS >= 0 && info.FPS <= 1000)) {
+		if err == nil && (info.Width < 0 || info.Height < 0 || info.Width > maxSide || info.DisplayWidth() > maxAspect*info.Width || !(info.FPS >= 0 && info.FPS <= 1000)) {
 			t.Errorf("ParseVideoInfo(%v, %x) = %+v", Codec(codec), config, info)
 		}
 	})

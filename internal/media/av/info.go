@@ -23,6 +23,39 @@ type VideoInfo struct {
 	Width, Height  int
 	FPS            float64
 	Profile, Level int // as the codec numbers them
+
+	SARWidth, SARHeight int // sample aspect ratio, how wide a pixel is for its height
+}
+
+// DisplayWidth is how wide the picture is, with its Height, where pixels are square.
+func (v *VideoInfo) DisplayWidth() int {
+	if v.SARWidth == 0 {
+		return v.Width
+	}
+	return (v.Width*v.SARWidth + v.SARHeight/2) / v.SARHeight
+}
+
+// sampleAspects are the ratios that have numbers (Rec. ITU-T H.264, table E-1; H.265 has
+// the same).
+var sampleAspects = [...][2]int{
+	1: {1, 1}, {12, 11}, {10, 11}, {16, 11}, {40, 33}, {24, 11}, {20, 11}, {32, 11}, {80, 33}, {18, 11}, {15, 11}, {64, 33}, {160, 99}, {4, 3}, {3, 2}, {2, 1},
+}
+
+// maxAspect is the most oblong pixel that is believed, either way.
+const maxAspect = 8
+
+// aspect notes the sample aspect ratio of the number idc, of which 255 stands for w:h.
+func (v *VideoInfo) aspect(idc uint8, w, h uint16) {
+	r := [2]int{int(w), int(h)}
+	if idc != 255 {
+		r = [2]int{}
+		if int(idc) < len(sampleAspects) {
+			r = sampleAspects[idc]
+		}
+	}
+	if r[0] > 0 && r[1] > 0 && r[0] <= maxAspect*r[1] && r[1] <= maxAspect*r[0] {
+		v.SARWidth, v.SARHeight = r[0], r[1]
+	}
 }
 
 // ParseVideoInfo reads the picture's size and rate from a configuration
@@ -39,7 +72,10 @@ func ParseVideoInfo(codec Codec, config []byte) (info VideoInfo, err error) {
 		if err := sps.Unmarshal(c.SPS[0]); err != nil {
 			return info, fmt.Errorf("H.264 SPS: %w", err)
 		}
-		info = VideoInfo{sps.Width(), sps.Height(), sps.FPS(), int(sps.ProfileIdc), int(sps.LevelIdc)}
+		info = VideoInfo{Width: sps.Width(), Height: sps.Height(), FPS: sps.FPS(), Profile: int(sps.ProfileIdc), Level: int(sps.LevelIdc)}
+		if v := sps.VUI; v != nil && v.AspectRatioInfoPresentFlag {
+			info.aspect(v.AspectRatioIdc, v.SarWidth, v.SarHeight)
+		}
 	case HEVC:
 		c, err := ParseHEVCConfig(config)
 		if err != nil {
@@ -50,7 +86,10 @@ func ParseVideoInfo(codec Codec, config []byte) (info VideoInfo, err error) {
 			return info, fmt.Errorf("HEVC SPS: %w", err)
 		}
 		p := &sps.ProfileTierLevel
-		info = VideoInfo{sps.Width(), sps.Height(), sps.FPS(), int(p.GeneralProfileIdc), int(p.GeneralLevelIdc)}
+		info = VideoInfo{Width: sps.Width(), Height: sps.Height(), FPS: sps.FPS(), Profile: int(p.GeneralProfileIdc), Level: int(p.GeneralLevelIdc)}
+		if v := sps.VUI; v != nil && v.AspectRatioInfoPresentFlag {
+			info.aspect(v.AspectRatioIdc, v.SarWidth, v.SarHeight)
+		}
 	case AV1:
 		// AV1 in ISO Base Media File Format, 2.3.3: 4 bytes, then OBUs, the sequence header first.
 		if len(config) < 4 || config[0] != 0x81 {
