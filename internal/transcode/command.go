@@ -213,9 +213,9 @@ func seconds(ms int64) string { return fmt.Sprintf("%d.%03d", ms/1000, ms%1000) 
 type encoder struct {
 	name    string
 	filters []ffmpeg.Filter
-	init    string   // the hardware that it is on, as ffmpeg calls it
-	devices []string // that it uses
-	files   []string // that it reads
+	init    []ffmpeg.Option // of the hardware that it is on
+	devices []string        // that it uses
+	files   []string        // that it reads
 }
 
 // options are those of the video encoder for o: constant GOPs, no frames out of
@@ -231,7 +231,11 @@ func (e encoder) options(o *output) []ffmpeg.Option {
 	if profile == policy.ProfileAuto && o.Codec == policy.VideoH264 {
 		profile = policy.ProfileMain
 	}
-	if profile != policy.ProfileAuto {
+	switch {
+	case profile == policy.ProfileAuto:
+	case profile == policy.ProfileBaseline && e.name == "h264_vaapi": // whose other names are the same
+		opts = append(opts, ffmpeg.Word("profile:v", "constrained_baseline"))
+	default:
 		opts = append(opts, ffmpeg.Word("profile:v", profile.String()))
 	}
 	cut := o.template.SceneCut

@@ -96,9 +96,11 @@ func (t *Transcoder) newEncoder(kind policy.Encoder, name string) (encoder, erro
 			e.files = append(e.files, card) // what it is, by which a driver is chosen
 		}
 		e.filters = []ffmpeg.Filter{filter("format", "pix_fmts", "nv12")}
-		if e.init = "qsv=hw,child_device=" + nodes[0]; kind == policy.EncoderVAAPI {
+		if kind == policy.EncoderVAAPI {
 			e.filters = append(e.filters, filter("hwupload"))
-			e.init = "vaapi=hw:" + nodes[0]
+			e.init = []ffmpeg.Option{ffmpeg.Word("init_hw_device", "vaapi=va:"+nodes[0]), ffmpeg.Word("filter_hw_device", "va")}
+		} else { // whose encoder finds its device by the kind, and takes pictures as they are
+			e.init = []ffmpeg.Option{ffmpeg.Word("init_hw_device", "qsv=qs,child_device="+nodes[0])}
 		}
 	case policy.EncoderNVENC:
 		if len(below("nvidiactl")) == 0 {
@@ -175,11 +177,12 @@ func (t *Transcoder) try(ctx context.Context, kind policy.Encoder, name string) 
 
 // use gives a job what the encoder needs, unless another output has seen to that.
 func (e encoder) use(j *ffmpeg.Job) {
-	if len(e.devices) == 0 || slices.Contains(j.Devices, e.devices[0]) {
-		return
+	for _, o := range e.init {
+		if !slices.Contains(j.Options, o) {
+			j.Options = append(j.Options, o)
+		}
 	}
-	if e.init != "" {
-		j.Options = append(j.Options, ffmpeg.Word("init_hw_device", e.init), ffmpeg.Word("filter_hw_device", "hw"))
+	if len(e.devices) > 0 && !slices.Contains(j.Devices, e.devices[0]) {
+		j.Devices, j.Files = append(j.Devices, e.devices...), append(j.Files, e.files...)
 	}
-	j.Devices, j.Files = append(j.Devices, e.devices...), append(j.Files, e.files...)
 }

@@ -31,7 +31,7 @@ func fake(args []string) {
 		fmt.Println("ffmpeg version 5.1-fake Copyright")
 		return
 	case "-encoders", "-decoders":
-		fmt.Println(" -------\n V....D libx264  H.264")
+		fmt.Println(" -------\n V....D libx264  H.264\n V....D h264_nvenc  H.264")
 		return
 	}
 	i := slices.Index(args, "-preset:v")
@@ -44,7 +44,7 @@ func fake(args []string) {
 		io.Copy(io.Discard, os.Stdin)
 	case "superfast": // it takes nothing
 		select {}
-	case "veryfast":
+	case "veryfast", "p4": // of h264_nvenc
 		fmt.Fprintln(os.Stderr, "this goes wrong at once")
 		os.Exit(3)
 	case "faster": // it is loud
@@ -272,46 +272,71 @@ func TestBrokenChild(t *testing.T) {
 }
 
 // H72, H87: what a stream or a template is called, and what a stranger sends, gets no further than
-// the child.
+// the child: each of them has one, whose failure is its own, and the rendition of who is honest goes on beside them.
 func TestHostileSource(t *testing.T) {
-	w := newWorld(t, Options{}, *template(rung(func(r *policy.Rendition) { r.ShortSide, r.BitRate = 90, 200_000 })))
+	w := newWorld(t, Options{Max: 8}, *template(rung(func(r *policy.Rendition) { r.ShortSide, r.BitRate = 90, 200_000 })))
 	w.quiet = true
-	w.pace.stall = 2 * time.Second
+	w.pace.stall, w.pace.settle = 6*time.Second, time.Hour // with so many on this machine nobody is slow
 	film := clip(t, h264)
-	_, lag, stop := w.live(t, stream.Key{Space: key.Space, App: key.App, Name: "good"}, film, stream.Push{})
+	source, lag, stop := w.live(t, stream.Key{Space: key.Space, App: key.App, Name: "good"}, film, stream.Push{})
 	defer stop()
-	// One that says it has 16384 x 16384 pixels; whose frames are noise; that changes with every key
-	// frame; and one whose name is a command line.
-	for n, name := range []string{"bomb", "noise", "changes", "a.-i.file.b"} {
+	good := stream.Key{Space: key.Space, App: key.App, Name: "good_a"}
+	until(t, 20*time.Second, "there", func() bool { s := w.hub.Find(good); return s != nil && s.Time() > 1000 })
+	config := slices.IndexFunc(film, func(p av.Packet) bool { return p.Config && p.Kind == av.Video })
+	avc, err := av.ParseAVCConfig(film[config].Frame)
+	if err != nil {
+		t.Fatal(err)
+	}
+	avc.SPS = [][]byte{largeSPS()}
+	large := avc.Append(nil)
+	if info, err := av.ParseVideoInfo(av.H264, large); err != nil || info.Width != 16384 || info.Height != 16384 {
+		t.Fatalf("the large picture has %dx%d, %v", info.Width, info.Height, err)
+	}
+	// One that says it has 16384 x 16384 pixels; whose frames are noise; whose key frames are; and one whose name
+	// is a command line.
+	for _, name := range []string{"bomb", "noise", "keys", "a.-i.file.b"} {
 		evil := slices.Clone(film)
 		for i := range evil {
 			p := &evil[i]
+			if p.Kind != av.Video {
+				continue
+			}
+			body := slices.Clone(p.Frame)
 			switch {
-			case p.Kind != av.Video:
-			case n == 0 && p.Config:
-				p.Frame = slices.Clone(p.Frame)
-				for j := 10; j < len(p.Frame) && j < 20; j++ { // its size is in there
-					p.Frame[j] ^= 0x55
-				}
-			case n == 1 && !p.Config, n == 2 && p.Key:
-				p.Frame = slices.Clone(p.Frame)
-				for j := 5; j < len(p.Frame); j++ {
-					p.Frame[j] = byte(j * j)
+			case name == "bomb" && p.Config:
+				body = large
+			case name == "noise" && !p.Config, name == "keys" && p.Key:
+				for j := 5; j < len(body); j++ {
+					body[j] = byte(j * j)
 				}
 			}
-			if p.Kind == av.Video {
-				tag := append(slices.Clone(p.Tag[:len(p.Tag)-len(p.Frame)]), p.Frame...)
-				p.Tag, p.Frame = tag, tag[len(tag)-len(p.Frame):]
-			}
+			tag := append(slices.Clone(p.Tag[:len(p.Tag)-len(p.Frame)]), body...)
+			p.Tag, p.Frame = tag, tag[len(tag)-len(body):]
 		}
 		_, _, stop := w.live(t, stream.Key{Space: key.Space, App: key.App, Name: name}, evil, stream.Push{})
 		defer stop()
 	}
-	good := stream.Key{Space: key.Space, App: key.App, Name: "good_a"}
-	until(t, 20*time.Second, "there", func() bool { s := w.hub.Find(good); return s != nil && s.Time() > 1000 })
-	if n := len(children(t, "")); n > w.opt.Max {
-		t.Errorf("%d children, want %d at most", n, w.opt.Max)
+	status := func(name string) (st Status) {
+		for _, st = range w.Status() {
+			if st.Source.Name == name {
+				return st
+			}
+		}
+		return Status{}
 	}
+	for _, name := range []string{"bomb", "noise"} { // of which nothing comes
+		until(t, time.Minute, name+" failed", func() bool { return status(name).Restarts > 0 })
+		t.Logf("%s: %+v", name, status(name))
+	}
+	for _, name := range []string{"keys", "a.-i.file.b"} {
+		until(t, time.Minute, name+" has an ffmpeg", func() bool { st := status(name); return st.Restarts > 0 || st.Outputs[0].Live })
+		t.Logf("%s: %+v", name, status(name))
+	}
+	if st := status("good"); st.State != "running" || st.Restarts != 0 || !st.Outputs[0].Live {
+		t.Errorf("the honest one: %+v", st)
+	}
+	now := source.Stream().Time()
+	until(t, 20*time.Second, "as far as its source", func() bool { return w.hub.Find(good).Time() >= now })
 	if lag.Load() > int64(time.Second) {
 		t.Errorf("a packet waited %v", time.Duration(lag.Load()))
 	}
@@ -358,6 +383,32 @@ func (w *world) strain(t *testing.T, key stream.Key, film []av.Packet, ahead *at
 		}
 	})
 	return pub, func() { cancel(); publisher.Wait(); pub.End(stream.EndClosed) }
+}
+
+// largeSPS is a sequence parameter set of the baseline profile for pictures of
+// 1024 by 1024 macroblocks (Rec. ITU-T H.264, 7.3.2.1.1).
+func largeSPS() []byte {
+	var bits strings.Builder
+	ue := func(v int) { // Exp-Golomb (9.1)
+		s := strconv.FormatInt(int64(v)+1, 2)
+		bits.WriteString(strings.Repeat("0", len(s)-1) + s)
+	}
+	ue(0) // seq_parameter_set_id
+	ue(0) // log2_max_frame_num_minus4
+	ue(2) // pic_order_cnt_type
+	ue(1) // max_num_ref_frames
+	bits.WriteString("0")
+	ue(1023)                  // pic_width_in_mbs_minus1
+	ue(1023)                  // pic_height_in_map_units_minus1
+	bits.WriteString("11001") // frame_mbs_only, direct_8x8_inference, no cropping, no VUI, the end
+	text := bits.String()
+	text += strings.Repeat("0", (8-len(text)%8)%8)
+	b := []byte{0x67, 66, 0, 52}
+	for ; text != ""; text = text[8:] {
+		n, _ := strconv.ParseUint(text[:8], 2, 8)
+		b = append(b, byte(n))
+	}
+	return b
 }
 
 // F46: a machine that does not keep up says so, and gives up its largest rendition where it may; others have to wait

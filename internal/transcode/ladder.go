@@ -1,6 +1,7 @@
 package transcode
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -27,12 +28,22 @@ func (t *Transcoder) Ladder(s *stream.Stream) (variants []m3u8.Variant, all bool
 	}
 	info := s.Info()
 	m := media{
-		video: info.Video.Codec, audio: info.Audio.Codec, width: info.Video.Width, height: info.Video.Height, bitRate: info.BitRate,
+		video: info.Video.Codec, audio: info.Audio.Codec, displayWidth: info.Video.DisplayWidth, height: info.Video.Height, bitRate: info.Video.BitRate,
 		rate: frameRate(info.Video.Declared, measuredRate(&info.Video, nil)),
 	}
+	peak, average := bitRates(s, pub, &info)
 	t.mu.Lock()
 	src := t.sources[s.Key()]
 	t.mu.Unlock()
+	made := make(map[string]int) // what those that are made aim at, by suffix
+	if src != nil {
+		src.mu.Lock()
+		m.bitRate, peak = max(m.bitRate, src.rate), max(peak, int(src.rate))
+		for _, o := range src.outs {
+			made[o.Suffix] = o.bitRate
+		}
+		src.mu.Unlock()
+	}
 	outs := plan(s.Key().Name, &m, used)
 	if src != nil {
 		src.mu.Lock()
@@ -51,8 +62,8 @@ func (t *Transcoder) Ladder(s *stream.Stream) (variants []m3u8.Variant, all bool
 		}
 		source = source || o.template.Source
 		all = all || o.template.Master == policy.MasterAll
-		v := m3u8.Variant{URI: o.name, Average: o.average(&m)}
-		v.Bandwidth = v.Average * 5 / 4
+		o.bitRate = cmp.Or(made[o.Suffix], o.bitRate)
+		v := m3u8.Variant{URI: o.name, Average: o.sum(average), Bandwidth: o.sum(peak) * 5 / 4}
 		if o.Bandwidth > 0 {
 			v.Bandwidth, v.Average = o.Bandwidth, min(v.Average, o.Bandwidth)
 		}
@@ -71,10 +82,9 @@ func (t *Transcoder) Ladder(s *stream.Stream) (variants []m3u8.Variant, all bool
 		variants = append(variants, r.Variant)
 	}
 	if source && inHLS(m.video) {
-		average := int(max(info.BitRate, 64_000))
 		v := m3u8.Variant{
-			URI: s.Key().Name, Average: average, Bandwidth: average * 5 / 4,
-			Width: m.width, Height: m.height, Codecs: codecs(s),
+			URI: s.Key().Name, Average: max(average, 64_000), Bandwidth: max(peak, 64_000) * 5 / 4,
+			Width: m.displayWidth, Height: m.height, Codecs: codecs(s),
 		}
 		if m.video != av.Unknown {
 			v.FrameRate = m.rate.float()
@@ -87,13 +97,34 @@ func (t *Transcoder) Ladder(s *stream.Stream) (variants []m3u8.Variant, all bool
 // inHLS reports whether HLS has video of that codec, or none.
 func inHLS(c av.Codec) bool { return c == av.Unknown || c == av.H264 || c == av.HEVC }
 
-// average returns the bit rate of o, bit/s: what it aims at, and what is copied.
-func (o *output) average(m *media) int {
+// bitRates returns the highest and the average bit rate of the push pub of s in the last half
+// an hour, bit/s, and at first what its publisher says.
+func bitRates(s *stream.Stream, pub *stream.Publication, info *stream.Info) (peak, average int) {
+	_, tens := s.Timeline()
+	tens = slices.DeleteFunc(tens, func(x stream.Sample) bool { return x.Start.Before(pub.Start()) })
+	peak, average = int(max(info.Video.BitRate, info.BitRate)), int(cmp.Or(info.BitRate, info.Video.BitRate))
+	bits := 0
+	for _, x := range tens {
+		n := int(x.Bytes) * 8 / tenSeconds
+		peak, bits = max(peak, n), bits+n
+	}
+	if len(tens) > 0 {
+		average = bits / len(tens)
+	}
+	return peak, average
+}
+
+// tenSeconds is how long the coarse samples of a stream's time line are.
+const tenSeconds = 10
+
+// sum returns the bit rate of o, bit/s: what it aims at, and what is copied of a source of
+// that rate.
+func (o *output) sum(source int) int {
 	sum := 0
 	switch {
 	case !o.video:
 	case o.Copy.Video():
-		sum += int(m.bitRate)
+		sum += source
 	default:
 		sum += o.bitRate
 	}

@@ -203,10 +203,11 @@ func (src *source) tryAgain(now time.Time) bool {
 // reports whether one of those that are made should have another one. What a
 // source says of itself is believed until it sends more.
 func (src *source) measure(now time.Time, pub *stream.Publication) bool {
-	if now.Sub(pub.Start()) < src.t.pace.measure {
-		return false
+	info := src.s.Info()
+	rate := info.Video.BitRate
+	if now.Sub(pub.Start()) >= src.t.pace.measure {
+		rate = max(rate, info.BitRate)
 	}
-	rate := src.s.Info().BitRate
 	src.mu.Lock()
 	defer src.mu.Unlock()
 	if rate <= src.rate {

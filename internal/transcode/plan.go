@@ -17,6 +17,7 @@ type media struct {
 	video, audio  av.Codec // Unknown: it has none
 	config        []byte   // of the video
 	width, height int
+	displayWidth  int   // with that height, where pixels are square
 	rate          rate  // frames per second
 	bitRate       int64 // of all of it, bit/s; 0: not known yet
 	head          int64 // bytes of the frames that ffmpeg is to find out from what it gets
@@ -108,9 +109,9 @@ func plan(name string, m *media, templates []*policy.Transcode) []*output {
 			if !o.audio && !o.video || !policy.ValidStreamName(o.name) {
 				continue
 			}
-			o.width, o.height = m.width, m.height
+			o.width, o.height = m.displayWidth, m.height
 			if r.Encodes() && o.video {
-				o.width, o.height = size(r, m.width, m.height)
+				o.width, o.height = size(r, m.displayWidth, m.height)
 				if r.FrameRate > 0 && float64(r.FrameRate) < m.rate.float() {
 					o.rate = rate{r.FrameRate, 1}
 					if m.rate.den == 1001 {

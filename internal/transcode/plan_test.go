@@ -82,7 +82,7 @@ func rung(change func(*policy.Rendition)) policy.Rendition {
 }
 
 func TestPlan(t *testing.T) {
-	m := &media{video: av.H264, audio: av.AAC, width: 1280, height: 720, rate: rate{30, 1}, bitRate: 500_000}
+	m := &media{video: av.H264, audio: av.AAC, width: 1280, displayWidth: 1280, height: 720, rate: rate{30, 1}, bitRate: 500_000}
 	outs := plan("s1", m, []*policy.Transcode{template(
 		rung(func(r *policy.Rendition) { r.ShortSide = 360 }),
 		rung(func(r *policy.Rendition) { r.Suffix, r.BitRate, r.FrameRate = "_low", 100_000, 15 }),
@@ -136,7 +136,7 @@ func TestAlign(t *testing.T) {
 		}
 		tpl.GOP = tt.gop
 		var got []int
-		for _, o := range plan("s1", &media{video: av.H264, width: 640, height: 360, rate: tt.source}, []*policy.Transcode{tpl})[1:] {
+		for _, o := range plan("s1", &media{video: av.H264, width: 640, displayWidth: 640, height: 360, rate: tt.source}, []*policy.Transcode{tpl})[1:] {
 			got = append(got, o.gop)
 		}
 		if !slices.Equal(got, tt.want) {
@@ -149,8 +149,8 @@ func TestAlign(t *testing.T) {
 func TestCommand(t *testing.T) {
 	tr := New(stream.NewHub(stream.Options{}), ffmpeg.New(ffmpeg.Options{}), Options{Font: "/font.ttf"})
 	picture := policy.Logo{Key: "logo.png", Corner: policy.BottomRight, X: 8, Y: 4, Scale: 10}
-	film := media{video: av.H264, audio: av.AAC, width: 1280, height: 720, rate: rate{30000, 1001}}
-	hevc := media{video: av.HEVC, width: 720, height: 1280, rate: rate{25, 1}}
+	film := media{video: av.H264, audio: av.AAC, width: 1280, displayWidth: 1280, height: 720, rate: rate{30000, 1001}}
+	hevc := media{video: av.HEVC, width: 720, displayWidth: 720, height: 1280, rate: rate{25, 1}}
 	tests := []struct {
 		name    string
 		media   media

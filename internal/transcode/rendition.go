@@ -25,6 +25,7 @@ type feed struct {
 	w      io.Writer
 	to     av.Writer
 	ts     *mpegts.Muxer // nil: it is another format
+	cut    int64         // newest time that ffmpeg has been given of ts
 	offset int64
 	config [2][]byte // of video and audio
 }
@@ -43,6 +44,13 @@ func newFeed(w io.Writer, format string, m *media, offset int64) *feed {
 	return f
 }
 
+// In a transport stream sound goes along with the next picture, but waits for none longer
+// than soundTime, in ms, and is not more than soundSize, in bytes, meanwhile.
+const (
+	soundTime = 500
+	soundSize = 64 << 10
+)
+
 // write writes a packet.
 func (f *feed) write(p av.Packet) error {
 	if p.Config {
@@ -58,9 +66,13 @@ func (f *feed) write(p av.Packet) error {
 		}
 		return err
 	}
-	if f.ts == nil || p.Config || p.Kind == av.Audio { // sound goes along with the next picture
+	if f.ts == nil || p.Config {
 		return nil
 	}
+	if p.Kind == av.Audio && p.DTS < f.cut+soundTime && f.ts.Size() < soundSize {
+		return nil
+	}
+	f.cut = p.DTS
 	b, _ := f.ts.Cut()
 	if len(b) == 0 {
 		return nil

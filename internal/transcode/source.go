@@ -37,6 +37,9 @@ const (
 	firstPause, lastPause = 500 * time.Millisecond, 30 * time.Second
 	// tooOften is after how many failures in a row the owner is told.
 	tooOften = 3
+	// hardwareFailures is after how many failures in a row, each soon after the start,
+	// EncoderAuto is the processor.
+	hardwareFailures = 2
 	// awaitTime is for how long a player waits, in the hub, for a rendition that is to come.
 	awaitTime = 10 * time.Second
 	// flushTime is how long an ffmpeg has to finish what it was given.
@@ -69,6 +72,7 @@ type source struct {
 	played   map[string]time.Time // templates of players, and when they were last wanted
 	shed     shed
 	rate     int64 // the source's bit rate, bit/s; 0: not known yet
+	software bool  // what EncoderAuto means, as hardware has failed
 	state    string
 	reason   string
 	started  time.Time
@@ -192,6 +196,10 @@ func (src *source) failed(ctx context.Context, pub *stream.Publication, err erro
 	*failures++
 	src.mu.Lock()
 	src.restarts++
+	if *failures >= hardwareFailures && lasted < 2*src.t.pace.stall && !src.software && slices.ContainsFunc(src.outs, onHardware) {
+		src.software = true
+		src.log.Warn("hardware fails at once: encoder auto is the processor until the next push")
+	}
 	src.mu.Unlock()
 	src.t.restarts.Add(1)
 	pause := min(firstPause<<min(*failures-1, 10), lastPause)
@@ -206,6 +214,11 @@ func (src *source) failed(ctx context.Context, pub *stream.Publication, err erro
 	src.pause(ctx, pub, pause)
 }
 
+// onHardware reports whether r is encoded by hardware that EncoderAuto has chosen.
+func onHardware(r *rendition) bool {
+	return r.template.Encoder == policy.EncoderAuto && len(r.enc.devices) > 0
+}
+
 // renew forgets what was found out about the push before pub.
 func (src *source) renew(pub *stream.Publication) {
 	for _, name := range presets(pub.Push()) {
@@ -214,10 +227,9 @@ func (src *source) renew(pub *stream.Publication) {
 			break // one will do for who asks for thousands
 		}
 	}
-	info := src.s.Info()
 	src.mu.Lock()
 	defer src.mu.Unlock()
-	src.shed, src.rate = shed{}, info.Video.BitRate
+	src.shed, src.rate, src.software = shed{}, 0, false
 }
 
 // rest waits until there may be something to do. It reports whether the stream
@@ -454,15 +466,17 @@ func (src *source) gather(r *stream.Reader, pub *stream.Publication) (head []av.
 			m.head += int64(len(head[i].Frame))
 		}
 		info := src.s.Info()
-		m.width, m.height = info.Video.Width, info.Video.Height
+		m.width, m.height, m.displayWidth = info.Video.Width, info.Video.Height, info.Video.DisplayWidth
 		src.mu.Lock()
+		src.rate = max(src.rate, info.Video.BitRate)
 		m.bitRate = src.rate
 		src.mu.Unlock()
 		if v, err := av.ParseVideoInfo(m.video, m.config); err == nil {
-			m.width, m.height = v.Width, v.Height
+			m.width, m.height, m.displayWidth = v.Width, v.Height, v.DisplayWidth()
 		}
 		if i := firstFrame(head); m.width == 0 && i < len(head) {
 			m.width, m.height = av.KeyFrameSize(m.video, head[i].Frame)
+			m.displayWidth = m.width
 		}
 		m.rate = frameRate(info.Video.Declared, measuredRate(&info.Video, head))
 		var configs []av.Packet
@@ -513,7 +527,11 @@ func (src *source) plan(ctx context.Context, pub *stream.Publication, m *media, 
 			if m.width == 0 || m.height == 0 {
 				err = fmt.Errorf("the size of the picture is not known")
 			} else {
-				o.enc, err = t.choose(ctx, o.template.Encoder, o.Codec)
+				want := o.template.Encoder
+				if want == policy.EncoderAuto && src.onSoftware() {
+					want = policy.EncoderCPU
+				}
+				o.enc, err = t.choose(ctx, want, o.Codec)
 			}
 		}
 		if err != nil {
@@ -541,6 +559,12 @@ func (src *source) plan(ctx context.Context, pub *stream.Publication, m *media, 
 	src.errs = errs
 	src.mu.Unlock()
 	return list, logos
+}
+
+func (src *source) onSoftware() bool {
+	src.mu.Lock()
+	defer src.mu.Unlock()
+	return src.software
 }
 
 // fetch gets a picture from its bucket.
