@@ -2,6 +2,8 @@ package record
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -261,11 +263,43 @@ func (o *inOrder) flush(to int64) error {
 	return nil
 }
 
-// open1 opens a segment, here or in the bucket.
+// errDamaged is the error of a segment in the spool that is not what was written.
+var errDamaged = errors.New("damaged")
+
+// openLocal opens a segment in the spool and sees that it is whole.
+func (t *take) openLocal(s *segment) (*os.File, error) {
+	f, err := os.Open(t.file(s))
+	if err != nil {
+		return nil, err
+	}
+	sum := sha256.New()
+	_, err = io.Copy(sum, f)
+	if err == nil && s.SHA256 != hex.EncodeToString(sum.Sum(nil)) {
+		err = errors.New("its SHA-256 is another")
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("segment %s is %w: %w", s.name(), errDamaged, err)
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// open1 opens a segment, here or in the bucket, which may be nil.
 func (t *take) open1(ctx context.Context, b storage.Bucket, s *segment) (io.ReadCloser, error) {
 	if s.local {
-		if f, err := os.Open(t.file(s)); err == nil {
+		f, err := t.openLocal(s)
+		if err == nil {
 			return f, nil
+		}
+		if b == nil {
+			return nil, err
+		}
+		if errors.Is(err, errDamaged) {
+			t.log.Error("a segment is read from the bucket instead of the spool", "err", err)
 		}
 	}
 	body, _, err := b.Get(ctx, path.Join(t.folder(), s.name()), 0, -1)

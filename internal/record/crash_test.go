@@ -327,7 +327,7 @@ func TestBucketAway(t *testing.T) {
 			t.Errorf("%d facts while there is no bucket", n)
 		}
 		raised := facts[event.AlertRaised](w)
-		if len(raised) != 1 || raised[0].Alert != alertUpload {
+		if len(raised) != 1 || raised[0].Alert != alertUpload+":" {
 			t.Errorf("alerts %+v", raised)
 		}
 		b.fail(nil)
@@ -936,6 +936,24 @@ func TestDiskHangs(t *testing.T) {
 		if n := w.r.Stats().Takes; n != 1 {
 			t.Errorf("%d takes", n)
 		}
+		sent, key := w.sent, stream.Key{Space: "default", App: "live", Name: "other"}
+		w.sent = map[av.Kind][]string{}
+		app := w.app
+		pub, err := w.hub.Publish(key, &app, stream.Push{Sequence: event.NewSequence()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		e := w.both(pub)
+		e.unspaced = true // time stands still while somebody waits for the disk
+		e.run(25_000).end()
+		w.sent = sent
+		for segments := 0; segments < 3; runtime.Gosched() {
+			if other := w.r.unfinished(key, ""); other != nil {
+				other.mu.Lock()
+				segments = len(other.segments)
+				other.mu.Unlock()
+			}
+		}
 		select {
 		case err := <-stopped:
 			t.Errorf("Stop = %v, before the disk has it", err)
@@ -945,6 +963,10 @@ func TestDiskHangs(t *testing.T) {
 		if err := <-stopped; err != nil {
 			t.Error(err)
 		}
-		w.all(w.read(w.finished(1)[0]))
+		for _, f := range w.finished(2) {
+			if strings.Contains(f.Key, "/"+testKey.Name+"/") {
+				w.all(w.read(f))
+			}
+		}
 	})
 }

@@ -130,22 +130,23 @@ func (t *take) next() (n int, closed bool) {
 // try does something with a bucket until it succeeds. It reports false when
 // r.ctx ended before, or when it was tried for too long.
 func (t *take) try(what string, do func(context.Context) error) bool {
-	wait := t.r.retry
+	wait, bucket, failing := t.r.retry, t.r.named(t.head.Record.Bucket), false
 	for n := 0; ; n++ {
 		err := do(t.r.ctx)
 		switch {
 		case t.r.ctx.Err() != nil:
 			return false
 		case err == nil:
-			if n > 0 {
-				t.r.clear(alertUpload)
+			if failing {
+				t.r.reached(bucket)
 			}
 			return true
 		}
 		t.r.stats.uploadErrors.Add(1)
 		t.log.Warn(what, "err", err, "attempt", n+1, "again", wait)
-		if n == 4 {
-			t.r.raise(alertUpload, fmt.Sprintf("recordings cannot be uploaded to the bucket %q: %v", t.head.Record.Bucket, err), 0, 0)
+		if n >= 4 {
+			t.r.unreached(bucket, err, !failing)
+			failing = true
 		}
 		select {
 		case <-time.After(wait - time.Duration(rand.Int64N(int64(wait/4)))):
@@ -198,8 +199,9 @@ func (t *take) upload(ctx context.Context, n int) (err error) {
 	if err != nil {
 		return err
 	}
-	f, err := os.Open(t.file(&s))
-	if errors.Is(err, os.ErrNotExist) {
+	f, err := t.openLocal(&s)
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, errDamaged) {
+		t.log.Error("a segment of a recording cannot be uploaded from the spool", "err", err)
 		t.vanished(n)
 		return nil
 	}
@@ -237,7 +239,7 @@ func (t *take) upload(ctx context.Context, n int) (err error) {
 	return nil
 }
 
-// vanished notes that somebody has removed segment n from the spool.
+// vanished notes that segment n is not in the spool any more, or not as it was.
 func (t *take) vanished(n int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -213,6 +213,7 @@ func (r *Recorder) recover() error {
 		}
 	}
 	slices.SortFunc(takes, func(a, b *take) int { return a.head.Start.Compare(b.head.Start) })
+	r.spool.spare(takes)
 	r.mu.Lock()
 	defer r.unlock()
 	for _, t := range takes {
@@ -535,8 +536,34 @@ func (r *Recorder) spoolHigh(is bool) {
 
 // alerts are those that are raised, by name.
 type alerts struct {
-	mu     sync.Mutex
-	raised map[string]time.Time
+	mu      sync.Mutex
+	raised  map[string]time.Time
+	failing map[string]int // takes that do not reach a bucket, by its name
+}
+
+// unreached raises the alert that a bucket does not take recordings; first: it is
+// for the first time that this take says so.
+func (r *Recorder) unreached(bucket string, err error, first bool) {
+	if first {
+		r.alerts.mu.Lock()
+		if r.alerts.failing == nil {
+			r.alerts.failing = make(map[string]int)
+		}
+		r.alerts.failing[bucket]++
+		r.alerts.mu.Unlock()
+	}
+	r.raise(alertUpload+":"+bucket, fmt.Sprintf("recordings cannot be uploaded to the bucket %q: %v", bucket, err), 0, 0)
+}
+
+// reached ends that alert if the take is the last of those that said so.
+func (r *Recorder) reached(bucket string) {
+	r.alerts.mu.Lock()
+	r.alerts.failing[bucket]--
+	left := r.alerts.failing[bucket]
+	r.alerts.mu.Unlock()
+	if left == 0 {
+		r.clear(alertUpload + ":" + bucket)
+	}
 }
 
 // raise raises an alert of the node unless it is raised already.

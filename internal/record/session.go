@@ -59,12 +59,15 @@ func (s *session) run() {
 	s.log.Info("recording ends with the push", "jumps", s.reader.Jumps())
 }
 
-// pump moves packets from the reader to the cutter. A panic costs the push its
-// recording, and nobody else anything.
+// pump moves packets from the reader to the cutter. A panic costs the push the rest
+// of its recording, and nobody else anything.
 func (s *session) pump(c *cutter) {
 	defer func() {
 		if v := recover(); v != nil {
 			s.log.Error("panic", "value", fmt.Sprint(v), "stack", string(debug.Stack()))
+			if c.open && c.t.out != nil { // a push that returns would begin it anew
+				c.t.finish(c.kept - c.start)
+			}
 		}
 	}()
 	for {
@@ -222,7 +225,7 @@ const (
 	alertDisk   = "record_disk"       // the disk of the spool does not take media
 	alertHigh   = "record_spool"      // most of it is not uploaded
 	alertSpool  = "record_spool_full" // nothing in it is uploaded
-	alertUpload = "record_upload"     // uploads fail
+	alertUpload = "record_upload"     // uploads fail; with : and the bucket's name behind it
 	alertSlow   = "record_slow"       // the disk takes less than comes
 )
 

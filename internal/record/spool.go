@@ -3,6 +3,7 @@ package record
 import (
 	"errors"
 	"os"
+	"slices"
 	"sync"
 	"syscall"
 )
@@ -119,12 +120,19 @@ func (s *spool) has(n int64, stored bool) {
 	s.watch()
 }
 
-// spare notes that segment n of t, which the spool knew to be in a bucket, may
-// be removed.
-func (s *spool) spare(t *take, n int) {
+// spare notes what may be removed of takes that were found in the spool, and that
+// nobody else has yet: what is in a bucket, the oldest first.
+func (s *spool) spare(takes []*take) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.uploaded = append(s.uploaded, upload{t, n})
+	for _, t := range takes {
+		for i := range t.segments {
+			if x := &t.segments[i]; x.local && x.stored {
+				s.uploaded = append(s.uploaded, upload{t, x.N})
+			}
+		}
+	}
+	slices.SortStableFunc(s.uploaded, func(a, b upload) int { return a.t.segment(a.n).Time.Compare(b.t.segment(b.n).Time) })
 }
 
 // stored notes that segment n of t, of that size, is in a bucket now.
@@ -173,7 +181,14 @@ func (t *take) evict(n int) {
 	s.local = false
 	name, size := t.file(s), s.Size
 	t.mu.Unlock()
-	if os.Remove(name) == nil {
-		t.r.spool.give(size, true)
+	if err := os.Remove(name); err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.log.Warn("a segment stays in the spool", "err", err)
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if s := t.segment(n); s != nil {
+			s.local = true
+		}
+		return
 	}
+	t.r.spool.give(size, true)
 }

@@ -35,6 +35,7 @@ type take struct {
 	hash    hash.Hash
 	written int64
 	synced  time.Time
+	known   bool    // the disk has its name, and the journal that it has begun
 	now     segment // that one; it is set with mu held, for clips look at it
 
 	changed chan struct{} // cap 1: there is something to do for keep
@@ -183,7 +184,7 @@ func (t *take) open(s segment) error {
 	t.mu.Lock()
 	t.now = s
 	t.mu.Unlock()
-	t.out, t.written, t.synced = f, 0, time.Now()
+	t.out, t.written, t.synced, t.known = f, 0, time.Now(), false
 	t.hash.Reset()
 	return nil
 }
@@ -202,6 +203,10 @@ func (t *take) append(b []byte) error {
 	if d := t.r.sync; err == nil && d > 0 && time.Since(t.synced) >= d {
 		t.synced = time.Now()
 		err = t.out.Sync()
+		if err == nil && !t.known {
+			err = errors.Join(durable.SyncDir(t.dir), t.journal.flush(true))
+			t.known = err == nil
+		}
 	}
 	if err != nil {
 		t.out.Truncate(t.written)
@@ -340,12 +345,9 @@ func (r *Recorder) load(task string) (*take, error) {
 		s := &t.segments[i]
 		t.seen(s.Time.Add(time.Duration(s.Duration) * time.Millisecond))
 		info, err := os.Stat(t.file(s))
-		s.local = err == nil && info.Size() == s.Size
+		s.local = err == nil && info.Size() == s.Size && !s.missing
 		if s.local {
 			r.spool.has(s.Size, s.stored)
-			if s.stored {
-				r.spool.spare(t, s.N)
-			}
 		}
 	}
 	if begun != nil && begun.N == len(t.segments)+1 && t.closed == nil {

@@ -3,16 +3,20 @@ package record
 import (
 	"crypto/md5"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"weir/internal/access"
 	"weir/internal/media/m3u8"
 	"weir/internal/policy"
+	"weir/internal/storage"
 )
 
 // A recording can be watched from its beginning while it is being made, by who
@@ -100,6 +104,37 @@ func TestTimeShift(t *testing.T) {
 		b.fail(nil)
 		w.finished(1)
 		get("http://x.example/live/s-1/"+where, http.StatusForbidden)
+	})
+}
+
+// Without a bucket there is what the spool has; a segment that has just left it makes
+// its request fail, and nothing else.
+func TestTimeShiftWithoutBucket(t *testing.T) {
+	bubble(t, nil, func(t *testing.T, w *world) {
+		set := &policy.Set{DefaultSpace: "default", Spaces: []policy.Space{{
+			Name: "default", Domains: []policy.Domain{{Name: "*", Type: policy.Both}}, Apps: []policy.App{w.app},
+		}}}
+		e := w.both(w.push())
+		e.run(25_000)
+		synctest.Wait()
+		tk := w.r.unfinished(testKey, "")
+		name := w.segmentFile("000002.ts")
+		w.r.bucket = func(string) (storage.Bucket, error) { return nil, errors.New("there is no such bucket any more") }
+		h := w.r.Handler(access.NewGate(func() *policy.Set { return set }))
+		get := func(segment string, want int) {
+			t.Helper()
+			rec := httptest.NewRecorder()
+			h.ServeHTTP(rec, httptest.NewRequest("GET", "http://x.example/live/s-1/record-"+tk.head.Task+"-"+segment, nil))
+			if rec.Code != want {
+				t.Errorf("GET %s: %d %s, want %d", segment, rec.Code, rec.Body, want)
+			}
+		}
+		if err := os.Remove(name); err != nil {
+			t.Fatal(err)
+		}
+		get("000001.ts", http.StatusOK)
+		get("000002.ts", http.StatusServiceUnavailable)
+		e.end()
 	})
 }
 
