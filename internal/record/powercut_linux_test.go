@@ -18,7 +18,11 @@ import (
 )
 
 // disk is an ext4 file system in an image.
-type disk struct{ image, folder string }
+type disk struct {
+	image   string
+	folder  string
+	mounted bool
+}
 
 // newDisk skips the test where no such thing can be made.
 func newDisk(t *testing.T) *disk {
@@ -41,17 +45,25 @@ func newDisk(t *testing.T) *disk {
 	return d
 }
 
-// mount mounts the image until the test ends.
+// mount mounts the image until the test ends or unmount is called.
 func (d *disk) mount(t *testing.T) {
 	t.Helper()
 	if out, err := exec.Command("mount", "-o", "loop", d.image, d.folder).CombinedOutput(); err != nil {
 		t.Skipf("needs to mount images by loop devices: %v: %s", err, out)
 	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(d.folder, 0); err != nil {
-			t.Error(err)
-		}
-	})
+	d.mounted = true
+	t.Cleanup(func() { d.unmount(t) })
+}
+
+func (d *disk) unmount(t *testing.T) {
+	t.Helper()
+	if !d.mounted {
+		return
+	}
+	d.mounted = false
+	if err := unix.Unmount(d.folder, 0); err != nil {
+		t.Error(err)
+	}
 }
 
 // cut copies the image while nobody writes: what is on the disk, and nothing of what
@@ -99,7 +111,8 @@ func TestPowerCutDisk(t *testing.T) {
 				after = before.cut(t)
 				sent = w.sent
 			})
-			after.mount(t) // which replays the journal of the file system
+			before.unmount(t) // there may be one loop device
+			after.mount(t)    // which replays the journal of the file system
 			bubble(t, func(_ *policy.Record, o *Options) { o.Dir = after.folder }, func(t *testing.T, w *world) {
 				w.dir, w.sent = after.folder, sent
 				got := w.read(w.finished(1)[0])
