@@ -19,9 +19,9 @@ import (
 
 // disk is an ext4 file system in an image.
 type disk struct {
-	image   string
-	folder  string
-	mounted bool
+	t      *testing.T
+	image  string
+	folder string
 }
 
 // newDisk skips the test where no such thing can be made.
@@ -30,7 +30,7 @@ func newDisk(t *testing.T) *disk {
 	if os.Geteuid() != 0 {
 		t.Skip("needs to be root, to mount images")
 	}
-	d := &disk{image: filepath.Join(t.TempDir(), "disk"), folder: t.TempDir()}
+	d := &disk{t: t, image: filepath.Join(t.TempDir(), "disk"), folder: t.TempDir()}
 	err := os.WriteFile(d.image, nil, 0o600)
 	if err == nil {
 		err = os.Truncate(d.image, 64<<20)
@@ -41,36 +41,30 @@ func newDisk(t *testing.T) *disk {
 	if out, err := exec.Command("mkfs.ext4", "-q", d.image).CombinedOutput(); err != nil {
 		t.Skipf("needs mkfs.ext4: %v: %s", err, out)
 	}
-	d.mount(t)
+	d.mount()
 	return d
 }
 
-// mount mounts the image until the test ends or unmount is called.
-func (d *disk) mount(t *testing.T) {
+// mount mounts the image until the test ends.
+func (d *disk) mount() {
+	t := d.t
 	t.Helper()
 	if out, err := exec.Command("mount", "-o", "loop", d.image, d.folder).CombinedOutput(); err != nil {
 		t.Skipf("needs to mount images by loop devices: %v: %s", err, out)
 	}
-	d.mounted = true
-	t.Cleanup(func() { d.unmount(t) })
-}
-
-func (d *disk) unmount(t *testing.T) {
-	t.Helper()
-	if !d.mounted {
-		return
-	}
-	d.mounted = false
-	if err := unix.Unmount(d.folder, 0); err != nil {
-		t.Error(err)
-	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(d.folder, 0); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // cut copies the image while nobody writes: what is on the disk, and nothing of what
 // the system still has in memory.
-func (d *disk) cut(t *testing.T) *disk {
+func (d *disk) cut() *disk {
+	t := d.t
 	t.Helper()
-	after := &disk{image: filepath.Join(t.TempDir(), "disk"), folder: t.TempDir()}
+	after := &disk{t: t, image: filepath.Join(t.TempDir(), "disk"), folder: t.TempDir()}
 	from, err := os.Open(d.image)
 	if err != nil {
 		t.Fatal(err)
@@ -108,11 +102,10 @@ func TestPowerCutDisk(t *testing.T) {
 			}, func(t *testing.T, w *world) {
 				w.both(w.push()).run(26_000)
 				synctest.Wait()
-				after = before.cut(t)
+				after = before.cut()
 				sent = w.sent
 			})
-			before.unmount(t) // there may be one loop device
-			after.mount(t)    // which replays the journal of the file system
+			after.mount() // which replays the journal of the file system
 			bubble(t, func(_ *policy.Record, o *Options) { o.Dir = after.folder }, func(t *testing.T, w *world) {
 				w.dir, w.sent = after.folder, sent
 				got := w.read(w.finished(1)[0])
