@@ -11,7 +11,9 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"weir/internal/api"
@@ -32,6 +34,7 @@ type events struct {
 	Since  string   `placeholder:"TIME" help:"From then on: how long ago, such as 2h, or a time, such as 2026-01-31T20:00:00Z. If not given, a day ago; with -f from now on."`
 	Until  string   `placeholder:"TIME" help:"Before then; if not given, until now."`
 	Follow bool     `short:"f" help:"Go on with what happens from now on."`
+	Cursor string   `placeholder:"NAME" help:"Begin behind what the last command with this name has printed, and commit how far this one comes to the server."`
 	Limit  int      `help:"How many at most; if not given, all."`
 }
 
@@ -42,11 +45,17 @@ func (e *events) Run(ctx context.Context, stdout io.Writer) error {
 	if err := times(q, e.Since, e.Until); err != nil {
 		return err
 	}
-	if e.Follow {
-		if e.Until != "" {
-			return errors.New("--until makes no sense with -f")
-		}
-		return c.follow(ctx, q, func(f event.Event, raw []byte) { e.print(stdout, &f, raw) })
+	if e.Until != "" && (e.Follow || e.Cursor != "") {
+		return errors.New("--until makes no sense with -f and --cursor")
+	}
+	if e.Cursor != "" {
+		q.Set("cursor_name", e.Cursor)
+	}
+	switch {
+	case e.Follow && e.Cursor != "":
+		return e.goOn(ctx, stdout, q)
+	case e.Follow:
+		return c.follow(ctx, q, func(_ uint64, f event.Event, raw []byte) { e.print(stdout, &f, raw) })
 	}
 	list, err := all[api.Fact](ctx, c, "/events", q, e.Limit)
 	if err != nil {
@@ -57,9 +66,98 @@ func (e *events) Run(ctx context.Context, stdout io.Writer) error {
 		if err != nil {
 			return err
 		}
-		e.print(stdout, &list[i].Event, raw)
+		if err := e.print(stdout, &list[i].Event, raw); err != nil {
+			return err
+		}
+	}
+	if e.Cursor != "" && len(list) > 0 {
+		return e.commit(ctx, &list[len(list)-1].Seq)
 	}
 	return nil
+}
+
+// goOn follows facts from the cursor on. What is printed is committed every
+// second and at the end, so that who is killed prints some of them again.
+func (e *events) goOn(ctx context.Context, stdout io.Writer, q url.Values) error {
+	if e.Since == "" { // what happens until the first commit is not to be missed by the next command
+		if err := e.commit(ctx, nil); err != nil {
+			return err
+		}
+	}
+	ctx, end := context.WithCancelCause(ctx)
+	var printed atomic.Uint64
+	committed := uint64(0)
+	commit := func(ctx context.Context) error {
+		n := printed.Load()
+		if n == committed {
+			return nil
+		}
+		err := e.commit(ctx, &n)
+		if err == nil {
+			committed = n
+		}
+		return err
+	}
+	ended := make(chan struct{})
+	go func() { // ends with ctx
+		defer close(ended)
+		tick := time.NewTicker(time.Second)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				if err := commit(ctx); refused(err) {
+					end(err)
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	err := e.follow(ctx, q, func(seq uint64, f event.Event, raw []byte) {
+		if ctx.Err() != nil {
+			return
+		}
+		if err := e.print(stdout, &f, raw); err != nil {
+			end(err)
+			return
+		}
+		printed.Store(seq)
+	})
+	end(err)
+	<-ended
+	if err = context.Cause(ctx); refused(err) {
+		return err
+	}
+	if errors.Is(err, context.Canceled) {
+		err = nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	return errors.Join(err, commit(ctx))
+}
+
+// commit commits that everything up to seq has been printed. Without it the
+// cursor is made, if there is none.
+func (e *events) commit(ctx context.Context, seq *uint64) error {
+	var types []event.Type
+	for _, t := range e.Type {
+		types = append(types, event.Type(t))
+	}
+	in := struct {
+		Position *uint64 `json:"position,omitempty"`
+		Log      string  `json:"log"`
+	}{seq, api.LogOf(types)}
+	if err := e.do(ctx, http.MethodPut, "/event-cursors/"+url.PathEscape(e.Cursor), nil, in, nil); err != nil {
+		return fmt.Errorf("commit the cursor %s: %w", e.Cursor, err)
+	}
+	return nil
+}
+
+// refused reports whether a server has said something that it will say again.
+func refused(err error) bool {
+	told := (*problemError)(nil)
+	return errors.As(err, &told) && told.Status < 500 && told.Status != http.StatusTooManyRequests
 }
 
 // times puts a period into a query.
@@ -78,16 +176,17 @@ func times(q url.Values, since, until string) error {
 }
 
 // print prints a fact, whose JSON is raw.
-func (e *events) print(w io.Writer, f *event.Event, raw []byte) {
+func (e *events) print(w io.Writer, f *event.Event, raw []byte) error {
 	if e.Output == "json" {
-		fmt.Fprintf(w, "%s\n", raw)
-		return
+		_, err := fmt.Fprintf(w, "%s\n", raw)
+		return err
 	}
 	about := "-"
 	if f.Space != "" {
 		about = strings.TrimRight(f.Space+"/"+f.App+"/"+f.Stream, "/")
 	}
-	fmt.Fprintf(w, "%s  %-18s %s  %s\n", local(f.Time), f.Type, printable(about), printable(summary(f)))
+	_, err := fmt.Fprintf(w, "%s  %-18s %s  %s\n", local(f.Time), f.Type, printable(about), printable(summary(f)))
+	return err
 }
 
 // summary is what a fact says, in a few words.
@@ -144,7 +243,7 @@ func summary(f *event.Event) string {
 
 // follow calls f for each fact as it happens, until ctx ends. A connection that
 // is lost is made again, behind the last fact that came.
-func (c *client) follow(ctx context.Context, q url.Values, f func(e event.Event, raw []byte)) error {
+func (c *client) follow(ctx context.Context, q url.Values, f func(seq uint64, e event.Event, raw []byte)) error {
 	last := ""
 	for pause := time.Duration(0); ; {
 		header := http.Header{}
@@ -152,14 +251,14 @@ func (c *client) follow(ctx context.Context, q url.Values, f func(e event.Event,
 			header.Set("Last-Event-ID", last)
 		}
 		resp, err := c.open(ctx, http.MethodGet, "/events/feed?"+q.Encode(), header, nil)
-		if told := (*problemError)(nil); errors.As(err, &told) && told.Status < 500 && told.Status != http.StatusTooManyRequests {
+		if refused(err) {
 			return err
 		}
 		if err != nil && last == "" {
 			return err
 		}
 		if err == nil {
-			if q.Get("since") == "" { // if the first connection is lost before a fact has come
+			if q.Get("since") == "" && q.Get("cursor_name") == "" { // if the first connection is lost before a fact has come
 				q.Set("since", time.Now().UTC().Format(time.RFC3339Nano))
 			}
 			pause = 0
@@ -182,7 +281,7 @@ func (c *client) follow(ctx context.Context, q url.Values, f func(e event.Event,
 }
 
 // feed reads Server-Sent Events until they end, and returns the id of the last.
-func feed(r io.Reader, last string, f func(e event.Event, raw []byte)) (string, error) {
+func feed(r io.Reader, last string, f func(seq uint64, e event.Event, raw []byte)) (string, error) {
 	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, 2<<20)
 	id, data := last, ""
@@ -195,8 +294,9 @@ func feed(r io.Reader, last string, f func(e event.Event, raw []byte)) (string, 
 			data = value
 		case "":
 			var e event.Event
-			if data != "" && id != last && json.Unmarshal([]byte(data), &e) == nil {
-				f(e, []byte(data))
+			seq, err := strconv.ParseUint(id, 10, 64)
+			if data != "" && id != last && err == nil && json.Unmarshal([]byte(data), &e) == nil {
+				f(seq, e, []byte(data))
 			}
 			last, data = id, ""
 		}

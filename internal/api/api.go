@@ -97,6 +97,7 @@ type Options struct {
 	Nodes      *cluster.Nodes
 	Peers      *cluster.Peers // nil: there are no other nodes
 	Events     *eventlog.Log
+	Cursors    *Cursors
 	Callbacks  *callback.Dispatcher
 	Policy     *cluster.Policy
 	Config     func() []byte // as in force, JSON, secrets masked
@@ -146,6 +147,7 @@ func New(o Options) *Server {
 	s.forbiddenRoutes()
 	s.policyRoutes()
 	s.eventRoutes()
+	s.cursorRoutes()
 	s.historyRoutes()
 	s.callbackRoutes()
 	s.recordingRoutes()

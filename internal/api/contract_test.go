@@ -61,7 +61,7 @@ func TestDocumentIsWhole(t *testing.T) {
 	if len(there) != len(w.routes) {
 		t.Errorf("the document has %d endpoints, and there are %d", len(there), len(w.routes))
 	}
-	for _, want := range strings.Fields("alerts callbacks clips config events forbidden history nodes policy recording-orders recordings self sessions snapshots spaces statistics streams tokens transcodes urls") {
+	for _, want := range strings.Fields("alerts callbacks clips config event-cursors events forbidden history nodes policy recording-orders recordings self sessions snapshots spaces statistics streams tokens transcodes urls") {
 		if !subjects[want] {
 			t.Errorf("there is nothing below /%s", want)
 		}

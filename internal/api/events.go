@@ -59,6 +59,7 @@ func (f *FactFilter) filter(c *Caller) (out eventlog.Filter, nothing bool, err e
 // factsInput says which facts to list.
 type factsInput struct {
 	Paging
+	CursorName
 	FactFilter
 	Period
 }
@@ -94,6 +95,16 @@ func (s *Server) listEvents(ctx context.Context, in *factsInput) (*factPage, err
 	out := &factPage{Page[Fact]{Items: []Fact{}}}
 	if nothing {
 		return out, nil
+	}
+	at, err := in.CursorName.of(ctx, s, &f)
+	if err != nil {
+		return nil, err
+	}
+	if at != nil {
+		in.Since = time.Unix(0, 0)
+		if in.Cursor == "" {
+			in.Cursor = cursor{List: "events", Key: strconv.FormatUint(at.Position+1, 10)}.String()
+		}
 	}
 	out.Body, err = scan(ctx, s, "events", f, in.Period, in.Paging, func(e *eventlog.Entry) (Fact, bool) {
 		return Fact{e.Seq, redact(e.Event)}, true
@@ -213,9 +224,10 @@ func (f *feeds) leave(token string) {
 }
 
 type followInput struct {
+	CursorName
 	FactFilter
 	Since time.Time `query:"since" doc:"Begin with what happened from then on; absent: with what happens from now on."`
-	Last  string    `header:"Last-Event-ID" maxLength:"20" doc:"Go on after the fact of that id. It wins over since."`
+	Last  string    `header:"Last-Event-ID" maxLength:"20" doc:"Go on after the fact of that id. It wins over cursor_name and since."`
 }
 
 type followOutput struct {
@@ -228,6 +240,13 @@ func (s *Server) followEvents(ctx context.Context, in *followInput) (*followOutp
 	if err != nil {
 		return nil, err
 	}
+	at, err := in.CursorName.of(ctx, s, &f)
+	if err != nil {
+		return nil, err
+	}
+	if at != nil {
+		in.Since = time.Time{}
+	}
 	var from uint64
 	switch {
 	case in.Last != "":
@@ -235,6 +254,8 @@ func (s *Server) followEvents(ctx context.Context, in *followInput) (*followOutp
 			return nil, invalid(field{"header.Last-Event-ID", "must be the id of a fact"})
 		}
 		from++
+	case at != nil:
+		from = at.Position + 1
 	case !in.Since.IsZero():
 		from, err = s.Events.SeqAtOf(ctx, f, in.Since)
 	default:
@@ -318,13 +339,13 @@ func (s *Server) eventRoutes() {
 	add(s, route{
 		ID: "listEvents", Method: http.MethodGet, Path: "/events", Tag: "History", Summary: "List facts, the oldest first",
 		Detail: "A page may have fewer items than its limit, even none, and not be the last one: only a page without next is.",
-		Role:   Viewer, Scope: Filtered, Errors: []int{503},
+		Role:   Viewer, Scope: Filtered, Errors: []int{409, 503},
 	}, s.listEvents)
 	add(s, route{
 		ID: "followEvents", Method: http.MethodGet, Path: "/events/feed", Tag: "History", Summary: "Follow facts as they happen",
 		Detail: "Server-Sent Events: the id of each is its place in the log, its event the type of the fact, its data the fact as listEvents has it. " +
 			"Who has lost the connection sends the last id as Last-Event-ID and misses nothing that the log still has. " +
 			"How many are missing is said by an event missed. A comment comes every 15 seconds when nothing else does.",
-		Role: Viewer, Scope: Filtered, Media: "text/event-stream", Errors: []int{503},
+		Role: Viewer, Scope: Filtered, Media: "text/event-stream", Errors: []int{409, 503},
 	}, s.followEvents)
 }

@@ -30,7 +30,7 @@ type route struct {
 	Detail  string // in sentences
 	Role    Role   // the least that may
 	Scope   Scope
-	Reads   bool  // a POST that changes nothing
+	Reads   bool  // a POST that changes nothing, or a PUT of how far somebody has read
 	Status  int   // of success; default 200, without a Body 204
 	Errors  []int // its own; those of serve are added
 
@@ -43,7 +43,7 @@ type route struct {
 	Body, Answer *huma.Schema
 }
 
-// writes reports whether r changes anything.
+// writes reports whether r changes anything that others want to know of.
 func (r *route) writes() bool {
 	return r.Method != http.MethodGet && !r.Reads
 }

@@ -131,6 +131,10 @@ func newWorld(t testing.TB, change ...func(*Options)) *world {
 	})
 	gate := access.NewGate(rules.Set)
 	recorder := newRecorder(t, hub, js, events.Emit)
+	cursors := NewCursors(js, 1)
+	if _, err := cursors.commit(t.Context(), "", EventCursor{Name: "billing", Log: "facts"}, false, false); err != nil {
+		t.Fatal(err)
+	}
 	o := Options{
 		Recorder: recorder,
 		Log:      log, Version: "0.0.0", Node: "n1", Started: time.Now(),
@@ -145,7 +149,7 @@ func newWorld(t testing.TB, change ...func(*Options)) *world {
 			return []byte(`{"grace":"10s","nats":{"url":"nats://u:topsecret@a,nats://u:topsecret@b"},"list":["https://u:topsecret@c"]}`)
 		},
 		Nodes:  cluster.NewNodes(js, 1, log),
-		Events: events, Callbacks: callbacks, Transcoder: transcode.New(hub, ffmpeg.New(ffmpeg.Options{}), transcode.Options{}),
+		Events: events, Cursors: cursors, Callbacks: callbacks, Transcoder: transcode.New(hub, ffmpeg.New(ffmpeg.Options{}), transcode.Options{}),
 		Self: func() cluster.Node { return cluster.Node{Name: "n1", Version: "0.0.0", Started: time.Now()} },
 	}
 	t.Cleanup(func() {

@@ -88,7 +88,8 @@ func (n *Node) newAPI() error {
 	n.api = api.New(api.Options{
 		Log: n.log, Version: n.cfg.Version, Node: n.name, Started: n.started,
 		Tokens: n.tokens, Hub: n.hub, Sessions: n.sessions, HLS: n.hls, Gate: n.gate, Nodes: n.nodes, Peers: n.peers, Events: n.events,
-		Policy: n.policy, Quality: n.quality, Stats: n.stats, Callbacks: n.callbacks, Recorder: n.recorder, Transcoder: n.transcoder, Config: n.config, Self: n.self,
+		Cursors: api.NewCursors(n.bus.JetStream(), n.bus.Replicas()),
+		Policy:  n.policy, Quality: n.quality, Stats: n.stats, Callbacks: n.callbacks, Recorder: n.recorder, Transcoder: n.transcoder, Config: n.config, Self: n.self,
 		Pictures: api.Pictures{Now: n.snapshots.Now, Latest: n.snapshots.Latest, Stored: n.snapshots.Stored, All: n.snapshots.All, FFmpeg: n.ffmpeg.Health},
 		Hosts:    n.cfg.API.Hosts, Origins: n.cfg.API.Origins,
 	})

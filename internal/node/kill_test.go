@@ -311,3 +311,42 @@ func TestKillWhilePolicyIsWritten(t *testing.T) {
 	}
 	t.Logf("%d versions, %d of them kept; %d were told by the start after the one that was killed", last, len(kept), late)
 }
+
+// The cursor of a reader of facts stands where it was committed, also when the
+// server is killed right after it has said so.
+func TestKillAfterCommit(t *testing.T) {
+	dir := t.TempDir()
+	client := &http.Client{Transport: &http.Transport{}}
+	defer client.CloseIdleConnections()
+	serve := func() (c *caller, kill func()) {
+		t.Helper()
+		_, admin, kill := startToBeKilled(t, dir)
+		c = &caller{t, "http://" + admin, "", client}
+		eventually(t, "the token of this machine", func() bool { // the file may be that of the one before
+			token, err := os.ReadFile(filepath.Join(dir, tokenFile))
+			if err != nil {
+				return false
+			}
+			c.token = strings.TrimSpace(string(token))
+			resp, _ := c.do("GET", "/api/v1/self", "")
+			return resp.StatusCode == http.StatusOK
+		})
+		return c, kill
+	}
+	const path = "/api/v1/event-cursors/mail"
+	c, kill := serve()
+	resp, committed := c.do("PUT", path, "{}")
+	kill()
+	if resp.StatusCode != http.StatusOK {
+		t.Fatalf("PUT: %s %s", resp.Status, committed)
+	}
+	c, kill = serve()
+	defer kill()
+	if resp, text := c.do("GET", path, ""); resp.StatusCode != http.StatusOK || text != committed {
+		t.Errorf("after the kill it is %s %s, and was %s", resp.Status, text, committed)
+	}
+	eventually(t, "the start that came behind it", func() bool {
+		_, text := c.do("GET", "/api/v1/events?cursor_name=mail&type=node.started", "")
+		return strings.Contains(text, `"id"`)
+	})
+}
