@@ -14,6 +14,8 @@ type Paging struct {
 	Cursor string `query:"cursor" maxLength:"2048" doc:"The next of the page before; absent for the first page."`
 }
 
+func (p *Paging) limit() int { return p.Limit }
+
 // Page is a part of a list.
 type Page[T any] struct {
 	Items []T    `json:"items" nullable:"false" doc:"In the order asked for."`

@@ -3,7 +3,11 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"runtime/debug"
+
+	"weir/internal/stream"
 )
 
 // What only each node knows, such as who plays there, is asked of all nodes of a
@@ -18,19 +22,47 @@ type question struct {
 	In    json.RawMessage `json:"in"`
 }
 
-// shared lets other nodes ask for what f says of this one.
+// mostAsked is how many items a question may ask for: as many as any list of the
+// API has on a page.
+const mostAsked = 10_000
+
+// shared lets other nodes ask for what f says of this one. What the schema and the
+// scope of a route hold back is held back here as well: a list of a length that no
+// client may ask for is refused, and of a stream in a space that the client may not
+// know of there is nothing, the zero O.
 func shared[I, O any](s *Server, of string, f func(context.Context, *I) (*O, error)) {
 	s.shared[of] = func(ctx context.Context, raw json.RawMessage) (any, error) {
 		var in I
 		if err := json.Unmarshal(raw, &in); err != nil {
 			return nil, err
 		}
+		switch in := any(&in).(type) {
+		case interface{ limit() int }:
+			if n := in.limit(); n < 1 || n > mostAsked {
+				return nil, fmt.Errorf("a list of %d items; it may have 1 to %d", n, mostAsked)
+			}
+		case interface{ key() stream.Key }:
+			if !caller(ctx).Sees(in.key().Space) {
+				return new(O), nil
+			}
+		}
 		return f(ctx, &in)
 	}
 }
 
-// Answer answers the question of another node. It is for cluster.Peers.
-func (s *Server) Answer(ctx context.Context, raw []byte) ([]byte, error) {
+// Answer answers the question of another node. It is for cluster.Peers. Whatever
+// is asked, this node goes on: a panic is an error and a line of the log.
+func (s *Server) Answer(ctx context.Context, raw []byte) (answer []byte, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			s.log.Error("the question of another node has failed here", "question", string(raw[:min(len(raw), 512)]), "panic", r, "stack", string(debug.Stack()))
+			answer, err = nil, errors.New("this node has failed over the question; its log says how")
+		}
+	}()
+	return s.answer(ctx, raw)
+}
+
+func (s *Server) answer(ctx context.Context, raw []byte) ([]byte, error) {
 	var q question
 	if err := json.Unmarshal(raw, &q); err != nil {
 		return nil, err

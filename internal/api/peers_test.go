@@ -2,11 +2,13 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -128,7 +130,12 @@ func TestClusterStreams(t *testing.T) {
 		t.Errorf("GET stream of another node: %+v", d)
 	}
 	var line Timeline
-	w.get(t, viewer, "/streams/default/live/cam01/timeline", &line)
+	for late := time.Now().Add(10 * time.Second); len(line.Seconds) == 0 && time.Now().Before(late); { // its first second is over soon
+		w.get(t, viewer, "/streams/default/live/cam01/timeline", &line)
+	}
+	if len(line.Seconds) == 0 || line.Seconds[0].AudioFrames != 3 {
+		t.Errorf("GET timeline of a stream of another node: %+v", line)
+	}
 	if rec := w.do(t, request{method: http.MethodGet, path: "/streams/default/live/none", token: viewer}); kindOf(rec) != kindNotFound {
 		t.Errorf("GET no stream: %d %s", rec.Code, rec.Body)
 	}
@@ -223,4 +230,73 @@ func TestClusterStopRecording(t *testing.T) {
 	if !slices.Equal(ended.Silent.Silent, []string{"n3"}) {
 		t.Errorf("DELETE recording without n3: %+v", ended)
 	}
+}
+
+// TestAnswer asks a node what no node asks. It says no, or that it has nothing, and
+// whatever is asked it lives on.
+func TestAnswer(t *testing.T) {
+	w := newWorld(t)
+	w.publish(t, "other", "cam")
+	w.shared["panic"] = func(context.Context, json.RawMessage) (any, error) { panic("no reason") }
+	for _, test := range []struct {
+		question string
+		want     string // empty: an error
+	}{
+		{``, ``},
+		{`null`, ``},
+		{`{"of":"nothing","in":{}}`, ``},
+		{`{"of":"panic","in":{}}`, ``},
+		{`{"of":"streams"}`, ``},
+		{`{"of":"streams","in":null}`, ``},
+		{`{"of":"streams","in":{}}`, ``},
+		{`{"of":"streams","in":{"Limit":0,"Order":"name"}}`, ``},
+		{`{"of":"streams","in":{"Limit":-1,"Order":"-since"}}`, ``},
+		{`{"of":"streams","in":{"Limit":10001}}`, ``},
+		{`{"of":"streams","in":{"Limit":9,"Cursor":"x"}}`, ``},
+		{`{"of":"sessions","in":{"Limit":-1}}`, ``},
+		{`{"of":"alerts","in":{}}`, ``},
+		{`{"of":"transcodes","in":{}}`, ``},
+		{`{"of":"live pushes","in":{}}`, ``},
+		{`{"of":"streams","in":{"Limit":10000,"Space":"none"}}`, `{"items":[]}`},
+		{`{"of":"streams","space":"other","in":{"Limit":1,"Space":"default"}}`, `{"items":[]}`},
+		{`{"of":"live pushes","space":"other","in":{"Limit":1,"Space":"default"}}`, `{"items":[]}`},
+		{`{"of":"stream","space":"other","in":{"Space":"default","App":"live","Stream":"demo"}}`, `{"Live":false}`},
+		{`{"of":"timeline","space":"other","in":{"Space":"default","App":"live","Stream":"demo"}}`, `{"Live":false}`},
+		{`{"of":"end publisher","space":"other","in":{"Space":"default","App":"live","Stream":"demo"}}`, `{"ended":0}`},
+		{`{"of":"end players","space":"other","in":{"Space":"default","App":"live","Stream":"demo"}}`, `{"ended":0}`},
+		{`{"of":"end session","in":{"ID":"x"}}`, `{"ended":0}`},
+		{`{"of":"end publisher","space":"other","in":{"Space":"other","App":"live","Stream":"cam"}}`, `{"ended":1}`},
+		{`{"of":"end publisher","in":{"Space":"default","App":"live","Stream":"demo"}}`, `{"ended":1}`},
+	} {
+		got, err := w.Answer(t.Context(), []byte(test.question))
+		if (err != nil) != (test.want == "") || !strings.EqualFold(string(got), test.want) {
+			t.Errorf("Answer(%s) = %s, %v, want %s", test.question, got, err, test.want)
+		}
+	}
+}
+
+// FuzzAnswer asks without the net below Answer.
+func FuzzAnswer(f *testing.F) {
+	w := newWorld(f)
+	for _, q := range []string{
+		`{"of":"streams","in":{}}`,
+		`{"of":"streams","in":{"Limit":-1,"Order":"-players"}}`,
+		`{"of":"streams","space":"other","in":{"Limit":2,"Live":true,"Order":"bytes","Cursor":"eyJsIjoic3RyZWFtcyBieXRlcyIsImsiOiJ4In0"}}`,
+		`{"of":"stream","in":{"Space":"default","App":"live","Stream":"demo"}}`,
+		`{"of":"timeline","in":{"Space":"default","App":"live","Stream":"demo"}}`,
+		`{"of":"end publisher","in":{"Space":"default","App":"live","Stream":"none"}}`,
+		`{"of":"end players","in":{"Space":"default","App":"live","Stream":"demo"}}`,
+		`{"of":"sessions","in":{"Limit":1,"Space":"default","App":"live","Stream":"demo","Does":"play"}}`,
+		`{"of":"end session","in":{"ID":"0123456789abcdef"}}`,
+		`{"of":"alerts","in":{"Limit":1}}`,
+		`{"of":"transcodes","in":{"Limit":1}}`,
+		`{"of":"live pushes","in":{"Limit":10000}}`,
+	} {
+		f.Add([]byte(q))
+	}
+	f.Fuzz(func(t *testing.T, q []byte) {
+		if got, err := w.answer(t.Context(), q); err == nil && !json.Valid(got) {
+			t.Errorf("answer(%s) = %s", q, got)
+		}
+	})
 }

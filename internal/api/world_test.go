@@ -70,6 +70,7 @@ func startNATS(t testing.TB) (*bustest.Server, jetstream.JetStream) {
 // the stream live/demo.
 func newWorld(t testing.TB, change ...func(*Options)) *world {
 	t.Helper()
+	ctx := t.Context() // a testing.F has none while it fuzzes
 	var loopback policy.Network
 	if err := loopback.UnmarshalText([]byte("127.0.0.0/8")); err != nil {
 		t.Fatal(err)
@@ -95,24 +96,24 @@ func newWorld(t testing.TB, change ...func(*Options)) *world {
 	srv, js := startNATS(t)
 	w.nats = srv
 	tokens := NewTokens(js, 1, log)
-	if err := tokens.Load(t.Context()); err != nil {
+	if err := tokens.Load(ctx); err != nil {
 		t.Fatal(err)
 	}
 	done := make(chan struct{})
-	go func() { defer close(done); tokens.Run(t.Context()) }() // ends with the test
+	go func() { defer close(done); tokens.Run(ctx) }() // ends with the test
 	t.Cleanup(func() { <-done })
-	events, err := eventlog.Open(t.Context(), js, eventlog.Options{Log: log, Node: "n1", Dir: t.TempDir()})
+	events, err := eventlog.Open(ctx, js, eventlog.Options{Log: log, Node: "n1", Dir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { events.Close(context.WithoutCancel(t.Context())) })
+	t.Cleanup(func() { events.Close(context.WithoutCancel(ctx)) })
 	monitor := quality.NewMonitor(quality.Options{})
 	book := stats.New(stats.Options{JetStream: js, Replicas: 1})
 	keys, err := cluster.ParseKeys([]byte(base64.StdEncoding.EncodeToString(make([]byte, 32))))
 	if err != nil {
 		t.Fatal(err)
 	}
-	rules, err := cluster.OpenPolicy(t.Context(), js, cluster.Options{Log: log, Node: "n1", Replicas: 1, Keys: keys, Bootstrap: set, Changed: func(e event.Event) {
+	rules, err := cluster.OpenPolicy(ctx, js, cluster.Options{Log: log, Node: "n1", Replicas: 1, Keys: keys, Bootstrap: set, Changed: func(e event.Event) {
 		if !strings.HasPrefix(e.Data.(event.PolicyChanged).By, "bootstrap") { // tests count what they do
 			events.Emit(e)
 		}
@@ -122,7 +123,7 @@ func newWorld(t testing.TB, change ...func(*Options)) *world {
 	}
 	t.Cleanup(rules.Close)
 	callbacks := callback.New(js, events, rules.Set, callback.Options{Log: log})
-	if err := callbacks.Open(t.Context()); err != nil {
+	if err := callbacks.Open(ctx); err != nil {
 		t.Fatal(err)
 	}
 	hub := stream.NewHub(stream.Options{
@@ -153,8 +154,8 @@ func newWorld(t testing.TB, change ...func(*Options)) *world {
 		Self: func() cluster.Node { return cluster.Node{Name: "n1", Version: "0.0.0", Started: time.Now()} },
 	}
 	t.Cleanup(func() {
-		hub.Close(t.Context())
-		o.Sessions.Close(t.Context())
+		hub.Close(ctx)
+		o.Sessions.Close(ctx)
 		o.HLS.Close()
 		recorder.Close()
 	})
