@@ -92,7 +92,7 @@ func TestHeldName(t *testing.T) {
 	w.quiet = true
 	w.pace.again = 20 * time.Millisecond
 	app := w.app
-	app.Transcode = nil
+	app.Transcode, app.StaleAfter, app.IdleTimeout = nil, time.Hour, time.Hour // it is silent
 	other, err := w.hub.Publish(named("s1_a"), &app, stream.Push{})
 	if err != nil {
 		t.Fatal(err)
