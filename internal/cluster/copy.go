@@ -30,6 +30,8 @@ type copiedDocument struct {
 // saveCopy writes the copy if there is something new, and what is known makes a
 // good Set.
 func (p *Policy) saveCopy() {
+	p.copying.Lock() // so that none is written over a newer one
+	defer p.copying.Unlock()
 	p.mu.Lock()
 	if !p.dirty || !p.complete || p.invalid != nil || p.o.Copy == "" {
 		p.mu.Unlock()

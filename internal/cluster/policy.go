@@ -69,6 +69,7 @@ type Policy struct {
 	file     *policy.Set     // what rules when Options.FileRules is set
 	mine     map[uint64]bool // versions that this process has told, and that may not be in the event log yet
 
+	copying sync.Mutex // held by who writes the copy; before mu
 	telling sync.Mutex // held by who looks what is not told; before writing
 	toldTo  *uint64    // the version up to which all are told, as far as it is known
 }

@@ -122,7 +122,7 @@ func (p *Policy) tellRest(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p.toldTo = &to
+	p.knowTold(to)
 	if to >= seen {
 		return nil
 	}
@@ -171,18 +171,25 @@ func (p *Policy) tellRest(ctx context.Context) error {
 	}
 	_, err = kv.Update(ctx, toldKey, []byte(strconv.FormatUint(to, 10)), revision)
 	if errors.Is(err, jetstream.ErrKeyRevisionMismatch) { // another node has said so
+		p.toldTo = nil
 		return nil
 	}
 	if err == nil {
-		p.mu.Lock()
-		for v := range p.mine {
-			if v <= to {
-				delete(p.mine, v)
-			}
-		}
-		p.mu.Unlock()
+		p.knowTold(to)
 	}
 	return err
+}
+
+// knowTold notes that the store says that all are told up to a version.
+func (p *Policy) knowTold(to uint64) {
+	p.toldTo = &to
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for v := range p.mine {
+		if v <= to {
+			delete(p.mine, v)
+		}
+	}
 }
 
 // toldUpTo returns the version up to which all are told. Where nobody has ever
