@@ -115,6 +115,8 @@ type Tokens struct {
 
 	told bool // by First, which one goroutine calls
 
+	making sync.Mutex // held by Create; before mu
+
 	mu    sync.RWMutex
 	kv    jetstream.KeyValue // nil until loaded
 	watch jetstream.KeyWatcher
@@ -315,6 +317,8 @@ func newToken(tok *Token) string {
 // Create makes a token of the Name, Role, Space and Expires of tok, and
 // returns it and its text, which nobody will learn again.
 func (t *Tokens) Create(ctx context.Context, tok Token) (*Token, string, error) {
+	t.making.Lock() // until it is counted
+	defer t.making.Unlock()
 	t.mu.RLock()
 	n, kv, same := len(t.byID), t.kv, 0
 	for _, h := range t.byID {
