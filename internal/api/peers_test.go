@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -26,6 +27,10 @@ func newCluster(t *testing.T, n int) (nodes []*world, kill func(name string)) {
 	log := slog.New(slog.DiscardHandler)
 	_, js := startNATS(t)
 	list := cluster.NewNodes(js, 1, log)
+	keys, err := cluster.ParseKeys([]byte(base64.StdEncoding.EncodeToString(make([]byte, 32))))
+	if err != nil {
+		t.Fatal(err)
+	}
 	stops := map[string]func(){}
 	var running sync.WaitGroup
 	t.Cleanup(func() {
@@ -36,7 +41,7 @@ func newCluster(t *testing.T, n int) (nodes []*world, kill func(name string)) {
 	})
 	for i := range n {
 		name := fmt.Sprintf("n%d", i+1)
-		peers := cluster.NewPeers(js.Conn(), list, name, log)
+		peers := cluster.NewPeers(js.Conn(), list, name, keys, log)
 		w := newWorld(t, func(o *Options) {
 			o.Node, o.Peers = name, peers
 			o.Self = func() cluster.Node { return cluster.Node{Name: name} }

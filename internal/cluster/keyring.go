@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
+	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -33,6 +35,7 @@ import (
 type Keyring struct {
 	newest string
 	keys   map[string]cipher.AEAD // by KEY
+	macs   map[string][]byte      // by KEY: what it signs with
 }
 
 const sealPrefix = "weir1:"
@@ -48,7 +51,7 @@ func (e *WrongKey) Error() string {
 // ParseKeys reads a key file: a key of 32 bytes in base64 on each line, the
 // newest first. Empty lines and what follows a # do not count.
 func ParseKeys(text []byte) (*Keyring, error) {
-	r := &Keyring{keys: make(map[string]cipher.AEAD)}
+	r := &Keyring{keys: make(map[string]cipher.AEAD), macs: make(map[string][]byte)}
 	n := 0
 	for line := range bytes.Lines(text) {
 		n++
@@ -81,7 +84,9 @@ func (r *Keyring) add(key []byte) error {
 	}
 	hash := sha256.Sum256(key)
 	id := hex.EncodeToString(hash[:4])
-	r.keys[id] = aead
+	mac := hmac.New(sha256.New, key)
+	mac.Write([]byte("weir signature"))
+	r.keys[id], r.macs[id] = aead, mac.Sum(nil)
 	if r.newest == "" {
 		r.newest = id
 	}
@@ -158,6 +163,29 @@ func (r *Keyring) Open(document, sealed string) (string, error) {
 		return "", errors.New("a secret is damaged, or was taken from another document")
 	}
 	return string(text), nil
+}
+
+// Sign returns the signature of parts by the newest key: KEY:MAC, where MAC is an
+// HMAC-SHA-256 in base64 of the length and the bytes of each part.
+func (r *Keyring) Sign(parts ...[]byte) string {
+	return r.newest + ":" + base64.StdEncoding.EncodeToString(sign(r.macs[r.newest], parts))
+}
+
+// Verify reports whether a ring that shares a key with this one has signed parts.
+func (r *Keyring) Verify(signature string, parts ...[]byte) bool {
+	id, encoded, _ := strings.Cut(signature, ":")
+	got, err := base64.StdEncoding.DecodeString(encoded)
+	key := r.macs[id]
+	return err == nil && key != nil && hmac.Equal(got, sign(key, parts))
+}
+
+func sign(key []byte, parts [][]byte) []byte {
+	mac := hmac.New(sha256.New, key)
+	for _, p := range parts {
+		mac.Write(binary.BigEndian.AppendUint64(nil, uint64(len(p))))
+		mac.Write(p)
+	}
+	return mac.Sum(nil)
 }
 
 // old reports whether a stored document has secrets that were sealed with

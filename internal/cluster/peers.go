@@ -6,7 +6,9 @@ import (
 	"log/slog"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -20,11 +22,20 @@ import (
 // a message of its own, and its answer comes back in parts, because a message of
 // NATS has a size. Nothing of it is kept anywhere. Methods may be called from any
 // goroutine.
+//
+// Others may be in the same NATS, and a question may order something. So nodes sign
+// what they say with the key of their secrets. A question is signed with its node,
+// with where the answer goes, and with until when it is waited for: it is neither
+// answered nor carried out later, nor by another node. An answer is signed with the
+// question's inbox, which is used once, and with its part.
 type Peers struct {
 	conn  *nats.Conn
 	nodes *Nodes
 	node  string
+	keys  *Keyring
 	log   *slog.Logger
+
+	unsigned, late atomic.Int64
 
 	mu     sync.Mutex
 	others []string  // as the list had them last, in order
@@ -45,6 +56,11 @@ const (
 	peerJobs    = 8         // questions that a node answers at a time
 	peerList    = time.Second
 
+	// clockSlack is by how much the clocks of two nodes may differ.
+	clockSlack = 500 * time.Millisecond
+
+	untilHeader = "Weir-Until" // Unix time in ms
+	signHeader  = "Weir-Sign"
 	moreHeader  = "Weir-More"  // another part follows
 	errorHeader = "Weir-Error" // there is no answer; why
 )
@@ -52,9 +68,64 @@ const (
 // ErrSilent is the error of a node that does not answer in time.
 var ErrSilent = errors.New("the node does not answer")
 
-// NewPeers returns how the node of that name asks the others of a list.
-func NewPeers(conn *nats.Conn, nodes *Nodes, node string, log *slog.Logger) *Peers {
-	return &Peers{conn: conn, nodes: nodes, node: node, log: log}
+// NewPeers returns how the node of that name asks the others of a list, which have
+// a key of keys, too.
+func NewPeers(conn *nats.Conn, nodes *Nodes, node string, keys *Keyring, log *slog.Logger) *Peers {
+	return &Peers{conn: conn, nodes: nodes, node: node, keys: keys, log: log}
+}
+
+// Dropped returns how many messages were dropped: those that no node of this key
+// has signed, and questions that came too late.
+func (p *Peers) Dropped() (unsigned, late int64) { return p.unsigned.Load(), p.late.Load() }
+
+func (p *Peers) drop(count *atomic.Int64, what string, m *nats.Msg) {
+	if count.Add(1) == 1 {
+		p.log.Warn(what+"; more are only counted", "subject", m.Subject)
+	}
+}
+
+const foreign = "a message of NATS that no node with the secrets.key_file of this one has signed is dropped"
+
+// question makes a question to the node of that name, which is good until then.
+func (p *Peers) question(node, reply string, until time.Time, data []byte) *nats.Msg {
+	subject, text := peerSubject+bus.Token(node), strconv.FormatInt(until.UnixMilli(), 10)
+	return &nats.Msg{Subject: subject, Reply: reply, Data: data, Header: nats.Header{
+		untilHeader: {text},
+		signHeader:  {p.keys.Sign([]byte("question"), []byte(subject), []byte(reply), []byte(text), data)},
+	}}
+}
+
+// left returns for how long the asker of q waits still; ok is false if q is not to
+// be answered.
+func (p *Peers) left(q *nats.Msg) (left time.Duration, ok bool) {
+	until := q.Header.Get(untilHeader)
+	ms, err := strconv.ParseInt(until, 10, 64)
+	if err != nil || !p.keys.Verify(q.Header.Get(signHeader), []byte("question"), []byte(q.Subject), []byte(q.Reply), []byte(until), q.Data) {
+		p.drop(&p.unsigned, foreign, q)
+		return 0, false
+	}
+	left = time.Until(time.UnixMilli(ms))
+	if left < -clockSlack || left > PeerTime+clockSlack {
+		p.drop(&p.late, "a question of another node is dropped, because nobody waits for its answer any more or the clocks of the nodes differ", q)
+		return 0, false
+	}
+	return min(PeerTime, left+clockSlack), true
+}
+
+// part makes a part of an answer, which are counted from 0.
+func (p *Peers) part(q *nats.Msg, n int, more, failure string, data []byte) *nats.Msg {
+	h := nats.Header{signHeader: {p.keys.Sign(partSigned(q.Reply, n, more, failure, data)...)}}
+	if more != "" {
+		h.Set(moreHeader, more)
+	}
+	if failure != "" {
+		h.Set(errorHeader, failure)
+	}
+	return &nats.Msg{Header: h, Data: data}
+}
+
+func partSigned(inbox string, n int, more, failure string, data []byte) [][]byte {
+	return [][]byte{[]byte("answer"), []byte(inbox), []byte(strconv.Itoa(n)), []byte(more), []byte(failure), data}
 }
 
 // Serve answers the questions of other nodes until ctx ends. answer is called in
@@ -73,7 +144,11 @@ func (p *Peers) Serve(ctx context.Context, answer func(ctx context.Context, ques
 		select {
 		case q := <-questions:
 			jobs.Go(func() error { // ends with the answer
-				ctx, cancel := context.WithTimeout(ctx, PeerTime)
+				left, ok := p.left(q)
+				if !ok {
+					return nil
+				}
+				ctx, cancel := context.WithTimeout(ctx, left)
 				defer cancel()
 				data, err := answer(ctx, q.Data)
 				if err := p.reply(q, data, err); err != nil {
@@ -89,15 +164,22 @@ func (p *Peers) Serve(ctx context.Context, answer func(ctx context.Context, ques
 
 func (p *Peers) reply(q *nats.Msg, data []byte, err error) error {
 	if err != nil {
-		return q.RespondMsg(&nats.Msg{Header: nats.Header{errorHeader: {err.Error()}}})
+		text := strings.Map(func(r rune) rune { // as a header may be
+			if r < ' ' {
+				return ' '
+			}
+			return r
+		}, err.Error())
+		return q.RespondMsg(p.part(q, 0, "", strings.TrimSpace(text), nil))
 	}
-	for len(data) > peerPart {
-		if err := q.RespondMsg(&nats.Msg{Header: nats.Header{moreHeader: {"1"}}, Data: data[:peerPart]}); err != nil {
+	n := 0
+	for ; len(data) > peerPart; n++ {
+		if err := q.RespondMsg(p.part(q, n, "1", "", data[:peerPart])); err != nil {
 			return err
 		}
 		data = data[peerPart:]
 	}
-	return q.RespondMsg(&nats.Msg{Data: data})
+	return q.RespondMsg(p.part(q, n, "", "", data))
 }
 
 // Answer is what a node has answered, or why it has not: ErrSilent, or what it said.
@@ -133,9 +215,9 @@ func (p *Peers) Ask(ctx context.Context, question []byte) []Answer {
 		return answers
 	}
 	defer sub.Unsubscribe()
-	waiting := 0
+	until, waiting, heard := time.Now().Add(PeerTime), 0, make([]int, len(names))
 	for i, name := range names {
-		if err := p.conn.PublishRequest(peerSubject+bus.Token(name), inbox+"."+strconv.Itoa(i), question); err != nil {
+		if err := p.conn.PublishMsg(p.question(name, inbox+"."+strconv.Itoa(i), until, question)); err != nil {
 			p.log.Warn("another node cannot be asked", "other", name, "err", err)
 			continue
 		}
@@ -149,14 +231,18 @@ func (p *Peers) Ask(ctx context.Context, question []byte) []Answer {
 				continue
 			}
 			a := &answers[i]
-			text := m.Header.Get(errorHeader)
+			more, text := m.Header.Get(moreHeader), m.Header.Get(errorHeader)
 			switch {
 			case m.Header.Get("Status") != "": // of NATS: nobody listens there
+			case !p.keys.Verify(m.Header.Get(signHeader), partSigned(m.Subject, heard[i], more, text, m.Data)...):
+				p.drop(&p.unsigned, foreign, m)
+				continue
 			case text != "":
 				a.Err = errors.New(text)
 			default:
 				a.Data = append(a.Data, m.Data...)
-				if m.Header.Get(moreHeader) != "" {
+				heard[i]++
+				if more != "" {
 					continue
 				}
 				a.Err = nil

@@ -83,7 +83,7 @@ func (n *Node) newAPI() error {
 	}
 	n.nodes = cluster.NewNodes(n.bus.JetStream(), n.bus.Replicas(), n.log)
 	if n.bus.Shared() {
-		n.peers = cluster.NewPeers(n.bus.Conn(), n.nodes, n.name, n.log)
+		n.peers = cluster.NewPeers(n.bus.Conn(), n.nodes, n.name, n.secrets, n.log)
 	}
 	n.api = api.New(api.Options{
 		Log: n.log, Version: n.cfg.Version, Node: n.name, Started: n.started,

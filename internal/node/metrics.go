@@ -45,6 +45,14 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		metric(prometheus.CounterValue, name, help, float64(v), labels...)
 	}
 
+	var unsigned, late int64
+	if c.n.peers != nil {
+		unsigned, late = c.n.peers.Dropped()
+	}
+	for reason, n := range map[string]int64{"unsigned": unsigned, "late": late} {
+		counter("peer_messages_dropped_total", "Messages in the name of other nodes that were dropped.", n, "reason", reason)
+	}
+
 	hub := c.n.hub.Stats()
 	gauge("streams", "Streams, those that wait for their publisher to return included.", float64(hub.Streams))
 	gauge("publishers", "Clients that publish.", float64(hub.Publishers))

@@ -90,6 +90,7 @@ type Node struct {
 	tokens  *api.Tokens
 	nodes   *cluster.Nodes
 	peers   *cluster.Peers // nil: there are no other nodes
+	secrets *cluster.Keyring
 	started time.Time
 	load    load
 }

@@ -68,6 +68,7 @@ func (n *Node) openPolicy() error {
 	if err != nil {
 		return err
 	}
+	n.secrets = keys
 	ctx, cancel := context.WithTimeout(context.Background(), startTime)
 	defer cancel()
 	n.policy, err = cluster.OpenPolicy(ctx, n.bus.JetStream(), cluster.Options{
