@@ -180,6 +180,18 @@ func TestUploadAlerts(t *testing.T) {
 		if n := len(facts[event.AlertCleared](w)); n != 3 {
 			t.Errorf("%d alerts were cleared", n)
 		}
+
+		for range 2 { // recordings
+			w.r.unreached("d", errors.New("refused"), true)
+		}
+		w.r.reached("d")
+		if n := len(facts[event.AlertCleared](w)); n != 3 {
+			t.Errorf("%d alerts were cleared while one still fails", n)
+		}
+		w.r.reached("d")
+		if n := len(facts[event.AlertCleared](w)); n != 4 {
+			t.Errorf("%d alerts were cleared", n)
+		}
 	})
 }
 
