@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/url"
 	"slices"
@@ -16,6 +17,7 @@ import (
 
 	"weir/internal/cluster"
 	"weir/internal/event"
+	"weir/internal/media/rtmp"
 	"weir/internal/policy"
 	"weir/internal/stream"
 )
@@ -304,4 +306,51 @@ func FuzzAnswer(f *testing.F) {
 			t.Errorf("answer(%s) = %s", q, got)
 		}
 	})
+}
+
+// TestClusterSessions ends a session of another node with the tokens of two spaces:
+// that of the session, and another, for which it is not there.
+func TestClusterSessions(t *testing.T) {
+	nodes, _ := newCluster(t, 2)
+	w := nodes[0]
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var serving sync.WaitGroup
+	serving.Go(func() { nodes[1].Sessions.ServeRTMP(ctx, ln, false) }) // ends with ctx
+	defer serving.Wait()
+	defer cancel()
+	conn, err := rtmp.Dial(t.Context(), "rtmp://"+ln.Addr().String()+"/live?vhost=localhost", rtmp.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.Publish("cam"); err != nil {
+		t.Fatal(err)
+	}
+	own, other := w.token(t, Token{Role: Operator, Space: "default"}), w.token(t, Token{Role: Operator, Space: "other"})
+	var list Gathered[SessionInfo]
+	w.get(t, own, "/sessions", &list)
+	if len(list.Items) != 1 || list.Items[0].Node != "n2" || list.Items[0].Stream != "cam" {
+		t.Fatalf("GET /sessions: %+v", list)
+	}
+	id := list.Items[0].ID
+	for _, query := range []string{"", "?space=default&app=live&stream=cam"} {
+		list = Gathered[SessionInfo]{}
+		w.get(t, other, "/sessions"+query, &list)
+		if len(list.Items) != 0 {
+			t.Errorf("GET /sessions%s with the token of other: %+v", query, list.Items)
+		}
+	}
+	var ended Ended
+	w.ends(t, other, "/sessions/"+id, &ended)
+	if ended.Ended != 0 {
+		t.Errorf("DELETE session with the token of other: %+v", ended)
+	}
+	w.ends(t, own, "/sessions/"+id, &ended)
+	if ended.Ended != 1 {
+		t.Errorf("DELETE session of another node: %+v", ended)
+	}
 }
