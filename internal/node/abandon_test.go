@@ -57,13 +57,9 @@ func TestStartThatFails(t *testing.T) {
 		}},
 		{"listener", func(_ *testing.T, c *Config) { c.Listen.Admin = Address(taken.Addr().String()) }},
 		{"key of URLs", inData("objects.key", "no key")},
-		{"recorder", func(t *testing.T, c *Config) {
-			c.Tracing.Endpoint = "http://127.0.0.1:1/v1/traces"
-			c.File = file
-			inData("record/orders.json", "{")(t, c)
-		}},
 		{"token of this machine", func(t *testing.T, c *Config) {
 			c.Tracing.Endpoint = "http://127.0.0.1:1/v1/traces"
+			c.File = file
 			inData("token/x", "")(t, c)
 		}},
 	} {
