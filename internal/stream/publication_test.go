@@ -214,9 +214,13 @@ func TestFollow(t *testing.T) {
 		late := first.NewReader()
 		defer late.Close()
 		first.End(EndClosed)
-		second := push("2", config(av.Video, "VC"), video(0, true, "d"))
+		second := push("2")
+		early := second.NewReader() // while only the first one's GOP is there
+		defer early.Close()
+		write(t, second, config(av.Video, "VC"), video(0, true, "d"))
 		close(start)
 		second.End(EndKicked)
+		equal(t, "an early reader of the second publication", read(t, early, 2), []string{"|VC@1080", "d@1080"})
 		lists := []string{<-got, <-got}
 		slices.Sort(lists)
 		want := []string{"1: VC@0 a@0 b@40 c@80", "2: |VC@1080 d@1080"}

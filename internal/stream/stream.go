@@ -466,7 +466,8 @@ type Reader struct {
 // frame is cached. The caller closes it.
 func (s *Stream) NewReader() *Reader { return s.newReader(nil, false) }
 
-// NewReader is that of the stream, but the Reader ends with the publication.
+// NewReader is that of the stream, but the Reader ends with the publication, and
+// has nothing of the one before.
 func (p *Publication) NewReader() *Reader { return p.s.newReader(p, false) }
 
 // newReader returns a Reader of what pub publishes, or if it is nil of all; from
@@ -477,7 +478,7 @@ func (s *Stream) newReader(pub *Publication, begin bool) *Reader {
 	r := &Reader{s: s, pub: pub}
 	if pub != nil && (pub != s.pub || !s.live) {
 		r.over = true // there is nothing to read any more
-	} else if begin {
+	} else if begin || pub != nil && s.breakf { // what is cached is the predecessor's
 		r.next = s.next()
 	} else {
 		r.next = s.entry()
