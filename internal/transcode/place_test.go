@@ -56,6 +56,34 @@ func TestSlowSources(t *testing.T) {
 	until(t, 30*time.Second, "going on", all(func(s Status) bool { return s.State == "running" && s.Outputs[0].Shed && s.Outputs[1].Live }))
 }
 
+// Who is slow keeps its place, whoever else is slow, and nobody new gets one.
+func TestPlacesOfTheSlow(t *testing.T) {
+	w := &Transcoder{opt: Options{Max: 3}}
+	a, b, c := &source{}, &source{}, &source{}
+	for _, src := range []*source{a, b} {
+		if err := w.enter(src); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.slow = 2
+	for _, src := range []*source{a, b} { // with fewer outputs
+		if err := w.enter(src); err != nil {
+			t.Errorf("a slow one loses its place: %v", err)
+		}
+	}
+	if err := w.enter(c); err == nil {
+		t.Error("another one gets a place")
+	}
+	w.leave(a)
+	if err := w.enter(a); err == nil || w.running != 1 {
+		t.Errorf("who has left comes back, %d are there", w.running)
+	}
+	w.slow = 0
+	if err := w.enter(c); err != nil || w.running != 2 {
+		t.Errorf("there is no place, with %d of 3: %v", w.running, err)
+	}
+}
+
 // Whose ffmpeg fails has its place when it comes back, whoever waits for one.
 func TestPlaceIsKept(t *testing.T) {
 	w := newWorld(t, Options{Max: 1}, *template(rung(func(r *policy.Rendition) { r.ShortSide, r.BitRate = 90, 100_000 })))
