@@ -43,10 +43,11 @@ func TestMain(m *testing.M) {
 // logs is a log whose lines can be waited for.
 type logs struct {
 	slog.Handler
-	lines chan string
+	lines  chan string
+	passed []string // over which wait went
 }
 
-func newLogs() *logs { return &logs{slog.DiscardHandler, make(chan string, 1000)} }
+func newLogs() *logs { return &logs{Handler: slog.DiscardHandler, lines: make(chan string, 1000)} }
 
 func (l *logs) Enabled(context.Context, slog.Level) bool { return true }
 func (l *logs) WithAttrs([]slog.Attr) slog.Handler       { return l }
@@ -67,6 +68,7 @@ func (l *logs) wait(t *testing.T, text string) string {
 			if strings.Contains(line, text) {
 				return line
 			}
+			l.passed = append(l.passed, line)
 		case <-late:
 			t.Fatalf("the log has no %q", text)
 		}
