@@ -160,8 +160,7 @@ func (c *Cursors) list(ctx context.Context, space string) ([]EventCursor, error)
 // commit makes the cursor x of a space, or moves the one that is there, and
 // returns it as it is then. One that is there stays where it is if stay is set; it
 // goes back or into another log only with force. Errors are errBehind, with the one
-// that is there, errOtherLog
-// and errTooManyCursors.
+// that is there, errOtherLog and errTooManyCursors.
 func (c *Cursors) commit(ctx context.Context, space string, x EventCursor, stay, force bool) (EventCursor, error) {
 	ctx, cancel := context.WithTimeout(ctx, cursorTime)
 	defer cancel()
