@@ -47,11 +47,11 @@ type brokenRaw struct {
 	c *brokenSocket
 }
 
-func (r brokenRaw) Write(f func(uintptr) bool) error {
+func (r brokenRaw) Control(f func(uintptr)) error {
 	if r.c.now.Load() {
 		panic("write")
 	}
-	return r.RawConn.Write(f)
+	return r.RawConn.Control(f)
 }
 
 // viewer plays over conn and counts what comes at the other end.

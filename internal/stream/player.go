@@ -31,18 +31,32 @@ type PlayerOptions struct {
 // A player that keeps up belongs to one of its feed's pumps. One that does not,
 // or has something special to be done, has a goroutine until it does.
 type Player struct {
+	// Of the pump or goroutine that the player belongs to. What a pump looks at
+	// comes first and lies together: it goes through thousands of players, and
+	// none is in the processor's cache any more when its turn comes.
+	pos     int64  // next byte of the feed, at a packet's start if pending is empty
+	seq     uint64 // all packets of the log before this one were sent, or passed over
+	pending []byte // to be written before, up to a packet's end
+	failed  error  // what a pump met
+
+	raw     syscall.RawConn // nil: only its own goroutine can write
+	sent    atomic.Int64
+	dirty   atomic.Bool // there are orders
+	account int         // index in Protocols
+
+	want   Format // what it asked for; the feed's format may have less until the next key frame
+	paused bool
+	begun  bool // it has had its header
+	seek   bool // it fell behind and goes on at the newest key frame
+
 	s       *Stream
 	conn    net.Conn
-	raw     syscall.RawConn // nil: only its own goroutine can write
 	goodbye []byte
-	account int       // index in Protocols
 	push    string    // Sequence of the push that was live when it joined, or last
 	joined  time.Time // when Play was called; zero once it wrote the first frame, which no pump does
 
-	sent  atomic.Int64
 	jumps atomic.Int64
 	feed  atomic.Pointer[feed] // which it reads; set by its goroutine
-	dirty atomic.Bool          // there are orders
 	done  chan struct{}
 	err   error // why it ended; valid when done is closed
 
@@ -53,16 +67,6 @@ type Player struct {
 		paused bool
 		close  error
 	}
-
-	// Of the pump or goroutine that the player belongs to.
-	pos     int64  // next byte of the feed, at a packet's start if pending is empty
-	seq     uint64 // all packets of the log before this one were sent, or passed over
-	pending []byte // to be written before, up to a packet's end
-	failed  error  // what a pump met
-	want    Format // what it asked for; the feed's format may have less until the next key frame
-	paused  bool
-	begun   bool // it has had its header
-	seek    bool // it fell behind and goes on at the newest key frame
 }
 
 // Play makes a connection a player of the stream. The player starts with the

@@ -21,10 +21,10 @@ type pump struct {
 	at      int // index in players of the one whose turn it is
 	yield   yielder
 	cache   [2]view
-	buf     []byte // for fn, which RawConn.Write calls: what to write,
+	buf     []byte // for fn, which RawConn.Control calls: what to write,
 	sent    int    // how much was written,
 	err     error  // and why not all
-	fn      func(fd uintptr) bool
+	fn      func(fd uintptr)
 }
 
 const (
@@ -177,10 +177,12 @@ func (u *pump) drop(i int) {
 	go p.run() // ends when a pump takes over again or the player is over
 }
 
-// write writes what the player's socket takes of v; the rest is pending.
+// write writes what the player's socket takes of v; the rest is pending. Of the
+// locks of a connection it takes only the one that keeps the descriptor open,
+// for nobody else writes.
 func (u *pump) write(p *Player, v view) {
 	u.buf, u.sent, u.err = v.b, 0, nil
-	if err := p.raw.Write(u.fn); err != nil {
+	if err := p.raw.Control(u.fn); err != nil {
 		u.err = err
 	}
 	if u.err != nil && u.err != syscall.EAGAIN {
@@ -193,13 +195,13 @@ func (u *pump) write(p *Player, v view) {
 	u.buf = nil
 }
 
-// try is called by RawConn.Write with the descriptor, which is non-blocking
+// try is called by RawConn.Control with the descriptor, which is non-blocking
 // and stays open meanwhile.
-func (u *pump) try(fd uintptr) bool {
+func (u *pump) try(fd uintptr) {
 	for {
 		u.sent, u.err = send(fd, u.buf)
 		if u.err != syscall.EINTR {
-			return true
+			return
 		}
 	}
 }
