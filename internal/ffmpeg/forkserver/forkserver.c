@@ -50,11 +50,11 @@ static struct sock_filter filter[max_filter];
 static struct sock_fprog restricted = { 0, filter };
 
 /*
- * Most of the time that a child takes in the kernel is for copying the map of
- * two hundred libraries and for taking it down again, and many kernels let
- * nothing else run on that processor meanwhile. So children get only those that
- * a picture may need. What others would have done when a process forks or exits
- * is left out, because they are not there.
+ * Most of the time that a fork takes is for copying the map of two hundred
+ * libraries, or for leaving pieces of it out (MADV_DONTFORK), and many kernels
+ * let nothing else run on that processor meanwhile. So those that no picture
+ * needs are taken down, which nothing here calls. What they would have done when
+ * a process forks or exits is left out, because they are not there.
  */
 static const char *needed[] = {
 	"ld-", "libaom", "libav", "libbz2", "libc.", "libcrypto", "libdav1d", "libdl.", "libdrm", "libgcc", "libgnutls", "liblzma", "libm.",
@@ -63,7 +63,7 @@ static const char *needed[] = {
 static pid_t (*split)(void) = fork; /* or what is like it without the handlers of libraries */
 static int (*at_exit)(void (*)(int, void *), void *);
 
-/* leave keeps a library that is not needed from the children. */
+/* leave takes down a library that is not needed. */
 static int leave(struct dl_phdr_info *lib, size_t size, void *unused)
 {
 	const char *name = strrchr(lib->dlpi_name, '/');
@@ -88,7 +88,7 @@ static int leave(struct dl_phdr_info *lib, size_t size, void *unused)
 	}
 	from &= ~(page - 1);
 	if (from < to)
-		madvise((void *)from, to - from, MADV_DONTFORK);
+		munmap((void *)from, to - from);
 	return 0;
 }
 
@@ -100,7 +100,7 @@ static void quit(int status, void *unused)
 	_exit(status);
 }
 
-/* slim has children get only what is needed, where the C library can do it. */
+/* slim keeps only what children need, where the C library can do it. */
 static void slim(void)
 {
 	pid_t (*plain)(void) = dlsym(RTLD_DEFAULT, "_Fork");
@@ -151,6 +151,34 @@ static int become(pid_t parent, ssize_t n, int fds[3], char **envp)
 	return program(count, args, envp);
 }
 
+/*
+ * prepare does what would be the same in each job: encoders' libraries are asked
+ * what they can do, and decoders make their tables. Those of other libraries
+ * are left out: they start threads, which would not be there after a fork.
+ */
+static void prepare(void)
+{
+	static const char *decoders[] = { "h264", "hevc", "vp9" };
+	const void *(*iterate)(void **) = dlsym(RTLD_DEFAULT, "av_codec_iterate");
+	const void *(*find)(const char *) = dlsym(RTLD_DEFAULT, "avcodec_find_decoder_by_name");
+	void *(*make)(const void *) = dlsym(RTLD_DEFAULT, "avcodec_alloc_context3");
+	int (*begin)(void *, const void *, void **) = dlsym(RTLD_DEFAULT, "avcodec_open2");
+	void (*end)(void **) = dlsym(RTLD_DEFAULT, "avcodec_free_context");
+	void *first = 0;
+
+	if (!iterate || !find || !make || !begin || !end)
+		return;
+	iterate(&first);
+	for (size_t i = 0; i < sizeof decoders / sizeof *decoders; i++) {
+		const void *codec = find(decoders[i]);
+		void *context = codec ? make(codec) : 0;
+		if (!context)
+			continue;
+		begin(context, codec, 0); /* whether it can is seen when it has to */
+		end(&context);
+	}
+}
+
 static int serve(int argc, char **argv, char **envp)
 {
 	int fds[3];
@@ -158,10 +186,7 @@ static int serve(int argc, char **argv, char **envp)
 	pid_t self = getpid();
 
 	(void)argc, (void)argv;
-	const void *(*codecs)(void **) = dlsym(RTLD_DEFAULT, "av_codec_iterate");
-	void *first = 0;
-	if (codecs) /* asks the encoders' libraries what they can do, which need not be done for each job */
-		codecs(&first);
+	prepare();
 	while ((n = receive(fds)) > 0) {
 		message[n] = 0;
 		if (message[0] == 'F' && (size_t)n - 1 <= sizeof filter) {
