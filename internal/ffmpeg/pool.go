@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 )
 
 // ErrShed is the answer to a job that was dropped from a queue.
@@ -41,8 +42,9 @@ func NewPool(running, waiting int) *Pool {
 }
 
 // Do runs f, in the caller's goroutine, as soon as there is room. The error is
-// f's, ErrShed, or that of ctx when it ended while the job was waiting.
-func (p *Pool) Do(ctx context.Context, stream string, f func() error) error {
+// f's, ErrShed, or that of ctx when it ended while the job was waiting. The room
+// that f had stays empty for as long as f says.
+func (p *Pool) Do(ctx context.Context, stream string, f func() (rest time.Duration, err error)) error {
 	t := &turn{stream: stream, ready: make(chan error, 1)}
 	p.mu.Lock()
 	if p.idle > 0 {
@@ -65,8 +67,20 @@ func (p *Pool) Do(ctx context.Context, stream string, f func() error) error {
 			return err
 		}
 	}
-	defer p.next()
-	return f()
+	var rest time.Duration
+	defer func() {
+		if rest > 0 {
+			time.AfterFunc(rest, p.next)
+			return
+		}
+		p.next()
+	}()
+	var err error
+	rest, err = f()
+	p.mu.Lock()
+	p.stats.Ran++
+	p.mu.Unlock()
+	return err
 }
 
 // admit puts t into the queue. p.mu is held.
@@ -106,7 +120,6 @@ func (p *Pool) leave(t *turn) bool {
 func (p *Pool) next() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.stats.Ran++
 	if len(p.queue) == 0 {
 		p.idle++
 		return

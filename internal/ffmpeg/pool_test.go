@@ -7,6 +7,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
 func TestPoolSheds(t *testing.T) {
@@ -18,7 +19,7 @@ func TestPoolSheds(t *testing.T) {
 		var all sync.WaitGroup
 		do := func(ctx context.Context, stream, name string) {
 			all.Go(func() {
-				err := p.Do(ctx, stream, func() error { <-release; return nil })
+				err := p.Do(ctx, stream, func() (time.Duration, error) { <-release; return 0, nil })
 				mu.Lock()
 				log[name] = err
 				mu.Unlock()
@@ -57,11 +58,11 @@ func TestPoolRunsFirstComeFirstServed(t *testing.T) {
 		var order []string
 		var all sync.WaitGroup
 		first := make(chan struct{})
-		all.Go(func() { p.Do(t.Context(), "first", func() error { <-first; return nil }) })
+		all.Go(func() { p.Do(t.Context(), "first", func() (time.Duration, error) { <-first; return 0, nil }) })
 		synctest.Wait()
 		for i := range 5 {
 			all.Go(func() {
-				p.Do(t.Context(), fmt.Sprint(i), func() error { order = append(order, fmt.Sprint(i)); return nil })
+				p.Do(t.Context(), fmt.Sprint(i), func() (time.Duration, error) { order = append(order, fmt.Sprint(i)); return 0, nil })
 			})
 			synctest.Wait()
 		}
@@ -69,6 +70,32 @@ func TestPoolRunsFirstComeFirstServed(t *testing.T) {
 		all.Wait()
 		if got := fmt.Sprint(order); got != "[0 1 2 3 4]" {
 			t.Errorf("order = %v", got)
+		}
+	})
+}
+
+func TestPoolRests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := NewPool(1, 1)
+		began := time.Now()
+		for i := range 3 {
+			err := p.Do(t.Context(), "a", func() (time.Duration, error) {
+				if at, want := time.Since(began), time.Duration(i)*time.Second; at != want {
+					t.Errorf("job %d runs after %v, want %v", i, at, want)
+				}
+				return time.Second, nil
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		}
+		if at := time.Since(began); at != 2*time.Second {
+			t.Errorf("the caller of the last job waited %v, as if for the rest after it", at)
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if s := p.Stats(); s != (PoolStats{Ran: 3}) {
+			t.Errorf("Stats() = %+v", s)
 		}
 	})
 }

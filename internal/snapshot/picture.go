@@ -40,24 +40,42 @@ const (
 // its worst.
 var scales = [...]int64{1: 31, 24, 18, 14, 10, 8, 6, 4, 3, 2}
 
-// picture decodes c and makes a JPEG of it.
-func (s *Snapshotter) picture(c *capture) (*Picture, error) {
+// Whoever wants the processor interrupts a picture, but it takes something from
+// them all the same: caches, and moments in the kernel. So a picture that had to
+// wait for the processor is followed by a pause, so many times as long: where
+// there are processors to spare pictures take what they need, and where there
+// are not, little.
+const (
+	restFor = 8
+	maxRest = time.Second
+)
+
+// rest returns how long the pause is after a picture that took so long, of which
+// it computed for cpu.
+func rest(took, cpu time.Duration) time.Duration {
+	return min(max(restFor*(took-cpu), 0), maxRest)
+}
+
+// picture decodes c and makes a JPEG of it. It also returns how long the pause
+// after it is.
+func (s *Snapshotter) picture(c *capture) (p *Picture, pause time.Duration, err error) {
 	e, err := c.source.elementary()
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	decoder, err := s.decoder(c.source.codec)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
+	began := time.Now()
 	out, use, err := s.opt.Tool.Run(s.ctx, job(&e, decoder, c.cfg, s.opt.Time), e.data)
+	pause = rest(time.Since(began), use.CPU)
 	s.cpu.Add(int64(use.CPU))
 	if err != nil {
-		return nil, err
+		return nil, pause, err
 	}
-	p, err := newPicture(out)
-	if err != nil {
-		return nil, err
+	if p, err = newPicture(out); err != nil {
+		return nil, pause, err
 	}
 	p.SrcWidth, p.SrcHeight = e.width, e.height
 	if p.SrcWidth == 0 && c.cfg.Width == 0 && c.cfg.Height == 0 {
@@ -65,7 +83,7 @@ func (s *Snapshotter) picture(c *capture) (*Picture, error) {
 	} else if e.rotate%180 != 0 {
 		p.SrcWidth, p.SrcHeight = e.height, e.width
 	}
-	return p, nil
+	return p, pause, nil
 }
 
 // decoder returns the decoder of a codec that the ffmpeg of this machine has.
@@ -121,16 +139,15 @@ func job(e *elementary, decoder string, cfg *policy.Snapshot, limit time.Duratio
 			{Key: "flags", Value: "bilinear"},
 		}})
 	}
+	// Each option that is FFmpeg's and not the program's is looked for in the
+	// options of some thousand codecs and formats, so there are few. To learn what
+	// is in the stream nothing is decoded: the decoder will see.
 	in := []ffmpeg.Option{
 		ffmpeg.Word("c:v", decoder), ffmpeg.Int("threads", 1), ffmpeg.Int("max_pixels", maxPixels), ffmpeg.Word("err_detect", "explode"),
-		ffmpeg.Int("probesize", 32), ffmpeg.Int("analyzeduration", 0),
-	}
-	if e.format == "h264" || e.format == "hevc" {
-		// The demuxer shall not decode to learn what the decoder will see.
-		in = append(in, ffmpeg.Int("fpsprobesize", 0))
+		ffmpeg.Flag("nofind_stream_info"),
 	}
 	out := []ffmpeg.Option{
-		ffmpeg.Int("frames:v", 1), ffmpeg.Word("c:v", "mjpeg"), ffmpeg.Word("pix_fmt", "yuvj420p"), ffmpeg.Int("threads", 1), ffmpeg.Flag("bitexact"),
+		ffmpeg.Map("0:v:0"), ffmpeg.Int("frames:v", 1), ffmpeg.Word("c:v", "mjpeg"), ffmpeg.Word("pix_fmt", "yuvj420p"), ffmpeg.Int("threads", 1), ffmpeg.Flag("bitexact"),
 		ffmpeg.Int("q:v", scales[cfg.QualityTaken()]),
 	}
 	if len(filters) > 0 {

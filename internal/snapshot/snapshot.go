@@ -144,8 +144,13 @@ func (s *Snapshotter) Follow(_ context.Context, pub *stream.Publication, r *stre
 	}
 	r.AwaitKeyFrames()
 	w := &worker{s: s}
-	defer w.tasks.Wait()
 	f := following{push: s.pushes.of(pub)}
+	defer func() {
+		w.tasks.Wait()
+		if c, n := f.push.end(); n > 0 {
+			s.tellMissing(c, busy(n), ffmpeg.ErrShed)
+		}
+	}()
 	for {
 		p, err := r.ReadPacket()
 		if err != nil {
@@ -177,6 +182,37 @@ type push struct {
 	alerts  map[string]alert     // that are raised
 	decided map[string]time.Time // when the newest picture was captured that has raised or cleared an alert, by its name
 	over    bool                 // none is raised any more
+
+	told    time.Time // when somebody was last told of a picture that there was no time for
+	untold  int       // pictures that there was no time for since
+	dropped *capture  // the last of them
+}
+
+// tellBusy is how often at most a push tells of pictures that there was no time
+// for: what is said of too much work must not add to it.
+const tellBusy = time.Minute
+
+// drop notes that there was no time for c. It returns how many such pictures are
+// to be told of now, c among them; none if that was done not long ago.
+func (p *push) drop(c *capture, now time.Time) (n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.untold++
+	p.dropped = c
+	if !p.told.IsZero() && now.Sub(p.told) < tellBusy {
+		return 0
+	}
+	n, p.untold, p.told, p.dropped = p.untold, 0, now, nil
+	return n
+}
+
+// end returns how many pictures are still to be told of when the push is over,
+// and the last of them.
+func (p *push) end() (c *capture, n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c, n, p.dropped, p.untold = p.dropped, p.untold, nil, 0
+	return c, n
 }
 
 // maxSession has nine digits, as in the guide's example.
@@ -344,10 +380,9 @@ func (w *worker) run(c *capture) {
 func (s *Snapshotter) take(c *capture) (*Picture, error) {
 	key := c.push.pub.Stream().Key()
 	var p *Picture
-	err := s.pool.Do(s.ctx, key.String(), func() error {
-		var err error
-		p, err = s.picture(c)
-		return err
+	err := s.pool.Do(s.ctx, key.String(), func() (rest time.Duration, err error) {
+		p, rest, err = s.picture(c)
+		return rest, err
 	})
 	if err != nil {
 		return nil, s.fail(c, err)
@@ -379,11 +414,29 @@ func (s *Snapshotter) fail(c *capture, err error) error {
 	s.failed.Add(1)
 	if f.errnum == errBusy {
 		s.shed.Add(1)
+		c.source = source{} // which nobody needs any more
+		if n := c.push.drop(c, time.Now()); n > 0 {
+			s.tellMissing(c, busy(n), err)
+		}
+		return f
 	}
-	key := c.push.pub.Stream().Key()
-	s.log.Info("no picture", "stream", key, "err", err)
-	s.emit(c, event.SnapshotFailed{Snapshot: s.describe(c), Errnum: f.errnum, Errmsg: f.msg})
+	s.tellMissing(c, f, err)
 	return f
+}
+
+// busy is why there are n pictures less.
+func busy(n int) *failure {
+	if n == 1 {
+		return &failure{errBusy, "the server was too busy to make the picture"}
+	}
+	return &failure{errBusy, fmt.Sprintf("the server was too busy to make the picture, and %d before it", n-1)}
+}
+
+// tellMissing says that there is no picture of c, for the reason f, in which err is put
+// into words for the owner.
+func (s *Snapshotter) tellMissing(c *capture, f *failure, err error) {
+	s.log.Info("no picture", "stream", c.push.pub.Stream().Key(), "err", err)
+	s.emit(c, event.SnapshotFailed{Snapshot: s.describe(c), Errnum: f.errnum, Errmsg: f.msg})
 }
 
 // explain says what an error means to the owner of a stream.
@@ -398,7 +451,7 @@ func (s *Snapshotter) explain(err error) *failure {
 	case errors.Is(err, ffmpeg.ErrUnavailable):
 		return &failure{errNoFFmpeg, "this server has no ffmpeg to make pictures with"}
 	case errors.Is(err, ffmpeg.ErrShed):
-		return &failure{errBusy, "the server was too busy to make the picture"}
+		return busy(1)
 	case errors.As(err, &e) && e.Reason == ffmpeg.TimedOut:
 		return &failure{errDecode, "the picture took too long to decode"}
 	}

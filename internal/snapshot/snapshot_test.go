@@ -258,7 +258,8 @@ func TestFailures(t *testing.T) {
 }
 
 // A stream whose worker is busy keeps the newest key frame and gives up older
-// ones; other streams do not notice. A picture that hangs ends with its limit.
+// ones, of which it tells once, and of the rest when it is over; other streams
+// do not notice. A picture that hangs ends with its limit.
 func TestBusyWorkerSheds(t *testing.T) {
 	w := newWorld(t, fakeTool(t), func(o *Options) { o.Pictures, o.Time = 2, 20*time.Second })
 	p := w.publish("slow", func(s *policy.Snapshot) { s.Interval = time.Second })
@@ -266,27 +267,47 @@ func TestBusyWorkerSheds(t *testing.T) {
 	for i := range int64(5) {
 		write(t, p, frame(1000*(i+1), true, "next"))
 	}
-	facts := w.wait(4)
-	for _, e := range facts {
-		if d, ok := e.Data.(event.SnapshotFailed); !ok || d.Errnum != errBusy {
-			t.Errorf("fact %+v, want one of a busy server", e.Data)
+	busy := func(e event.Event, errmsg string) {
+		t.Helper()
+		if d, ok := e.Data.(event.SnapshotFailed); !ok || d.Errnum != errBusy || d.Errmsg != errmsg {
+			t.Errorf("fact %+v, want one of a busy server, %q", e.Data, errmsg)
 		}
 	}
+	busy(w.wait(1)[0], "the server was too busy to make the picture")
 	other := w.publish("other", nil)
 	write(t, other, frame(0, true, "x"))
-	if d, ok := w.wait(5)[4].Data.(event.SnapshotTaken); !ok {
+	if d, ok := w.wait(2)[1].Data.(event.SnapshotTaken); !ok {
 		t.Errorf("of the other stream: %+v", d)
 	}
 	// The one that hangs ends, and then the newest of those that waited is made.
-	facts = w.wait(7)
-	if d, ok := facts[5].Data.(event.SnapshotFailed); !ok || d.Errnum != errDecode || d.Errmsg != "the picture took too long to decode" {
-		t.Errorf("of the one that hangs: %+v", facts[5].Data)
+	facts := w.wait(4)
+	if d, ok := facts[2].Data.(event.SnapshotFailed); !ok || d.Errnum != errDecode || d.Errmsg != "the picture took too long to decode" {
+		t.Errorf("of the one that hangs: %+v", facts[2].Data)
 	}
-	if _, ok := facts[6].Data.(event.SnapshotTaken); !ok {
-		t.Errorf("of the one that waited: %+v", facts[6].Data)
+	if _, ok := facts[3].Data.(event.SnapshotTaken); !ok {
+		t.Errorf("of the one that waited: %+v", facts[3].Data)
 	}
 	if s := w.Stats(); s.Shed != 4 || s.Failed != 5 || s.Taken != 2 || s.Waiting != 0 {
 		t.Errorf("Stats() = %+v", s)
+	}
+	p.End(stream.EndClosed)
+	busy(w.wait(5)[4], "the server was too busy to make the picture, and 2 before it")
+}
+
+// What is said of a busy server comes once a minute, with all that was not said.
+func TestBusyIsToldOnceAMinute(t *testing.T) {
+	p, at := push{}, time.Now()
+	for i, c := range []struct {
+		after time.Duration
+		want  int
+	}{{0, 1}, {time.Second, 0}, {58 * time.Second, 0}, {time.Second, 3}, {59 * time.Second, 0}, {time.Minute, 2}} {
+		at = at.Add(c.after)
+		if n := p.drop(&capture{}, at); n != c.want {
+			t.Errorf("drop %d tells of %d, want %d", i, n, c.want)
+		}
+	}
+	if c, n := p.end(); c != nil || n != 0 {
+		t.Errorf("at the end %d are left", n)
 	}
 }
 
