@@ -353,6 +353,9 @@ func (s *Stream) entry() uint64 {
 // is too far behind does not count: it will jump.
 func (s *Stream) trim() {
 	entry := s.entry()
+	if entry == s.first { // as nearly always
+		return
+	}
 	keep := entry
 	for r := range s.readers {
 		keep = min(keep, max(r.next, s.first))
