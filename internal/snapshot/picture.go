@@ -41,19 +41,20 @@ const (
 var scales = [...]int64{1: 31, 24, 18, 14, 10, 8, 6, 4, 3, 2}
 
 // Whoever wants the processor interrupts a picture, but it takes something from
-// them all the same: caches, and moments in the kernel. So a picture that had to
-// wait for the processor is followed by a pause, so many times as long: where
-// there are processors to spare pictures take what they need, and where there
-// are not, little.
+// them all the same: caches, moments in the kernel, and what storing it costs.
+// So a picture that had to wait for the processor is followed by a pause, so many
+// times as long: where there are processors to spare pictures take what they
+// need, and where there are not, little.
 const (
-	restFor = 8
+	restFor = 32
 	maxRest = time.Second
+	startup = 2 * time.Millisecond // of a job, which is no waiting
 )
 
 // rest returns how long the pause is after a picture that took so long, of which
 // it computed for cpu.
 func rest(took, cpu time.Duration) time.Duration {
-	return min(max(restFor*(took-cpu), 0), maxRest)
+	return min(max(restFor*(took-cpu-startup), 0), maxRest)
 }
 
 // picture decodes c and makes a JPEG of it. It also returns how long the pause

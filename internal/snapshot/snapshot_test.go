@@ -294,6 +294,19 @@ func TestBusyWorkerSheds(t *testing.T) {
 	busy(w.wait(5)[4], "the server was too busy to make the picture, and 2 before it")
 }
 
+func TestRest(t *testing.T) {
+	for _, c := range []struct{ took, cpu, want time.Duration }{
+		{9 * time.Millisecond, 8 * time.Millisecond, 0},
+		{20 * time.Millisecond, 8 * time.Millisecond, 320 * time.Millisecond},
+		{10 * time.Second, 0, time.Second},
+		{8 * time.Millisecond, 9 * time.Millisecond, 0}, // a clock that is coarse
+	} {
+		if got := rest(c.took, c.cpu); got != c.want {
+			t.Errorf("rest(%v, %v) = %v, want %v", c.took, c.cpu, got, c.want)
+		}
+	}
+}
+
 // What is said of a busy server comes once a minute, with all that was not said.
 func TestBusyIsToldOnceAMinute(t *testing.T) {
 	p, at := push{}, time.Now()
