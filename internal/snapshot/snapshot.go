@@ -414,6 +414,8 @@ func (s *Snapshotter) fail(c *capture, err error) error {
 	s.failed.Add(1)
 	if f.errnum == errBusy {
 		s.shed.Add(1)
+	}
+	if f.errnum == errBusy && c.stored { // of others nobody but who asked is told
 		c.source = source{} // which nobody needs any more
 		if n := c.push.drop(c, time.Now()); n > 0 {
 			s.tellMissing(c, busy(n), err)
@@ -432,8 +434,8 @@ func busy(n int) *failure {
 	return &failure{errBusy, fmt.Sprintf("the server was too busy to make the picture, and %d before it", n-1)}
 }
 
-// tellMissing says that there is no picture of c, for the reason f, in which err is put
-// into words for the owner.
+// tellMissing says that there is no picture of c, for the reason f, which is err
+// in words for the owner.
 func (s *Snapshotter) tellMissing(c *capture, f *failure, err error) {
 	s.log.Info("no picture", "stream", c.push.pub.Stream().Key(), "err", err)
 	s.emit(c, event.SnapshotFailed{Snapshot: s.describe(c), Errnum: f.errnum, Errmsg: f.msg})

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"weir/internal/event"
+	"weir/internal/ffmpeg"
 	"weir/internal/media/amf"
 	"weir/internal/media/av"
 	"weir/internal/media/flv"
@@ -292,6 +293,26 @@ func TestBusyWorkerSheds(t *testing.T) {
 	}
 	p.End(stream.EndClosed)
 	busy(w.wait(5)[4], "the server was too busy to make the picture, and 2 before it")
+}
+
+// A picture that is only to be looked at, and was asked for in vain, does not
+// take the word of one that was due.
+func TestBusyOfAskedIsNotTold(t *testing.T) {
+	w := newWorld(t, fakeTool(t), nil)
+	p := w.publish("streamname", nil)
+	of := w.pushes.of(p)
+	for _, stored := range []bool{false, true, false, true} {
+		w.fail(&capture{push: of, cfg: &p.App().Snapshot, at: time.Now(), stored: stored}, ffmpeg.ErrShed)
+	}
+	if d, ok := w.wait(1)[0].Data.(event.SnapshotFailed); !ok || d.Errmsg != "the server was too busy to make the picture" {
+		t.Errorf("fact %+v", d)
+	}
+	if c, n := of.end(); c == nil || n != 1 {
+		t.Errorf("%d are left to be told of, want 1", n)
+	}
+	if s := w.Stats(); s.Shed != 4 {
+		t.Errorf("Stats() = %+v", s)
+	}
 }
 
 func TestRest(t *testing.T) {
