@@ -168,7 +168,7 @@ func Open(hub *stream.Hub, o Options) (*Recorder, error) {
 	r.opened = time.Now()
 	r.spool.high = r.spoolHigh
 	if o.Share != nil {
-		r.ledger = &ledger{Share: *o.Share, log: o.Log, gone: make(map[string]time.Time), busy: make(map[string]bool)}
+		r.ledger = &ledger{Share: *o.Share, log: o.Log, wait: compareTime, gone: make(map[string]time.Time), busy: make(map[string]bool)}
 		r.ledger.After = cmp.Or(r.ledger.After, 5*time.Minute)
 	}
 	r.ctx, r.cancel = context.WithCancel(tracing.With(context.Background(), o.Tracer))
@@ -396,7 +396,7 @@ func (r *Recorder) compare(p *place, pub *stream.Publication) {
 	if r.ledger == nil || !r.ledger.answers() {
 		return
 	}
-	ctx, cancel := context.WithTimeout(r.ctx, compareTime)
+	ctx, cancel := context.WithTimeout(r.ctx, r.ledger.wait)
 	defer cancel()
 	r.mu.Lock()
 	t := p.take

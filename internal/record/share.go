@@ -98,7 +98,8 @@ var errNothing = errors.New("nothing of the recording is in the bucket: only its
 // ledger is what a Recorder knows of the takes of all nodes.
 type ledger struct {
 	Share
-	log *slog.Logger
+	log  *slog.Logger
+	wait time.Duration // for others' takes when a push begins: compareTime, but in tests
 
 	mu     sync.Mutex
 	stream jetstream.Stream     // nil until it was reached
