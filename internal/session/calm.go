@@ -10,6 +10,7 @@ import (
 // what a publisher costs is being woken up for each packet.
 type calmReader struct {
 	src  io.Reader
+	hush func() // before a pause, if not nil: what comes wakes nobody up
 	calm func() bool
 
 	drained bool      // the last read took all that had come
@@ -25,6 +26,9 @@ const (
 	// calmBytes is how much may come meanwhile: so little that it is never the
 	// kernel's bound that holds the sender back.
 	calmBytes = 16 << 10
+	// calmTick is between the times at which pauses end: those of many
+	// connections end together, with one wake-up.
+	calmTick = 5 * time.Millisecond
 )
 
 func (r *calmReader) Read(p []byte) (int, error) {
@@ -44,8 +48,14 @@ func (r *calmReader) pause() {
 	case r.slow && r.got >= calmBytes:
 		r.slow = false
 	case r.slow && span < calmPause:
-		time.Sleep(calmPause - span)
-		now = now.Add(calmPause - span)
+		d := calmPause - span
+		if d -= time.Duration(now.Add(d).UnixNano()) % calmTick; d > 0 {
+			if r.hush != nil {
+				r.hush()
+			}
+			time.Sleep(d)
+			now = now.Add(d)
+		}
 	case r.slow:
 	case span < calmPause:
 		return

@@ -202,7 +202,8 @@ func (c *rtmpClient) copy(pub *stream.Publication) error {
 		}
 	}()
 	defer func() { close(stop); <-stopped }()
-	c.conn.SetInput(&calmReader{src: c.nc, calm: pub.Unwatched})
+	src, hush := quietly(c.nc)
+	c.conn.SetInput(&calmReader{src: src, hush: hush, calm: pub.Unwatched})
 	defer c.conn.SetInput(c.nc)
 	return av.Copy(pub, c.conn)
 }

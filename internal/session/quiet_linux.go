@@ -1,0 +1,84 @@
+package session
+
+import (
+	"io"
+	"net"
+	"os"
+	"syscall"
+	"unsafe"
+)
+
+// quietConn reads from a TCP connection whose data need not wake anybody up. It
+// belongs to one goroutine.
+type quietConn struct {
+	raw   syscall.RawConn
+	quiet bool
+
+	p   []byte // what try reads into, and what came of it
+	n   int
+	err error
+}
+
+// quietly returns a reader of c, and what keeps the kernel from telling of less
+// than calmBytes until the reader waits again for the next byte. Where there is
+// no such thing it returns c and nil.
+func quietly(c net.Conn) (io.Reader, func()) {
+	if tcp, ok := c.(*net.TCPConn); ok {
+		if raw, err := tcp.SyscallConn(); err == nil {
+			q := &quietConn{raw: raw}
+			return q, q.hush
+		}
+	}
+	return c, nil
+}
+
+func (q *quietConn) hush() {
+	if !q.quiet {
+		q.quiet = true
+		q.raw.Control(func(fd uintptr) { q.least(fd, calmBytes) })
+	}
+}
+
+func (q *quietConn) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	q.p = p
+	err := q.raw.Read(q.try)
+	q.p = nil
+	if err != nil {
+		return 0, err
+	}
+	return q.n, q.err
+}
+
+// try reads, and reports whether there was anything to read. The socket does
+// not block, so the scheduler need not hear of it.
+func (q *quietConn) try(fd uintptr) bool {
+	for {
+		n, _, e := syscall.RawSyscall(syscall.SYS_READ, fd, uintptr(unsafe.Pointer(unsafe.SliceData(q.p))), uintptr(len(q.p)))
+		switch {
+		case e == syscall.EINTR:
+		case e == syscall.EAGAIN && q.quiet:
+			q.quiet = false
+			q.least(fd, 1) // what has come meanwhile is told of
+		case e == syscall.EAGAIN:
+			return false
+		case e != 0:
+			q.n, q.err = 0, os.NewSyscallError("read", e)
+			return true
+		case n == 0:
+			q.n, q.err = 0, io.EOF
+			return true
+		default:
+			q.n, q.err = int(n), nil
+			return true
+		}
+	}
+}
+
+// least sets how many bytes have to be there for the kernel to tell of them.
+// Best effort: without it there are more wake-ups.
+func (q *quietConn) least(fd uintptr, n int) {
+	syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVLOWAT, n)
+}

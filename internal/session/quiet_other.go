@@ -1,0 +1,11 @@
+//go:build !linux
+
+package session
+
+import (
+	"io"
+	"net"
+)
+
+// quietly has no portable way to do what it does on Linux.
+func quietly(c net.Conn) (io.Reader, func()) { return c, nil }
