@@ -46,7 +46,7 @@ var scales = [...]int64{1: 31, 24, 18, 14, 10, 8, 6, 4, 3, 2}
 // times as long: where there are processors to spare pictures take what they
 // need, and where there are not, little.
 const (
-	restFor = 32
+	restFor = 16
 	maxRest = time.Second
 	startup = 2 * time.Millisecond // of a job, which is no waiting
 )

@@ -318,7 +318,7 @@ func TestBusyOfAskedIsNotTold(t *testing.T) {
 func TestRest(t *testing.T) {
 	for _, c := range []struct{ took, cpu, want time.Duration }{
 		{9 * time.Millisecond, 8 * time.Millisecond, 0},
-		{20 * time.Millisecond, 8 * time.Millisecond, 320 * time.Millisecond},
+		{20 * time.Millisecond, 8 * time.Millisecond, 160 * time.Millisecond},
 		{10 * time.Second, 0, time.Second},
 		{8 * time.Millisecond, 9 * time.Millisecond, 0}, // a clock that is coarse
 	} {

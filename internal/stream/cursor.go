@@ -36,6 +36,9 @@ func (p *Player) step() (head, body []byte, err error) {
 	defer f.mu.Unlock()
 	going := p.begun && !p.seek && !p.paused
 	end := min(f.out, limit)
+	if !p.joined.IsZero() { // it does not wait for what gathers: the key frame may be there
+		end = min(f.tail, limit)
+	}
 	switch {
 	case going && p.pos < end && p.pos >= f.first() && !p.behind(f):
 		v := f.view(p.pos, end)

@@ -133,7 +133,7 @@ type feed struct {
 	blocks []*block
 	marks  []mark // of all packets in blocks
 	tail   int64  // end of what was appended
-	out    int64  // end of what was flushed; players write up to here
+	out    int64  // end of what was flushed; players write up to here, those who begin to the tail
 	key    int    // index in marks of the newest packet to start at, -1: none
 	ended  bool
 	failed error // why it ended before the stream did

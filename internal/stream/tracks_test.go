@@ -90,3 +90,31 @@ func TestTracksChangeWhilePacketsGather(t *testing.T) {
 		p.End(EndKicked)
 	})
 }
+
+// Who comes while the key frame to begin with gathers has it at once, and then
+// everything once.
+func TestStartAtWhatGathers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t, Options{})
+		h.gather.value.Store(int64(40 * ms))
+		h.gather.looked.Store(time.Now().Add(time.Hour).UnixNano()) // keep it
+		p := publish(t, h, app())
+		write(t, p, config(av.Video, "VC"), video(0, true, "K0"))
+		one := pipe(t, p.Stream(), PlayerOptions{Format: Format{Wire: FLV}})
+		equal(t, "the first one", one.read(t, 2), []string{"VC@0", "K0@0"})
+		write(t, p, video(40, false, "v40"), video(80, true, "K80"), video(120, false, "v120"))
+		equal(t, "the first one", one.read(t, 1), []string{"v40@40"})
+		at := time.Now()
+		two := pipe(t, p.Stream(), PlayerOptions{Format: Format{Wire: FLV}})
+		equal(t, "the second one", two.read(t, 3), []string{"VC@80", "K80@80", "v120@120"})
+		if d := time.Since(at); d != 0 {
+			t.Errorf("it took %v", d)
+		}
+		synctest.Wait()
+		write(t, p, video(160, false, "v160"))
+		time.Sleep(60 * ms)
+		equal(t, "the first one", one.read(t, 3), []string{"K80@80", "v120@120", "v160@160"})
+		equal(t, "the second one", two.read(t, 1), []string{"v160@160"})
+		p.End(EndKicked)
+	})
+}
