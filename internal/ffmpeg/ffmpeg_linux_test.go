@@ -651,6 +651,32 @@ func TestBrokenForks(t *testing.T) {
 	nothingLeft(t, tool)
 }
 
+// A fork server that does not do its first job is not asked for the next one.
+func TestForkServerOfNoUse(t *testing.T) {
+	library := filepath.Join(open(t), "weir-forkserver.so")
+	if err := os.WriteFile(library, []byte("no library"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	tool := New(Options{Self: "/proc/self/exe", Path: buildEvil(t, "ffmpeg"), ForkServer: library})
+	defer tool.Close()
+	if err := tool.Ready(t.Context()); err != nil {
+		t.Skip(err)
+	}
+	if !tool.Health().ForkServer {
+		t.Skip("there is no seccomp here, and so no fork server")
+	}
+	broken := tool.warm.broken
+	for i := range 3 {
+		if out, _, err := tool.Run(t.Context(), job(Limits{}), []byte("echo")); string(out) != "echo\n" {
+			t.Errorf("job %d: %q, %v", i, out, err)
+		}
+		if tool.warm.broken.IsZero() || i > 0 && tool.warm.broken != broken {
+			t.Errorf("after job %d a fork server has failed at %v, before at %v", i, tool.warm.broken, broken)
+		}
+		broken = tool.warm.broken
+	}
+}
+
 // H86: a job has so many threads and no more, in whatever way it is locked in; what it
 // has does not keep the next job from having some.
 func TestThreadsAreBounded(t *testing.T) {

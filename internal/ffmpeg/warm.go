@@ -27,7 +27,7 @@ import (
 type warm struct {
 	mu     sync.Mutex
 	idle   map[Limits][]*forkServer
-	broken time.Time // when one has failed to start
+	broken time.Time // when one has failed to start, or at its first job
 	whole  time.Time // until then children get all libraries: one has missed what they are not given otherwise
 }
 
@@ -88,10 +88,7 @@ func (t *Tool) take(ctx context.Context, f *found, l Limits) (*forkServer, error
 	}
 	s, err := t.startForkServer(ctx, f, l)
 	if err != nil && ctx.Err() == nil && !errors.Is(err, ErrUnavailable) {
-		w.mu.Lock()
-		w.broken = time.Now()
-		w.mu.Unlock()
-		t.log.Warn("the fork server of ffmpeg does not start; each picture starts an ffmpeg of its own", "err", err)
+		w.fails(t.log, err)
 		err = errCold
 	}
 	return s, err
@@ -179,6 +176,14 @@ func (t *Tool) startForkServer(ctx context.Context, f *found, l Limits) (*forkSe
 	return s, nil
 }
 
+// fails says that a fork server was of no use at all: there is none for a while.
+func (w *warm) fails(log *slog.Logger, err error) {
+	w.mu.Lock()
+	w.broken = time.Now()
+	w.mu.Unlock()
+	log.Warn("the fork server of ffmpeg does not start; each picture starts an ffmpeg of its own", "err", err, "for", retry)
+}
+
 // missed says that a child of a slim fork server died of what the same job
 // survives in a process of its own.
 func (w *warm) missed(log *slog.Logger) {
@@ -237,8 +242,11 @@ func (t *Tool) runWarm(ctx context.Context, f *found, j *Job, in []byte) (out []
 	}
 	t.procs.started.Add(1)
 	t.procs.cpu.Add(int64(use.CPU))
-	if err != nil && reason == 0 {
-		return nil, use, errCold // it was killed, and not by the job
+	if err != nil && reason == 0 { // it was killed, and not by the job
+		if s.jobs == 0 {
+			t.warm.fails(t.log, err)
+		}
+		return nil, use, errCold
 	}
 	if reason != 0 {
 		t.procs.failed.Add(1)
