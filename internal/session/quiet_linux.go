@@ -8,7 +8,7 @@ import (
 	"unsafe"
 )
 
-// quietConn reads from a TCP connection whose data need not wake anybody up. It
+// quietConn reads from a socket whose data need not wake anybody up. It
 // belongs to one goroutine.
 type quietConn struct {
 	raw   syscall.RawConn
@@ -20,11 +20,11 @@ type quietConn struct {
 }
 
 // quietly returns a reader of c, and what keeps the kernel from telling of less
-// than calmBytes until the reader waits again for the next byte. Where there is
-// no such thing it returns c and nil.
+// than calmBytes until the reader waits again for the next byte. What is no socket
+// by itself, as with TLS, is returned as it is, with nil.
 func quietly(c net.Conn) (io.Reader, func()) {
-	if tcp, ok := c.(*net.TCPConn); ok {
-		if raw, err := tcp.SyscallConn(); err == nil {
+	if c, ok := c.(syscall.Conn); ok {
+		if raw, err := c.SyscallConn(); err == nil {
 			q := &quietConn{raw: raw}
 			return q, q.hush
 		}
