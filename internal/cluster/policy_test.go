@@ -321,9 +321,8 @@ func TestPolicyApply(t *testing.T) {
 	for i := range 1200 { // more than JetStream takes at once
 		set.Spaces = append(set.Spaces, *space(fmt.Sprint("s", i), "live"))
 	}
-	var mu sync.Mutex
-	sizes := map[int]bool{}
-	q.OnChange(func(s *policy.Set) { mu.Lock(); sizes[len(s.Spaces)] = true; mu.Unlock() })
+	sizes := make(chan int, 100)
+	q.OnChange(func(s *policy.Set) { sizes <- len(s.Spaces) })
 	dry, err := p.Apply(t.Context(), set, true, true, Author{By: "test"})
 	if err != nil || len(dry) != 1202 {
 		t.Fatalf("dry run: %d results, %v", len(dry), err)
@@ -335,11 +334,9 @@ func TestPolicyApply(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, q, "the other node has all", func(s *policy.Set) bool { return len(s.Spaces) == 1200 })
-	mu.Lock()
-	if len(sizes) != 1 {
-		t.Errorf("the other node saw %v", sizes)
+	if n := <-sizes; n != 1200 {
+		t.Errorf("the other node saw %d spaces", n)
 	}
-	mu.Unlock()
 	if p.Set().DefaultSpace != "s0" || apps(p.Set(), "default") != "" {
 		t.Errorf("the policy is not what was applied")
 	}

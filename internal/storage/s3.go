@@ -364,6 +364,16 @@ func (s *S3) stat(ctx context.Context, key string) (o Object, err error) {
 	return o, err
 }
 
+// ours reports whether the object of that key is there and has the mark. An error
+// means that this is not known.
+func (s *S3) ours(ctx context.Context, key, mark string) (Object, bool, error) {
+	obj, err := s.stat(ctx, key)
+	if errors.Is(err, ErrNotExist) {
+		return Object{}, false, nil
+	}
+	return obj, err == nil && obj.mark == mark, err
+}
+
 // Put implements Bucket. It holds up to PartSize bytes in memory; what is
 // longer is stored in parts.
 func (s *S3) Put(ctx context.Context, key string, body io.Reader, o PutOptions) (Object, error) {
@@ -485,7 +495,10 @@ func (s *S3) putOne(ctx context.Context, key string, data []byte, sum [32]byte, 
 	})
 	if errors.Is(err, ErrExist) {
 		// Perhaps it is this one: its first answer was lost on the way.
-		if obj, e := s.stat(ctx, key); e == nil && obj.mark == mark {
+		switch obj, ours, e := s.ours(ctx, key, mark); {
+		case e != nil:
+			return Object{}, e
+		case ours:
 			return obj, nil
 		}
 	}

@@ -412,6 +412,58 @@ func TestS3CompleteLost(t *testing.T) {
 	}
 }
 
+// The answer to the last step is lost, and whether the object is there cannot be
+// learnt for a while: nobody says meanwhile that it is another's, or that there is
+// nothing, for whoever believes that begins again under another name.
+func TestS3CompleteUnknown(t *testing.T) {
+	addr := storagetest.S3(t)
+	var lose, away atomic.Bool
+	proxied := storagetest.Middleman(t, addr, func(w http.ResponseWriter, r *http.Request, forward http.Handler) bool {
+		switch {
+		case (r.Method == http.MethodPost && r.URL.Query().Has("uploadId") || r.Method == http.MethodPut && strings.HasSuffix(r.URL.Path, "/small")) && lose.CompareAndSwap(true, false):
+			forward.ServeHTTP(httptest.NewRecorder(), r)
+			w.WriteHeader(http.StatusGatewayTimeout)
+			away.Store(true)
+			return true
+		case r.Method == http.MethodHead && away.Load():
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return true
+		}
+		return false
+	})
+	b := impatient(t, proxied, storage.S3Options{})
+	unknown := func(doing string, err error) {
+		t.Helper()
+		if err == nil || errors.Is(err, storage.ErrNotExist) || errors.Is(err, storage.ErrExist) || errors.Is(err, storage.ErrUpload) {
+			t.Errorf("%s, not knowing what is there: %v", doing, err)
+		}
+	}
+	u, err := b.Upload(t.Context(), "object", storage.PutOptions{IfAbsent: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := u.WritePart(t.Context(), 1, []byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	lose.Store(true)
+	_, err = u.Complete(t.Context())
+	unknown("Complete", err)
+	_, err = b.Resume(t.Context(), u.State())
+	unknown("Resume", err)
+	away.Store(false)
+	if u, err = b.Resume(t.Context(), u.State()); err != nil {
+		t.Fatal(err)
+	}
+	if obj, err := u.Complete(t.Context()); err != nil || obj.Size != 5 {
+		t.Errorf("Complete = %+v, %v", obj, err)
+	}
+	lose.Store(true)
+	_, err = b.Put(t.Context(), "small", strings.NewReader("small"), storage.PutOptions{IfAbsent: true})
+	unknown("Put", err)
+	away.Store(false)
+	checkClean(t, addr, map[string][]byte{"object": []byte("hello"), "small": []byte("small")})
+}
+
 // H98: what is stored is not what was sent.
 func TestS3WrongChecksum(t *testing.T) {
 	addr := storagetest.S3(t)

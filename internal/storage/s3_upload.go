@@ -215,9 +215,11 @@ func (s *S3) Resume(ctx context.Context, state []byte) (Upload, error) {
 func (u *s3Upload) load(ctx context.Context) error {
 	parts, _, err := u.s.listParts(ctx, u.s.key(u.state.Key), u.state.ID)
 	if errors.Is(err, ErrNotExist) {
-		if u.completed(ctx) {
+		done, e := u.completed(ctx)
+		if done {
 			return nil
 		}
+		err = cmp.Or(e, err) // who does not know must not say that nothing is there
 	}
 	if err != nil {
 		return err
@@ -251,16 +253,17 @@ func (s *S3) listParts(ctx context.Context, key, id string) (parts map[int]s3Par
 	return parts, newest, err
 }
 
-// completed says whether the object of the upload is there, and notes it.
-func (u *s3Upload) completed(ctx context.Context) bool {
-	obj, err := u.s.stat(ctx, u.state.Key)
-	if err != nil || obj.mark != u.state.Mark {
-		return false
+// completed says whether the object of the upload is there, and notes it. An error
+// means that this is not known.
+func (u *s3Upload) completed(ctx context.Context) (bool, error) {
+	obj, ours, err := u.s.ours(ctx, u.state.Key, u.state.Mark)
+	if !ours {
+		return false, err
 	}
 	u.mu.Lock()
 	u.done = &obj
 	u.mu.Unlock()
-	return true
+	return true, nil
 }
 
 func (u *s3Upload) State() []byte {
@@ -366,8 +369,13 @@ func (u *s3Upload) complete(ctx context.Context) (Object, error) {
 	})
 	// Whatever the answer was, the object says whether it is there: a request
 	// whose answer is lost succeeded, a second one finds no upload any more.
-	if err != nil && (ctx.Err() != nil || !u.completed(ctx)) {
-		return Object{}, err
+	if err != nil {
+		if ctx.Err() != nil {
+			return Object{}, err
+		}
+		if done, e := u.completed(ctx); !done {
+			return Object{}, cmp.Or(e, err)
+		}
 	}
 	obj, err := u.s.stat(ctx, u.state.Key)
 	if err != nil {
