@@ -10,7 +10,7 @@ import (
 // what a publisher costs is being woken up for each packet.
 type calmReader struct {
 	src  io.Reader
-	hush func() // before a pause, if not nil: what comes wakes nobody up
+	hush func(quiet bool) // before a pause: what comes wakes nobody up
 	calm func() bool
 
 	drained bool      // the last read took all that had come
@@ -50,9 +50,7 @@ func (r *calmReader) pause() {
 	case r.slow && span < calmPause:
 		d := calmPause - span
 		if d -= time.Duration(now.Add(d).UnixNano()) % calmTick; d > 0 {
-			if r.hush != nil {
-				r.hush()
-			}
+			r.hush(true)
 			time.Sleep(d)
 			now = now.Add(d)
 		}

@@ -44,7 +44,7 @@ func TestCalmReader(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				src := &steady{size: tt.size, every: tt.every, begin: time.Now()}
-				r := &calmReader{src: src, calm: func() bool { return tt.calm }}
+				r := &calmReader{src: src, hush: func(bool) {}, calm: func() bool { return tt.calm }}
 				buf := make([]byte, 8<<10)
 				var longest time.Duration
 				for time.Since(src.begin) < time.Second {

@@ -20,23 +20,29 @@ type quietConn struct {
 }
 
 // quietly returns a reader of c, and what keeps the kernel from telling of less
-// than calmBytes until the reader waits again for the next byte. What is no socket
-// by itself, as with TLS, is returned as it is, with nil.
-func quietly(c net.Conn) (io.Reader, func()) {
+// than calmBytes until the reader waits again for the next byte, or it is told to
+// end that. What is no socket by itself, as with TLS, is returned as it is, with a
+// function that does nothing.
+func quietly(c net.Conn) (io.Reader, func(quiet bool)) {
 	if c, ok := c.(syscall.Conn); ok {
 		if raw, err := c.SyscallConn(); err == nil {
 			q := &quietConn{raw: raw}
 			return q, q.hush
 		}
 	}
-	return c, nil
+	return c, func(bool) {}
 }
 
-func (q *quietConn) hush() {
-	if !q.quiet {
-		q.quiet = true
-		q.raw.Control(func(fd uintptr) { q.least(fd, calmBytes) })
+func (q *quietConn) hush(quiet bool) {
+	if q.quiet == quiet {
+		return
 	}
+	q.quiet = quiet
+	n := 1
+	if quiet {
+		n = calmBytes
+	}
+	q.raw.Control(func(fd uintptr) { q.least(fd, n) })
 }
 
 func (q *quietConn) Read(p []byte) (int, error) {

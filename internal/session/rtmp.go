@@ -204,7 +204,10 @@ func (c *rtmpClient) copy(pub *stream.Publication) error {
 	defer func() { close(stop); <-stopped }()
 	src, hush := quietly(c.nc)
 	c.conn.SetInput(&calmReader{src: src, hush: hush, calm: pub.Unwatched})
-	defer c.conn.SetInput(c.nc)
+	defer func() { // whoever reads next waits for the next byte
+		hush(false)
+		c.conn.SetInput(c.nc)
+	}()
 	return av.Copy(pub, c.conn)
 }
 

@@ -611,6 +611,28 @@ func TestPlayerCommands(t *testing.T) {
 	until(t, func() bool { return len(n.Sessions()) == 1 })
 }
 
+// What a publisher whom nobody watched says after it has ended its stream is heard,
+// be it a few bytes.
+func TestPublishAgainAfterCalm(t *testing.T) {
+	n := start(t, Options{})
+	raw := dialRaw(t, n, "live", "")
+	raw.command("createStream", 2, nil)
+	raw.command("publish", 3, nil, "a", "live")
+	raw.until("NetStream.Publish.Start")
+	pace := time.NewTicker(10 * time.Millisecond)
+	defer pace.Stop()
+	for ms := range uint32(30) {
+		<-pace.C
+		raw.write(rtmp.AppendMessage(nil, 128, 4, rtmp.TypeAudio, 10*ms, 1, flv.AppendAudio(nil, av.AAC, ms == 0, aacConfig)))
+	}
+	raw.command("closeStream", 0, nil)
+	raw.until("NetStream.Unpublish.Success")
+	raw.command("createStream", 6, nil)
+	raw.until("_result")
+	raw.command("publish", 7, nil, "b", "live")
+	raw.until("NetStream.Publish.Start")
+}
+
 // A publisher that has ended its stream may publish again in the same connection.
 func TestPublishTwice(t *testing.T) {
 	n := start(t, Options{RTMP: rtmp.Config{Limits: rtmp.Limits{Setup: 200 * time.Millisecond}}})
