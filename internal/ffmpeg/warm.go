@@ -181,7 +181,7 @@ func (w *warm) fails(log *slog.Logger, err error) {
 	w.mu.Lock()
 	w.broken = time.Now()
 	w.mu.Unlock()
-	log.Warn("the fork server of ffmpeg does not start; each picture starts an ffmpeg of its own", "err", err, "for", retry)
+	log.Warn("the fork server of ffmpeg does not work; each picture starts an ffmpeg of its own, and costs more", "err", err, "for", retry)
 }
 
 // missed says that a child of a slim fork server died of what the same job
@@ -244,7 +244,7 @@ func (t *Tool) runWarm(ctx context.Context, f *found, j *Job, in []byte) (out []
 	t.procs.cpu.Add(int64(use.CPU))
 	if err != nil && reason == 0 { // it was killed, and not by the job
 		if s.jobs == 0 {
-			t.warm.fails(t.log, err)
+			t.warm.fails(t.log, fmt.Errorf("it has ended at its first job: %w", err))
 		}
 		return nil, use, errCold
 	}
