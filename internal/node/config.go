@@ -40,6 +40,7 @@ type Config struct {
 	Events Events `yaml:"events"`
 
 	GatherCeiling time.Duration `yaml:"gather_ceiling"` // how long bytes for players may gather at most
+	IOURing       bool          `yaml:"io_uring"`       // write to many players in one system call, where the system can
 	Grace         time.Duration `yaml:"grace"`          // how long shutting down may take
 
 	// HLSMemory bounds the segments of all streams; 0 is a quarter of the memory.
@@ -234,6 +235,7 @@ func DefaultConfig() *Config {
 		},
 		Events:        Events{MaxAge: 30 * 24 * time.Hour, MaxSize: 10 << 30, JournalSize: 1 << 30},
 		GatherCeiling: 150 * time.Millisecond,
+		IOURing:       true,
 		Statistics:    Statistics{Keep: 30 * 24 * time.Hour, KeepMinutes: 7 * 24 * time.Hour, MaxSize: 1 << 30},
 		Tracing:       Tracing{Sample: 0.1},
 		Grace:         10 * time.Second,

@@ -18,7 +18,7 @@ import (
 func TestConfigErrors(t *testing.T) {
 	tests := []struct{ name, yaml, want string }{
 		{"unknown section", "lisen:\n  rtmp: :1\n",
-			"weir.yaml:1:1: lisen: unknown setting; the settings here are allow_open_publish, api, data, events, ffmpeg, gather_ceiling, grace, hls_memory, limits, listen, log, metrics, nats, node, policy, policy_source, public_url, record, secrets, slow_failures, statistics, tls, tracing, transcode, trusted_proxies"},
+			"weir.yaml:1:1: lisen: unknown setting; the settings here are allow_open_publish, api, data, events, ffmpeg, gather_ceiling, grace, hls_memory, io_uring, limits, listen, log, metrics, nats, node, policy, policy_source, public_url, record, secrets, slow_failures, statistics, tls, tracing, transcode, trusted_proxies"},
 		{"unknown key", "listen:\n  rtmp: 127.0.0.1:1935\n  rtpm: 127.0.0.1:1936\n",
 			"weir.yaml:3:3: listen.rtpm: unknown setting; the settings here are admin, http, https, rtmp, rtmps"},
 		{"key twice", "grace: 1s\ngrace: 2s\n",
@@ -176,6 +176,7 @@ tls: {cert: cert.pem, key: /etc/key.pem}
 log: {level: debug, format: json}
 limits: {slow_size: 1MiB, connections_per_ip: 100}
 gather_ceiling: 40ms
+io_uring: false
 allow_open_publish: true
 policy:
   default_space: demo
@@ -206,6 +207,7 @@ policy:
 	want.Limits.SlowSize = 1 << 20
 	want.Limits.ConnectionsPerIP = 100
 	want.GatherCeiling = 40 * time.Millisecond
+	want.IOURing = false
 	want.AllowOpenPublish = true
 	app := policy.DefaultApp("live")
 	app.Takeover, app.Hold = true, 0

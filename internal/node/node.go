@@ -143,6 +143,7 @@ func New(cfg *Config, log *slog.Logger) (_ *Node, err error) {
 		Began:         n.began,
 		Ended:         n.ended,
 		GatherCeiling: orNever(cfg.GatherCeiling),
+		NoIOURing:     !cfg.IOURing,
 		SlowAfter:     l.SlowTime,
 		SlowBytes:     int(l.SlowSize),
 		StuckAfter:    l.StuckTime,

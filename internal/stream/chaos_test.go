@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"math"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -84,6 +85,7 @@ func newChaos(t *testing.T, seed uint64) *chaos {
 		GOPTime:       time.Duration(pick(1, 30)) * time.Second,
 		ReaderBytes:   pick(20<<10, 1<<20),
 	})
+	h.burstFrom = pick(1, 3, math.MaxInt)
 	if h.opt.GatherCeiling > 0 {
 		h.gather.value.Store(int64(pick(3, 20)) * int64(ms))
 		h.gather.looked.Store(time.Now().Add(time.Hour).UnixNano()) // keep it

@@ -2,6 +2,7 @@ package stream
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -111,7 +112,16 @@ func over(p *Player) bool {
 // it; the others, of the same format and of another, go on, and so does the
 // stream.
 func TestPanicOfAPlayer(t *testing.T) {
-	h := newHub(t, Options{GatherCeiling: -1})
+	for _, burst := range []bool{false, true} {
+		t.Run(fmt.Sprintf("burst=%v", burst), func(t *testing.T) { panicOfAPlayer(t, burst) })
+	}
+}
+
+func panicOfAPlayer(t *testing.T, burst bool) {
+	h := newHub(t, Options{GatherCeiling: -1, NoIOURing: !burst})
+	if burst {
+		h.burstFrom = 1
+	}
 	pub := publish(t, h, app())
 	s, dts := pub.Stream(), int64(0)
 	write(t, pub, video(0, true, "K"))

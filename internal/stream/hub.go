@@ -23,6 +23,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -49,6 +50,7 @@ type Options struct {
 	Log *slog.Logger
 
 	GatherCeiling time.Duration // how long a feed may gather at most; default 150 ms, negative: never gather
+	NoIOURing     bool          // write to each player in a system call of its own, although the system has io_uring
 	SlowAfter     time.Duration // a player this far behind in time jumps; default 4 s
 	SlowBytes     int           // a player this far behind in bytes jumps; default 2 MiB
 	StuckAfter    time.Duration // a player that takes nothing for this long is disconnected; default 10 s
@@ -87,9 +89,11 @@ func (o *Options) defaults() {
 // Hub holds all streams of a node. Its methods may be called from any
 // goroutine.
 type Hub struct {
-	opt    Options
-	gather gatherer
-	stats  counters
+	opt       Options
+	gather    gatherer
+	stats     counters
+	burstFrom int // players that make a pump write in bursts
+	newRing   func() *ring
 
 	mu        sync.Mutex
 	closed    bool
@@ -106,8 +110,11 @@ type Hub struct {
 // NewHub returns an empty hub. The caller ends it with Close.
 func NewHub(o Options) *Hub {
 	o.defaults()
-	h := &Hub{opt: o, streams: make(map[Key]*Stream), awaited: make(map[Key]*awaited), traces: make(map[Key]trace)}
+	h := &Hub{opt: o, burstFrom: 16, newRing: newRing, streams: make(map[Key]*Stream), awaited: make(map[Key]*awaited), traces: make(map[Key]trace)}
 	h.gather.ceiling = max(0, o.GatherCeiling)
+	if o.NoIOURing {
+		h.burstFrom = math.MaxInt
+	}
 	return h
 }
 

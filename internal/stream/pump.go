@@ -6,8 +6,9 @@ import (
 	"syscall"
 )
 
-// pump writes a feed to the players that keep up, each in one system call
-// that does not wait. Its goroutine lives while it has players.
+// pump writes a feed to the players that keep up, in one system call for each,
+// or for each burst of them, that does not wait. Its goroutine lives while it
+// has players.
 type pump struct {
 	f      *feed
 	signal chan struct{}
@@ -18,13 +19,30 @@ type pump struct {
 
 	// Of the goroutine.
 	players []*Player
-	at      int // index in players of the one whose turn it is
+	turn    *Player // whose it is
 	yield   yielder
 	cache   [2]view
 	buf     []byte // for fn, which RawConn.Control calls: what to write,
 	sent    int    // how much was written,
 	err     error  // and why not all
 	fn      func(fd uintptr)
+	burst   burst
+
+	// Of a pass.
+	bytes, writes int64
+	by            [len(Protocols)]int64
+	work          int // see pumpBatch
+}
+
+// burst is one write to each of some players.
+type burst struct {
+	ring    *ring // nil: there are no bursts
+	players []*Player
+	views   []view // what each is to get
+	held    int    // of how many the descriptor is kept open, or gone
+	queued  int    // how many are in the ring
+	who     [ringSize]int
+	hold    func(fd uintptr)
 }
 
 const (
@@ -50,7 +68,7 @@ func (f *feed) hand(p *Player) {
 	}
 	if u == nil || u.n >= pumpFill && len(f.pumps) < runtime.GOMAXPROCS(0) {
 		u = &pump{f: f, signal: make(chan struct{}, 1)}
-		u.fn = u.try
+		u.fn, u.burst.hold = u.try, u.hold
 		f.pumps = append(f.pumps, u)
 		f.s.hub.tasks.Go(u.run) // ends when it has no players
 	}
@@ -66,7 +84,10 @@ func (u *pump) wake() {
 }
 
 func (u *pump) run() {
-	defer u.yield.close()
+	defer func() {
+		u.yield.close()
+		u.burst.ring.close()
+	}()
 	for range u.signal {
 		if u.guard() {
 			return
@@ -84,9 +105,9 @@ func (u *pump) guard() (over bool) {
 		}
 		u.f.s.hub.fault(u.f.s, "pump", v)
 		u.cache, u.buf = [2]view{}, nil
-		if u.at < len(u.players) {
-			u.players[u.at].failed = ErrFault
-			u.drop(u.at)
+		u.burst.ring.clear()
+		if u.turn != nil {
+			u.turn.failed = ErrFault
 		}
 		u.wake()
 	}()
@@ -104,36 +125,39 @@ func (u *pump) pass() bool {
 	u.joined = u.joined[:0]
 	f.mu.Unlock()
 
-	var bytes, writes int64
-	var by [len(Protocols)]int64
-	for i, work := 0, 0; i < len(u.players); {
-		u.at = i
+	u.bytes, u.writes, u.by, u.work = 0, 0, [len(Protocols)]int64{}, 0
+	if u.burst.players == nil && len(u.players) >= f.s.hub.burstFrom {
+		u.burst.players = make([]*Player, 0, ringSize)
+		u.burst.ring = f.s.hub.newRing()
+	}
+	for i, written := 0, 0; i < len(u.players); {
+		if u.burst.ring != nil && i >= written {
+			written = min(i+ringSize, len(u.players))
+			u.writeAll(u.players[i:written], target)
+		}
 		p := u.players[i]
+		u.turn = p
 		for p.pos < target && len(p.pending) == 0 && p.failed == nil {
 			v := u.view(p.pos, target)
 			if len(v.b) == 0 { // it is gone: the player is far behind
 				break
 			}
 			u.write(p, v)
-			bytes += int64(u.sent)
-			by[p.account] += int64(u.sent)
-			writes++
-			work += u.sent / pumpCopied
 		}
-		if ended || p.dirty.Load() || p.pos < target || len(p.pending) > 0 {
+		if ended || p.dirty.Load() || p.pos < target || len(p.pending) > 0 || p.failed != nil {
 			u.drop(i)
 			continue
 		}
 		i++
-		if work++; work >= pumpBatch {
-			work = 0
+		if u.work++; u.work >= pumpBatch {
+			u.work = 0
 			u.yield.let()
 		}
 	}
-	u.at, u.cache = 0, [2]view{}
-	f.s.hub.stats.BytesOut.Add(bytes)
-	f.s.hub.stats.Writes.Add(writes)
-	for i, n := range by {
+	u.turn, u.cache = nil, [2]view{}
+	f.s.hub.stats.BytesOut.Add(u.bytes)
+	f.s.hub.stats.Writes.Add(u.writes)
+	for i, n := range u.by {
 		if n > 0 {
 			f.s.traffic.Served(i, n)
 		}
@@ -185,14 +209,23 @@ func (u *pump) write(p *Player, v view) {
 	if err := p.raw.Control(u.fn); err != nil {
 		u.err = err
 	}
-	if u.err != nil && u.err != syscall.EAGAIN {
-		p.failed = u.err
-	}
-	p.sent.Add(int64(u.sent))
-	if p.pos, p.seq = v.at+int64(len(v.b)), v.next; u.sent < len(v.b) {
-		p.pending = v.b[u.sent:]
-	}
+	u.wrote(p, v, u.sent, u.err)
 	u.buf = nil
+}
+
+// wrote notes that p's socket took n bytes of v, and why not all.
+func (u *pump) wrote(p *Player, v view, n int, err error) {
+	if err != nil && err != syscall.EAGAIN {
+		p.failed = err
+	}
+	p.sent.Add(int64(n))
+	if p.pos, p.seq = v.at+int64(len(v.b)), v.next; n < len(v.b) {
+		p.pending = v.b[n:]
+	}
+	u.bytes += int64(n)
+	u.by[p.account] += int64(n)
+	u.writes++
+	u.work += n / pumpCopied
 }
 
 // try is called by RawConn.Control with the descriptor, which is non-blocking
@@ -204,4 +237,60 @@ func (u *pump) try(fd uintptr) {
 			return
 		}
 	}
+}
+
+// writeAll is a write to each of up to ringSize players who is due one, in one
+// system call. Where that is not to be had they are still due.
+func (u *pump) writeAll(players []*Player, target int64) {
+	b := &u.burst
+	b.players, b.views, b.held, b.queued = b.players[:0], b.views[:0], 0, 0
+	for _, p := range players {
+		if u.turn = p; p.pos >= target || len(p.pending) > 0 || p.failed != nil {
+			continue
+		}
+		if v := u.view(p.pos, target); len(v.b) > 0 {
+			b.players, b.views = append(b.players, p), append(b.views, v)
+		}
+	}
+	u.holdAll()
+	clear(b.players)
+	clear(b.views)
+}
+
+// holdAll keeps the descriptors of all players of the burst open, one
+// RawConn.Control within the other, and in the innermost one writes.
+func (u *pump) holdAll() {
+	b := &u.burst
+	for b.held < len(b.players) {
+		u.turn = b.players[b.held]
+		b.held++
+		err := u.turn.raw.Control(b.hold)
+		if err == nil {
+			return // hold took care of the rest
+		}
+		u.turn.failed = err
+	}
+	if b.queued == 0 {
+		return
+	}
+	done, ok := b.ring.submit()
+	for _, d := range done {
+		i := b.who[d.i]
+		u.wrote(b.players[i], b.views[i], d.n, d.err)
+	}
+	if !ok {
+		b.ring.close()
+		b.ring = nil
+	}
+}
+
+// hold is called by RawConn.Control with the descriptor of the player whose
+// turn it is.
+func (u *pump) hold(fd uintptr) {
+	b, i := &u.burst, u.burst.held-1
+	b.ring.add(fd, b.views[i].b)
+	b.who[b.queued] = i
+	b.queued++
+	u.holdAll()
+	u.turn = b.players[i]
 }

@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"fmt"
 	"net"
 	"sync/atomic"
 	"testing"
@@ -34,8 +35,14 @@ func TestYielderLetsTheNetworkIn(t *testing.T) {
 // A pass over more players than one batch reaches all of them, in two pumps at
 // most, and a pump ends with its last player.
 func TestPumpOfManyPlayers(t *testing.T) {
+	for _, burst := range []bool{false, true} {
+		t.Run(fmt.Sprintf("burst=%v", burst), func(t *testing.T) { pumpOfManyPlayers(t, burst) })
+	}
+}
+
+func pumpOfManyPlayers(t *testing.T, burst bool) {
 	const players = 3 * pumpBatch
-	h := newHub(t, Options{})
+	h := newHub(t, Options{NoIOURing: !burst})
 	p := publish(t, h, app(func(a *policy.App) { a.MaxLead = 0 }))
 	s := p.Stream()
 	write(t, p, config(av.Video, "VC"), video(0, true, "K0"))
