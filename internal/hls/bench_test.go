@@ -57,13 +57,15 @@ func BenchmarkPlaylist(b *testing.B) {
 	srv, v := benchmarkServer(b)
 	const path = "/live/s1/index.m3u8"
 	signed := path + "?" + signature(b, srv.gate, "http://signed.example"+path)
-	for _, x := range []struct{ name, host, path string }{
-		{"unsigned", "open.example", path},
-		{"signed", "signed.example", signed},
+	for _, x := range []struct{ name, host, path, coding string }{
+		{"unsigned", "open.example", path, ""},
+		{"signed", "signed.example", signed, ""},
+		{"vhost/gzip", "open.example", path + "?vhost=open.example", "gzip"},
 	} {
 		b.Run(x.name, func(b *testing.B) {
 			b.ReportAllocs()
 			r := httptest.NewRequest("GET", "http://"+x.host+x.path, nil)
+			r.Header.Set("Accept-Encoding", x.coding)
 			w := &discard{h: http.Header{}}
 			for b.Loop() {
 				clear(w.h)

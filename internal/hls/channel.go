@@ -39,8 +39,9 @@ type position struct {
 // origin returns the position of a channel that nothing is known of. Its number
 // is taken from the clock, which runs at least as fast as segments come, so
 // that players and caches that knew the stream before a restart, or by another
-// node, never see it fall or a name come again. Its time and its era are left to the
-// stream, which has them from the clock too (stream.Stream.Clock, NextEra).
+// node, never see it fall or a name come again (see Packager.spare). Its time and its
+// era are left to the stream, which has them from the clock too (stream.Stream.Clock,
+// NextEra; and numbers).
 func origin(now time.Time) position { return position{sequence: uint64(now.Unix())} }
 
 // after returns the position that is not before p either.
@@ -58,6 +59,7 @@ func (at position) after(p position) position {
 // One goroutine at a time packages into it; players only look at its view.
 type channel struct {
 	key     stream.Key
+	base    uint64 // see numbers
 	view    atomic.Pointer[view]
 	waiting atomic.Int32                   // requests that wait for it
 	asked   atomic.Int64                   // when the last request came, by Server.clock
@@ -100,10 +102,17 @@ func newChannel(key stream.Key, at position) *channel {
 }
 
 // begin makes the channel live: segments will be added under cfg. It returns
-// what the Packager has to go on from.
+// what the Packager has to go on from. Where segments are to have another length
+// the playlist begins anew, because its target duration never changes.
 func (c *channel) begin(cfg policy.HLS) Past {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if cfg.Segment != c.cfg.Segment || cfg.MaxSegment != c.cfg.MaxSegment {
+		for len(c.window) > 0 {
+			c.retire(time.Now())
+		}
+		c.list.TargetDuration = 0
+	}
 	c.cfg, c.refused = cfg, false
 	c.list.Version, c.list.End = 3, false
 	if c.publish(); len(c.window) == 0 {
@@ -225,13 +234,30 @@ func (c *channel) target() time.Duration {
 	return time.Duration(c.list.TargetDuration) * time.Second
 }
 
-// retire takes the oldest segment from the playlist. It can still be fetched for
-// its own duration and that of the longest playlist that listed it (RFC 8216,
-// 6.2.2), which a cache may have handed out a little later.
+// lasts returns for how long players may want segments after they were last told of
+// them.
+func (c *channel) lasts() (most time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, s := range c.window {
+		most = max(most, s.lasts())
+	}
+	for _, s := range c.retired {
+		most = max(most, s.lasts())
+	}
+	return most
+}
+
+// lasts returns for how long the segment can still be fetched once it has left the
+// playlist: its own duration and that of the longest playlist that listed it (RFC
+// 8216, 6.2.2), which a cache may have handed out a little later.
+func (s *segment) lasts() time.Duration { return s.info.Duration + s.listed + playlistAge }
+
+// retire takes the oldest segment from the playlist.
 func (c *channel) retire(now time.Time) {
 	s := c.window[0]
 	c.window = c.window[1:]
-	s.expire = now.Add(s.info.Duration + s.listed + playlistAge)
+	s.expire = now.Add(s.lasts())
 	c.retired = append(c.retired, s)
 	c.position.sequence++
 }
@@ -252,6 +278,13 @@ func (c *channel) refuse(refused bool) {
 		c.refused = refused
 		c.publish()
 	}
+}
+
+// pass notes that the next Packager goes on from that time.
+func (c *channel) pass(from int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.position.time = from
 }
 
 // end adds the end tag to the playlist. The next Packager goes on from that
@@ -294,7 +327,7 @@ func (c *channel) leave(now time.Time) position {
 
 // publish shows players how things stand. c.mu is held.
 func (c *channel) publish() {
-	c.list.MediaSequence, c.list.DiscontinuitySequence = c.position.sequence, c.position.era
+	c.list.MediaSequence, c.list.DiscontinuitySequence = c.position.sequence, c.position.era+c.base
 	c.list.Segments = make([]m3u8.Segment, len(c.window))
 	v := &view{segments: make(map[string]*segment, len(c.window)+len(c.retired)), refused: c.refused}
 	for i, s := range c.window {
@@ -364,6 +397,9 @@ type rendering struct {
 
 	once       sync.Once
 	compressed body // made when the first client wants it
+
+	query string                    // behind every URI
+	other atomic.Pointer[rendering] // the same with the query that was wanted last
 }
 
 // body is what is sent.
@@ -381,15 +417,21 @@ func newRendering(v *view, prefix string) *rendering {
 	return &rendering{view: v, plain: newBody(v.list.Append(nil, prefix, ""), v.tag)}
 }
 
-// with returns the playlist with a query behind every URI.
-func (r *rendering) with(query string) body {
+// with returns the playlist with a query behind every URI. That of the newest query
+// is kept: the name of a host is the same for all who come by it.
+func (r *rendering) with(query string) *rendering {
+	if other := r.other.Load(); other != nil && other.query == query {
+		return other
+	}
 	b := make([]byte, 0, len(r.plain.data)+len(query)*len(r.view.list.Segments))
 	for line := range bytes.Lines(r.plain.data) {
 		if b = append(b, line...); line[0] != '#' {
 			b = append(append(b[:len(b)-1], query...), '\n')
 		}
 	}
-	return newBody(b, r.view.tag)
+	other := &rendering{view: r.view, plain: newBody(b, r.view.tag), query: query}
+	r.other.Store(other)
+	return other
 }
 
 var gzips = sync.Pool{New: func() any { return gzip.NewWriter(nil) }}

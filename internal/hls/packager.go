@@ -61,10 +61,12 @@ type Line interface {
 //
 // At a discontinuity, which is a packet with Break or a codec configuration or
 // parameter set that differs in bytes from the one before, everything waits for a key
-// frame, as it does at the start. A track that comes late joins the segment in
-// the making; the tracks' number changes at a segment's start, marked as a
-// discontinuity. A discontinuity that the Line doesn't know of is made known to it, and
-// one that it knows and the packets don't show is marked at a key frame.
+// frame, as it does at the start; where there is no picture any more, for a
+// segment's time. A track that comes late joins the segment in the making; so does
+// sound whose configuration comes after the key frame at which an encoder changes. The
+// tracks' number changes at a segment's start, marked as a discontinuity. A
+// discontinuity that the Line doesn't know of is made known to it, and one that it
+// knows and the packets don't show is marked at a key frame.
 //
 // A Packager is used by one goroutine.
 type Packager struct {
@@ -90,6 +92,7 @@ type Packager struct {
 	fresh   bool  // nothing is written before one
 	needKey bool  // video is not written before one
 	noKeys  bool  // none is expected any more
+	unseen  bool  // there has been no video since a Break
 	timed   bool  // since is set
 	since   int64 // when the wait began, ms
 
@@ -104,7 +107,8 @@ type Packager struct {
 	era      uint64
 
 	// The segments before it.
-	emitted bool // there are some
+	emitted bool  // there are some
+	spare   int64 // ms by which they are longer than the shortest, together
 	lastPTS int64
 	lastEra uint64
 	tracks  [2]av.Codec // of the newest
@@ -171,11 +175,14 @@ func (p *Packager) End() int64 {
 // WritePacket takes the next packet. It never fails: what cannot be packaged is
 // left out.
 func (p *Packager) WritePacket(pkt av.Packet) error {
-	if pkt.Break {
+	if pkt.Break && !(pkt.Kind == av.Audio && p.joins()) {
 		p.discontinue()
+		p.unseen = true
 	}
 	src := &p.video
 	switch pkt.Kind {
+	case av.Video:
+		p.unseen = false
 	case av.Audio:
 		src = &p.audio
 	case av.Data:
@@ -188,6 +195,7 @@ func (p *Packager) WritePacket(pkt av.Packet) error {
 	if src.codec != pkt.Codec {
 		p.change(src, pkt.Codec, nil)
 	}
+	p.wait(pkt.DTS)
 	if !plays(pkt.Codec) {
 		p.leaveOut(src, pkt)
 	} else if p.Refused() == av.Unknown {
@@ -215,7 +223,7 @@ func (p *Packager) configure(src *source, pkt av.Packet) {
 
 // change notes another codec or configuration of a track.
 func (p *Packager) change(src *source, codec av.Codec, config []byte) {
-	if src.codec != av.Unknown && (src.codec != codec || src.config != nil) {
+	if src.codec != av.Unknown && (src.codec != codec || src.config != nil) && !(src == &p.audio && p.joins()) {
 		p.discontinue()
 	}
 	src.codec, src.config = codec, config
@@ -224,6 +232,18 @@ func (p *Packager) change(src *source, codec av.Codec, config []byte) {
 	} else {
 		p.mute = 0
 	}
+}
+
+// joins reports whether other sound belongs to the discontinuity that has been:
+// an encoder that changes says so for each track, and where pictures are out of
+// order, ffmpeg says it of the sound after the first key frame. The segment
+// that began with it has no sound yet.
+func (p *Packager) joins() bool {
+	if !p.open || p.now() > p.era {
+		return false
+	}
+	_, audio := p.mux.Tracks()
+	return audio == av.Unknown
 }
 
 // discontinue ends the segment in the making; what comes next is of another
@@ -246,6 +266,18 @@ func (p *Packager) discontinue() {
 	p.fresh, p.timed, p.needKey, p.noKeys = true, false, true, false
 	p.carry, p.settled, p.epoch = false, false, time.Time{}
 	p.sets = nil
+}
+
+// wait notes since when a key frame is waited for. Where no picture has come since a
+// Break, it has gone with a publisher, and is not waited for any longer than a
+// segment takes.
+func (p *Packager) wait(dts int64) {
+	if !p.timed {
+		p.timed, p.since = true, dts
+	}
+	if p.unseen && dts-p.since >= p.target {
+		p.video.codec, p.video.config, p.unseen = av.Unknown, nil, false
+	}
 }
 
 // leaveOut passes over a frame whose codec is not supported. The log has that
@@ -375,9 +407,6 @@ func (p *Packager) begin(dts int64) bool {
 
 // admit says whether a frame is written while a key frame is waited for.
 func (p *Packager) admit(isVideo bool, pkt *av.Packet) bool {
-	if !p.timed {
-		p.timed, p.since = true, pkt.DTS
-	}
 	if isVideo && pkt.Key {
 		p.fresh, p.needKey = false, false
 	}
@@ -443,8 +472,9 @@ func (p *Packager) cutBefore(isVideo bool, pkt *av.Packet) bool {
 	switch {
 	case isVideo && pkt.Key:
 		// A tenth less than wanted will do: timestamps are rounded, and the next
-		// key frame may be as far away again.
-		if length >= p.target-p.target/10 || !p.keyed && length >= min(shortest, p.target) {
+		// key frame may be as far away again. But segments of less than a second
+		// would overtake the clock, which media sequence numbers start from.
+		if length >= p.target-p.target/10 && p.unhurried(length) || !p.keyed && length >= min(shortest, p.target) {
 			return true
 		}
 		fallthrough
@@ -455,6 +485,15 @@ func (p *Packager) cutBefore(isVideo bool, pkt *av.Packet) bool {
 	default:
 		return length > p.limit()+audioLead
 	}
+}
+
+// unhurried says whether with a segment of that length there is not more than one a
+// second, give or take what is in the first one.
+func (p *Packager) unhurried(length int64) bool {
+	if p.seconds == 0 {
+		return length >= shortest
+	}
+	return p.spare+length >= shortest/2
 }
 
 // cut ends the segment in the making at a time, in ms.
@@ -490,6 +529,7 @@ func (p *Packager) cut(at int64) {
 		Discontinuity: p.broken || p.emitted && p.era > p.lastEra,
 	}
 	p.lastPTS, p.lastEra, p.tracks, p.emitted = s.PTS, s.Era, tracks, true
+	p.spare += length - shortest
 	// A little too much, which is sound ahead of the picture, is counted in the
 	// next segment; a hole in time is not counted at all.
 	p.start, p.carry, p.broken = p.start+length, !hole, hole

@@ -208,6 +208,9 @@ func look(t testing.TB, b []byte) (video, audio, key bool) {
 		if p[0] != 0x47 {
 			t.Fatalf("no transport packet at %d", n)
 		}
+		if p[3]&0x10 == 0 { // no payload
+			continue
+		}
 		switch int(p[1]&0x1F)<<8 | int(p[2]) {
 		case 0x100:
 			if !video && !audio {
@@ -343,6 +346,21 @@ func TestPackager(t *testing.T) {
 			e.sound, e.lastKey = false, 0
 			return append(l, broken(videoConfig(avcConfig2)), e.run(4000))
 		}, "target 2, 2.000vak x2, | 2.000vk, 2.000vk"},
+		{"F04: with sound alone", func() [][]av.Packet {
+			return list(configs, both(2000).run(4000), broken(configs[1]), (&encoder{at: 4000, sound: true}).run(8000))
+		}, "target 2, 2.000vak x2, | 2.000a, 2.000a x2"},
+		{"F04: with sound alone, after a codec without HLS", func() [][]av.Packet {
+			return list([]av.Packet{{Kind: av.Video, Codec: av.AV1, Config: true, Frame: []byte{0x81, 0, 0, 0}}}, configs[1:],
+				(&encoder{sound: true}).run(4000), broken(configs[1]), (&encoder{at: 4000, sound: true}).run(8000))
+		}, "target 2, 2.000a x3"},
+		{"F04: with sound first", func() [][]av.Packet {
+			e := both(2000)
+			l := list(configs, e.run(4000), broken(configs[1]))
+			e.picture, e.lastKey = false, 4000
+			l = append(l, e.run(1900), configs[:1], e.run(100))
+			e.picture = true
+			return append(l, e.run(4000))
+		}, "target 2, 2.000vak x2, | 2.000vak, 2.000vak"},
 		{"F14: the configuration repeats", func() [][]av.Packet {
 			e := both(1000)
 			l := list(configs)
@@ -356,6 +374,22 @@ func TestPackager(t *testing.T) {
 			l := list(configs, e.run(4000), []av.Packet{videoConfig(avcConfig2)}, e.run(4000))
 			return append(l, []av.Packet{audioConfig(aacConfig48k)}, e.run(4000))
 		}, "target 2, 2.000vak x2, | 2.000vak, 2.000vak, | 2.000vak, 2.000vak"},
+		{"F14: it changes, that of the sound after the key frame", func() [][]av.Packet {
+			e := both(2000)
+			l := list(configs, e.run(4000), broken(videoConfig(avcConfig2)))
+			e.sound = false
+			l = append(l, e.run(80), broken(audioConfig(aacConfig48k)))
+			e.sound = true
+			return append(l, e.run(5920))
+		}, "target 2, 2.000vak x2, | 2.000vak, 2.000vak x2"},
+		{"F14: the same without Break", func() [][]av.Packet {
+			e := both(2000)
+			l := list(configs, e.run(4000), []av.Packet{videoConfig(avcConfig2)})
+			e.sound = false
+			l = append(l, e.run(80), []av.Packet{audioConfig(aacConfig48k)})
+			e.sound = true
+			return append(l, e.run(5920))
+		}, "target 2, 2.000vak x2, | 2.000vak, 2.000vak x2"},
 		{"F14: parameter sets only in band", func() [][]av.Packet {
 			e := noSound(both(2000))
 			l := list(configs[:1])

@@ -51,6 +51,10 @@ type Options struct {
 	// MaxBytes is how much all segments may take in memory; 0 is no bound.
 	MaxBytes int64
 
+	// Numbers is a file that keeps discontinuity sequence numbers from falling when
+	// weir is restarted; "": only the clock does.
+	Numbers string
+
 	// Emit takes the fact of a player whose stay is over; nil: nobody is told. It
 	// does not wait.
 	Emit func(event.Event)
@@ -66,6 +70,7 @@ type Server struct {
 	jobs    sync.WaitGroup
 	stats   stats
 	room    room
+	numbers numbers
 	viewers viewers
 
 	mu       sync.RWMutex
@@ -88,6 +93,8 @@ type job struct {
 	reader *stream.Reader
 	watch  *time.Timer // ends it when nobody asks; nil: runs as long as the stream
 	idle   atomic.Bool // it was ended so
+	off    bool        // it ended because its stream is to have no HLS
+	cfg    policy.HLS  // under Server.mu
 	done   chan struct{}
 }
 
@@ -100,9 +107,11 @@ func NewServer(hub *stream.Hub, gate *access.Gate, o Options) *Server {
 		channels: make(map[stream.Key]*channel), past: make(map[stream.Key]position),
 	}
 	s.room.most = o.MaxBytes
+	s.numbers.log = o.Log
+	s.numbers.open(o.Numbers, s.started)
 	s.viewers = viewers{hash: maphash.MakeSeed(), emit: o.Emit, most: maxViewers, of: make(map[*channel]map[uint64]*viewer)}
 	s.stats.refused = make(map[access.Reason]int64)
-	hub.OnPublish(s.follow)
+	hub.Follow(s.follow)
 	return s
 }
 
@@ -119,6 +128,7 @@ func (s *Server) Close() {
 	s.mu.Unlock()
 	s.jobs.Wait()
 	s.viewers.close()
+	s.numbers.close()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, c := range s.channels {
@@ -126,17 +136,15 @@ func (s *Server) Close() {
 	}
 }
 
-// follow packages a stream from its start to its end if its app wants that.
-func (s *Server) follow(_ context.Context, st *stream.Stream) {
-	for s.always(st) {
+// follow packages what is published from its start on if its app wants that.
+func (s *Server) follow(_ context.Context, pub *stream.Publication, r *stream.Reader) {
+	r.Close()
+	for st := pub.Stream(); s.always(st); {
 		c, j := s.attach(st)
-		if c == nil {
+		if c == nil || j.stream == st && !j.idle.Load() {
 			return
 		}
-		<-j.done // which it is when the stream is over
-		if j.stream == st {
-			return
-		}
+		<-j.done // soon: the last stream of that name is over, or nobody asked for this one
 	}
 }
 
@@ -157,7 +165,7 @@ func (s *Server) attach(st *stream.Stream) (*channel, *job) {
 			at = at.after(p)
 		}
 		c = newChannel(st.Key(), at)
-		c.room = &s.room
+		c.room, c.base = &s.room, s.numbers.base
 		s.channels[st.Key()] = c
 	}
 	if c.job != nil {
@@ -172,23 +180,36 @@ func (s *Server) attach(st *stream.Stream) (*channel, *job) {
 	c.expect(need(st))
 	c.traffic.Store(st.Traffic())
 	s.touch(c)
-	past := c.begin(cfg)
-	if cfg.Mode != policy.HLSAlways {
-		j.watch = time.AfterFunc(cfg.Idle, func() { s.checkIdle(c, j, cfg.Idle) })
-	}
-	log := s.log.With("stream", st.Key().String())
-	var p *Packager
-	p = NewPackager(cfg, log, past, line{st, j.reader}, func() bool { return c.waiting.Load() > 0 },
-		func(seg Segment) { c.add(seg, p.TargetDuration(), !s.makeRoom(len(seg.Data)), log) })
-	s.jobs.Go(func() { s.work(c, j, p, log) })
+	p := s.begin(c, j, cfg)
+	s.jobs.Go(func() { s.work(c, j, p) })
 	return c, j
 }
 
+// begin returns a Packager of the job's stream into the channel, under cfg, and has
+// the job end when nobody asks. s.mu is held.
+func (s *Server) begin(c *channel, j *job, cfg policy.HLS) (p *Packager) {
+	if j.watch != nil {
+		j.watch.Stop()
+		j.watch = nil
+	}
+	if j.cfg = cfg; cfg.Mode != policy.HLSAlways {
+		j.watch = time.AfterFunc(cfg.Idle, func() { s.checkIdle(c, j) })
+	}
+	log := s.log.With("stream", c.key.String())
+	p = NewPackager(cfg, log, c.begin(cfg), line{j.stream, j.reader}, func() bool { return c.waiting.Load() > 0 },
+		func(seg Segment) {
+			s.numbers.reach(seg.Era)
+			c.add(seg, p.TargetDuration(), !s.makeRoom(len(seg.Data)), log)
+		})
+	return p
+}
+
 // work packages until the stream is over or nobody asks any more.
-func (s *Server) work(c *channel, j *job, p *Packager, log *slog.Logger) {
+func (s *Server) work(c *channel, j *job, p *Packager) {
+	log := p.log
 	log.Info("HLS begins")
 	defer close(j.done)
-	failed := s.pump(c, j, p, log)
+	p, failed := s.pump(c, j, p, log)
 	j.reader.Close()
 	if j.watch != nil {
 		j.watch.Stop()
@@ -202,6 +223,11 @@ func (s *Server) work(c *channel, j *job, p *Packager, log *slog.Logger) {
 		end = p.lastPTS + 1 // the same stream may be wanted again, from its newest key frame
 	}
 	left := c.end(end)
+	if j.off {
+		s.after(c, c.hide(), func() { s.remove(c, viewerOver) })
+		log.Info("HLS ends: it is off from this push on")
+		return
+	}
 	if failed || j.idle.Load() || s.closed {
 		reason := viewerOver
 		switch {
@@ -218,9 +244,11 @@ func (s *Server) work(c *channel, j *job, p *Packager, log *slog.Logger) {
 	s.after(c, left, func() { s.after(c, c.hide(), func() { s.remove(c, viewerOver) }) })
 }
 
-// pump moves packets from the job's reader to the Packager. It reports whether
-// that ended in a panic.
-func (s *Server) pump(c *channel, j *job, p *Packager, log *slog.Logger) (failed bool) {
+// pump moves packets from the job's reader to a Packager: at the beginning first,
+// and another one when a publisher has come with other settings. It returns the last
+// one, and whether that ended in a panic.
+func (s *Server) pump(c *channel, j *job, first *Packager, log *slog.Logger) (p *Packager, failed bool) {
+	p = first
 	defer func() {
 		if v := recover(); v != nil {
 			failed = true
@@ -234,6 +262,14 @@ func (s *Server) pump(c *channel, j *job, p *Packager, log *slog.Logger) (failed
 		if err != nil {
 			break
 		}
+		if pkt.Break {
+			if cfg := j.stream.App().HLS; cfg.Mode == policy.HLSOff {
+				j.off = true
+				break
+			} else if cfg != j.cfg {
+				p, refused = s.renew(c, j, p, cfg), av.Unknown
+			}
+		}
 		p.WritePacket(pkt)
 		if r := p.Refused(); r != refused {
 			refused = r
@@ -243,7 +279,19 @@ func (s *Server) pump(c *channel, j *job, p *Packager, log *slog.Logger) (failed
 	if !j.idle.Load() {
 		p.Close()
 	}
-	return false
+	return p, false
+}
+
+// renew ends what a Packager has made of the publisher before and returns one that
+// goes on under cfg.
+func (s *Server) renew(c *channel, j *job, p *Packager, cfg policy.HLS) *Packager {
+	p.Close()
+	c.pass(p.lastPTS + 1)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p = s.begin(c, j, cfg)
+	p.broken = true
+	return p
 }
 
 // after runs f, with s.mu held, after a time in which nobody began to package
@@ -287,18 +335,18 @@ func (s *Server) clock() int64 { return int64(time.Since(s.started)) }
 
 func (s *Server) touch(c *channel) { c.asked.Store(s.clock()) }
 
-// checkIdle ends the job if nobody has asked for so long, and otherwise looks again
-// when that can be.
-func (s *Server) checkIdle(c *channel, j *job, idle time.Duration) {
-	s.mu.Lock() // j.watch is set
+// checkIdle ends the job if nobody has asked for so long that nobody can want
+// its segments, and otherwise looks again when that can be.
+func (s *Server) checkIdle(c *channel, j *job) {
+	s.mu.Lock()
 	defer s.mu.Unlock()
-	if c.job != j {
+	if c.job != j || j.watch == nil {
 		return
 	}
 	if c.waiting.Load() > 0 {
 		s.touch(c)
 	}
-	if left := idle - time.Duration(s.clock()-c.asked.Load()); left > 0 {
+	if left := max(j.cfg.Idle, c.lasts()) - time.Duration(s.clock()-c.asked.Load()); left > 0 {
 		j.watch.Reset(left)
 		return
 	}
@@ -491,8 +539,17 @@ func (s *Server) servePlaylist(w http.ResponseWriter, r *http.Request, g *access
 				return g.Deny(access.NoStream)
 			}
 			if r.Method == http.MethodHead && c == nil {
-				// It would have a playlist; there is no need to make one for this.
-				w.Header()["Content-Type"] = contentType(st.App().HLS)
+				// There is no need to make a playlist for this.
+				if !packageable(st) {
+					return g.Deny(access.NoStream)
+				}
+				h := w.Header()
+				h["Cache-Control"] = playlistCache
+				if g.Private() {
+					h["Cache-Control"] = ownPlaylist
+				}
+				h["Vary"] = varyEncoding
+				h["Content-Type"] = contentType(st.App().HLS)
 				return nil
 			}
 			if !s.makeRoom(need(st)) {
@@ -522,10 +579,13 @@ func (s *Server) servePlaylist(w http.ResponseWriter, r *http.Request, g *access
 	if g.Request().File == ".m3u8" {
 		rendered = v.beside
 	}
-	b, compressed := rendered.plain, false
+	compressed := acceptsGzip(r.Header.Get("Accept-Encoding"))
 	if query := s.segmentQuery(g, v); query != "" {
-		b = rendered.with(query)
-	} else if compressed = acceptsGzip(r.Header.Get("Accept-Encoding")); compressed {
+		rendered = rendered.with(query)
+		compressed = compressed && !g.Private() // that would be work for each player, with a secret in it
+	}
+	b := rendered.plain
+	if compressed {
 		b = rendered.gzip()
 	}
 	h := w.Header()
@@ -555,6 +615,16 @@ func (s *Server) servePlaylist(w http.ResponseWriter, r *http.Request, g *access
 		s.viewers.served(c, g, r, n)
 	}
 	return nil
+}
+
+// packageable reports whether a stream would have a playlist, as far as one can
+// know before there is a Packager to say so.
+func packageable(st *stream.Stream) bool {
+	info := st.Info()
+	if info.Video.Codec == av.Unknown {
+		return info.Audio.Codec == av.Unknown || plays(info.Audio.Codec)
+	}
+	return plays(info.Video.Codec)
 }
 
 // segmentQuery returns what the URIs of segments need behind them in a playlist

@@ -64,7 +64,8 @@ func inBubble(t *testing.T, change func(*policy.App), f func(n *node)) {
 // configs. It ends with the returned function.
 func (n *node) publish(name string, e *encoder, configs ...av.Packet) (stop func(stream.EndReason)) {
 	n.t.Helper()
-	pub, err := n.hub.Publish(stream.Key{Space: "default", App: "live", Name: name}, &n.app, stream.Push{Sequence: "push of " + name})
+	app := n.app
+	pub, err := n.hub.Publish(stream.Key{Space: "default", App: "live", Name: name}, &app, stream.Push{Sequence: "push of " + name})
 	if err != nil {
 		n.t.Fatal(err)
 	}
@@ -277,16 +278,39 @@ func TestErrors(t *testing.T) {
 func TestHead(t *testing.T) {
 	inBubble(t, nil, func(n *node) {
 		n.publish("s1", both(2000), configs...)
+		n.publish("av1", &encoder{sound: true}, av.Packet{Kind: av.Video, Codec: av.AV1, Config: true, Frame: []byte{0x81, 0, 0, 0}}, configs[1])
+		n.publish("opus", &encoder{sound: true, codec: av.Opus})
 		time.Sleep(3 * time.Second)
-		w := n.do("HEAD", "/live/s1/index.m3u8")
-		if w.Code != 200 || w.Header().Get("Content-Type") != typeHLS[0] || n.srv.Stats().Channels != 0 {
-			t.Errorf("HEAD before any player: %d %v", w.Code, w.Header())
+		before := n.do("HEAD", "/live/s1/index.m3u8")
+		if before.Code != 200 || before.Body.Len() != 0 {
+			t.Errorf("HEAD before any player: %d, %d bytes", before.Code, before.Body.Len())
+		}
+		for _, name := range []string{"av1", "opus"} {
+			if w := n.do("HEAD", "/live/"+name+".m3u8"); w.Code != 403 {
+				t.Errorf("HEAD of a stream without HLS, %s: %d, want 403", name, w.Code)
+			}
+		}
+		if s := n.srv.Stats(); s.Channels != 0 {
+			t.Errorf("HEAD opened something: %+v", s)
+		}
+		after := n.get("/live/s1/index.m3u8").Header()
+		after.Del("Content-Length") // these tell of what there is not yet
+		after.Del("ETag")
+		if d := cmp.Diff(after, before.Header()); d != "" {
+			t.Errorf("HEAD before any player (-GET +HEAD):\n%s", d)
 		}
 		for _, target := range []string{"/live/s1/index.m3u8", "/live/s1/" + n.playlist("/live/s1/index.m3u8").Segments[0].URI} {
 			get, head := n.get(target), n.do("HEAD", target)
 			if d := cmp.Diff(get.Header(), head.Header()); d != "" || head.Body.Len() != 0 || head.Code != 200 {
 				t.Errorf("HEAD %s: %d, %d bytes (-GET +HEAD):\n%s", target, head.Code, head.Body.Len(), d)
 			}
+		}
+	})
+	inBubble(t, func(a *policy.App) { a.HLS.Mode = policy.HLSOff }, func(n *node) {
+		n.publish("s1", both(2000), configs...)
+		time.Sleep(time.Second)
+		if w := n.do("HEAD", "/live/s1.m3u8"); w.Code != 403 {
+			t.Errorf("HEAD where HLS is off: %d, want 403", w.Code)
 		}
 	})
 }
@@ -356,6 +380,29 @@ func TestVhost(t *testing.T) {
 			if w := n.get("/live/" + s.URI); w.Code != 200 {
 				t.Errorf("GET %s: %d", s.URI, w.Code)
 			}
+		}
+		tags := make(map[string]bool)
+		for _, host := range []string{"a.example", "b.example", "a.example"} {
+			target := "/live/s1.m3u8?vhost=" + host
+			plain, packed := n.get(target), n.get(target, "Accept-Encoding: gzip")
+			r, err := gzip.NewReader(packed.Body)
+			if err != nil {
+				t.Fatalf("%s is not compressed: %v", target, packed.Header())
+			}
+			b, err := io.ReadAll(r)
+			if err != nil || !bytes.Equal(b, plain.Body.Bytes()) || !strings.Contains(string(b), "?vhost="+host+"\n") || packed.Header().Get("Content-Encoding") != "gzip" {
+				t.Errorf("%s compressed: %v, %v\n%s", target, err, packed.Header(), b)
+			}
+			for _, w := range []*httptest.ResponseRecorder{plain, packed} {
+				tag := w.Header().Get("ETag")
+				tags[tag] = true
+				if again := n.get(target, "Accept-Encoding: "+w.Header().Get("Content-Encoding"), "If-None-Match: "+tag); again.Code != 304 || w.Header().Get("Vary") != "Accept-Encoding" {
+					t.Errorf("%s, again with %s: %d, %v", target, tag, again.Code, w.Header())
+				}
+			}
+		}
+		if len(tags) != 2 {
+			t.Errorf("tags %v, want one for each coding", tags)
 		}
 	})
 }
@@ -466,6 +513,158 @@ func TestIdle(t *testing.T) {
 		if again.Segments[0].URI <= last.Segments[len(last.Segments)-1].URI {
 			t.Errorf("segment %s after %s", again.Segments[0].URI, last.Segments[len(last.Segments)-1].URI)
 		}
+	})
+}
+
+// Whoever was told of segments can fetch them for as long as that playlist takes,
+// also where that is longer than the time after which packaging ends (RFC 8216, 6.2.2).
+func TestIdleWithLongSegments(t *testing.T) {
+	inBubble(t, nil, func(n *node) {
+		n.publish("s1", both(10_000), configs...)
+		time.Sleep(time.Second)
+		for range 7 {
+			n.get("/live/s1.m3u8")
+			time.Sleep(5 * time.Second)
+		}
+		list := n.playlist("/live/s1.m3u8")
+		last := list.Segments[len(list.Segments)-1]
+		if len(list.Segments) < 3 || list.Duration() < n.app.HLS.Idle {
+			t.Fatalf("the playlist has %d segments of %v", len(list.Segments), list.Duration())
+		}
+		asked := time.Now()
+		time.Sleep(list.Duration() + last.Duration)
+		c, _ := n.srv.find(stream.Key{Space: "default", App: "live", Name: "s1"})
+		for _, s := range list.Segments { // not by requests, which would keep it up
+			if c == nil || c.view.Load().segments[path.Base(s.URI)] == nil {
+				t.Errorf("segment %s is gone %v after it was listed with %v", s.URI, time.Since(asked), list.Duration())
+			}
+		}
+		time.Sleep(40 * time.Second) // the playlist has grown meanwhile
+		if s := n.srv.Stats(); s.Channels != 0 || s.Held != 0 {
+			t.Errorf("idle: %+v", s)
+		}
+	})
+}
+
+// A publisher that returns within the hold brings the settings of its own time.
+func TestSettingsOfTheNextPush(t *testing.T) {
+	inBubble(t, nil, func(n *node) {
+		h := &history{n: n, segments: map[string]*record{}}
+		poll := func(d time.Duration) (list *m3u8.Playlist) {
+			for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(500 * time.Millisecond) {
+				h.poll("/live/s1/index.m3u8")
+			}
+			return h.last
+		}
+		stop := n.publish("s1", both(2000), configs...)
+		next := func(change func(*policy.HLS)) {
+			stop(stream.EndReset)
+			change(&n.app.HLS)
+			time.Sleep(time.Second) // held
+			stop = n.publish("s1", both(2000), configs...)
+		}
+		poll(20 * time.Second)
+		before := h.last
+
+		next(func(c *policy.HLS) { c.Window, c.PlainText = 3, true })
+		if l := poll(10 * time.Second); len(l.Segments) != 3 || l.TargetDuration != 2 || l.MediaSequence <= before.MediaSequence || h.discontinuities != 1 {
+			t.Errorf("with a window of 3: %d discontinuities, %+v", h.discontinuities, l)
+		}
+		if got := n.get("/live/s1.m3u8").Header().Get("Content-Type"); got != typeText[0] {
+			t.Errorf("with plain text: Content-Type %s", got)
+		}
+		next(func(c *policy.HLS) { c.Segment = 4 * time.Second })
+		if l := poll(30 * time.Second); l.TargetDuration != 4 || l.Segments[0].Duration != 4*time.Second {
+			t.Errorf("with segments of 4 s: %+v", l)
+		}
+		next(func(c *policy.HLS) { c.Mode = policy.HLSAlways })
+		poll(4 * time.Second)
+		time.Sleep(5 * time.Minute)
+		if s := n.srv.Stats(); s.Channels != 1 || s.Held == 0 {
+			t.Errorf("always, after 5 minutes: %+v", s)
+		}
+		poll(20 * time.Second)
+		next(func(c *policy.HLS) { c.Mode = policy.HLSOnDemand })
+		poll(5 * time.Second)
+		time.Sleep(time.Minute)
+		if s := n.srv.Stats(); s.Channels != 0 {
+			t.Errorf("on demand, after a minute: %+v", s)
+		}
+		next(func(c *policy.HLS) { c.Mode = policy.HLSAlways }) // and nobody asks
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if s := n.srv.Stats(); s.Channels != 1 {
+			t.Errorf("always, before any request: %+v", s)
+		}
+		poll(20 * time.Second)
+
+		listed := h.last
+		next(func(c *policy.HLS) { c.Mode = policy.HLSOff })
+		synctest.Wait()
+		if w := n.get("/live/s1/index.m3u8"); w.Code != 403 {
+			t.Errorf("off: %d, want 403", w.Code)
+		}
+		time.Sleep(listed.Duration())
+		for _, s := range listed.Segments {
+			if w := n.get("/live/s1/" + s.URI); w.Code != 200 {
+				t.Errorf("off: segment %s, which was listed: %d", s.URI, w.Code)
+			}
+		}
+		time.Sleep(time.Minute)
+		if s := n.srv.Stats(); s.Channels != 0 || s.Held != 0 {
+			t.Errorf("off, a minute later: %+v", s)
+		}
+		next(func(c *policy.HLS) { c.Mode = policy.HLSOnDemand })
+		poll(10 * time.Second)
+		if h.last == listed {
+			t.Error("no playlist after another push with HLS")
+		}
+	})
+}
+
+// An encoder that changes may say so of its sound after the first key frame: that
+// key frame is not lost, and the next segment goes on where the last one ended.
+func TestSoundConfiguredAfterTheKeyFrame(t *testing.T) {
+	inBubble(t, nil, func(n *node) {
+		pub, err := n.hub.Publish(stream.Key{Space: "default", App: "live", Name: "s1"}, &n.app, stream.Push{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		e := both(6000)
+		packets := append(append([]av.Packet(nil), configs...), e.run(8000)...)
+		change, sound := videoConfig(avcConfig2), audioConfig(aacConfig48k)
+		change.DTS, sound.DTS = 7980, 8060
+		e.sound, e.lastKey = false, 0
+		packets = append(append(packets, change), e.run(80)...)
+		e.sound = true
+		packets = append(append(packets, sound), e.run(14_000)...)
+		n.pub.Go(func() { // ends with the packets
+			start := time.Now()
+			for _, p := range packets {
+				time.Sleep(time.Until(start.Add(time.Duration(p.DTS) * time.Millisecond)))
+				pub.WritePacket(p)
+			}
+		})
+		time.Sleep(time.Millisecond)
+		n.get("/live/s1.m3u8")
+		time.Sleep(20 * time.Second)
+		list := n.playlist("/live/s1.m3u8")
+		changes := 0
+		for i, s := range list.Segments {
+			if s.Discontinuity {
+				changes++
+			}
+			if i == 0 {
+				continue
+			}
+			if hole := s.Time.Sub(list.Segments[i-1].Time) - list.Segments[i-1].Duration; hole.Abs() > 100*time.Millisecond {
+				t.Errorf("%v are missing before segment %d", hole, i)
+			}
+		}
+		if changes != 1 {
+			t.Errorf("%d discontinuities, want 1: %+v", changes, list.Segments)
+		}
+		pub.End(stream.EndClosed)
 	})
 }
 
@@ -718,7 +917,7 @@ func TestMemory(t *testing.T) {
 func TestPanic(t *testing.T) {
 	inBubble(t, nil, func(n *node) {
 		j := &job{reader: new(stream.Reader)} // of no stream
-		if failed := n.srv.pump(newChannel(stream.Key{}, position{}), j, NewPackager(n.app.HLS, quiet(), Past{}, nil, nil, nil), quiet()); !failed {
+		if _, failed := n.srv.pump(newChannel(stream.Key{}, position{}), j, NewPackager(n.app.HLS, quiet(), Past{}, nil, nil, nil), quiet()); !failed {
 			t.Error("no panic")
 		}
 		if got := n.srv.stats.panics.Swap(0); got != 1 {
@@ -793,7 +992,8 @@ func (n *node) made(st *stream.Stream, dts int64) time.Time {
 func TestVariantsShareDiscontinuities(t *testing.T) {
 	inBubble(t, func(a *policy.App) { a.HLS.Idle = 20 * time.Second }, func(n *node) {
 		other := []av.Packet{videoConfig(avcConfig2), audioConfig(aacConfig)}
-		var changes []time.Time // of the source
+		var mu sync.Mutex
+		var changes []time.Time // of the source; under mu
 		push := func() (pub *stream.Publication, change chan []av.Packet) {
 			pub, err := n.hub.Publish(stream.Key{Space: "default", App: "live", Name: "s1"}, &n.app, stream.Push{})
 			if err != nil {
@@ -807,7 +1007,9 @@ func TestVariantsShareDiscontinuities(t *testing.T) {
 					select {
 					case list := <-change:
 						e.lastKey = e.at - e.gop
+						mu.Lock()
 						changes = append(changes, time.Now())
+						mu.Unlock()
 						for _, c := range list {
 							c.DTS = e.at
 							pub.WritePacket(c)
@@ -841,10 +1043,12 @@ func TestVariantsShareDiscontinuities(t *testing.T) {
 							at += 1 + uint64(s.Unseen)
 						}
 						seen[name]++
+						mu.Lock()
 						before := 0
 						for before < len(changes) && changes[before].Before(s.Time.Add(s.Duration/2)) {
 							before++
 						}
+						mu.Unlock()
 						if was, ok := numbers[before]; !ok {
 							numbers[before] = at
 						} else if was != at {
@@ -875,6 +1079,8 @@ func TestVariantsShareDiscontinuities(t *testing.T) {
 		synctest.Wait()
 		n.render(n.hub.Find(stream.Key{Space: "default", App: "live", Name: "s1"}), "s1_low")
 		poll(20, "s1_low", "s1")
+		mu.Lock()
+		defer mu.Unlock()
 		if len(numbers) != len(changes) || seen["s1"] < 500 || seen["s1_low"] < 500 {
 			t.Errorf("%d changes, %d numbers, segments %v", len(changes), len(numbers), seen)
 		}

@@ -125,7 +125,7 @@ func TestViewersAtTheEnd(t *testing.T) {
 						time.Sleep(10 * time.Second)
 					}
 				case viewerLeft: // nobody asks, and the channel ends before the player is thought to have left
-					time.Sleep(n.app.HLS.Idle + time.Second)
+					time.Sleep(5*2*time.Second + 2*time.Second) // what it was told of has been played
 				case viewerClosed:
 					n.hub.Close(context.Background())
 					n.srv.Close()

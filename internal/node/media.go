@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"weir/internal/access"
 	"weir/internal/record"
 	"weir/internal/tracing"
 	"weir/web"
@@ -70,6 +71,7 @@ func (n *Node) mediaHandler() http.Handler {
 		}
 		path := r.URL.Path
 		switch {
+		case !strings.HasPrefix(path, objectsPath) && !record.Serves(path) && !access.Readable(w, r): // other methods are answered
 		case path == "/":
 			h := w.Header()
 			h.Set("Content-Type", "text/html; charset=utf-8")

@@ -29,10 +29,13 @@ const (
 	keptEras = 64
 )
 
-// firstEra is the number of the first era of a stream that nothing is known of. It
-// counts hours, so that it is not lower after a restart, or on another node; and those of
+// FirstEra is the number of the first era of a stream that nothing is known of. It
+// counts hours, so that it is not lower after a restart, or on another node, as long as
+// nothing changes more often (hls makes sure where it does); and those of
 // recent years only: hls.js keeps a time for each number in an array and walks over
 // all of it, which with a number of ten digits takes the browser minutes.
+func FirstEra(now time.Time) uint64 { return firstEra(now) }
+
 func firstEra(now time.Time) uint64 {
 	return uint64(max(0, now.Sub(eraZero)/time.Hour))
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/asticode/go-astits"
@@ -514,6 +515,119 @@ func FuzzDemuxer(f *testing.F) {
 
 // Whatever packets come, what is written is a transport stream that can be
 // read, with times in order.
+// A PCR comes every 100 ms (2.7.2), however rare the frames of its track are, and
+// before the time of whatever follows it.
+func TestClock(t *testing.T) {
+	type track struct{ from, to, step float64 } // ms
+	sound := func(rate float64) []track { return []track{{0, 10_000, 1024_000 / rate}} }
+	for _, c := range []struct {
+		name         string
+		video, audio []track
+		lead         int64 // of the sound, ms
+		alone        bool  // are there packets with nothing but a PCR?
+	}{
+		{name: "44.1 kHz", audio: sound(44_100)},
+		{name: "48 kHz", audio: sound(48_000)},
+		{name: "22.05 kHz", audio: sound(22_050)},
+		{name: "sound with a hole", audio: []track{{0, 5000, 20}, {5850, 10_000, 20}}, alone: true},
+		{name: "25 fps", video: []track{{0, 10_000, 40}}, audio: sound(44_100)},
+		{name: "sound ahead", video: []track{{0, 10_000, 40}}, audio: sound(44_100), lead: 900},
+		{name: "10 fps", video: []track{{0, 10_000, 100}}, audio: sound(44_100)},
+		{name: "5 fps", video: []track{{0, 10_000, 200}}, audio: sound(48_000), alone: true},
+		{name: "1 fps", video: []track{{0, 10_000, 1000}}, audio: sound(44_100), alone: true},
+		{name: "3 fps without sound", video: []track{{0, 10_000, 1000. / 3}}, alone: true},
+		{name: "video away", video: []track{{0, 2000, 40}, {7000, 10_000, 40}}, audio: sound(44_100), alone: true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var packets []av.Packet
+			for _, v := range c.video {
+				for at := v.from; at < v.to; at += v.step {
+					packets = append(packets, h264(int64(at+.5), 0, len(packets) == 0, 900))
+				}
+			}
+			for _, a := range c.audio {
+				for at := a.from; at < a.to; at += a.step {
+					packets = append(packets, aac(int64(at+.5), 180))
+				}
+			}
+			arrives := func(p av.Packet) int64 {
+				if p.Kind == av.Audio {
+					return p.DTS - c.lead
+				}
+				return p.DTS
+			}
+			slices.SortStableFunc(packets, func(a, b av.Packet) int { return int(arrives(a) - arrives(b)) })
+			m := NewMuxer(Wrap / 2)
+			m.WritePacket(config(av.H264, avcConfig))
+			m.WritePacket(config(av.AAC, aacConfig))
+			var ts []byte
+			cut := int64(2000)
+			for _, p := range packets {
+				if arrives(p) >= cut {
+					cut += 2000
+					ts = append(ts, mux(t, m)...)
+				}
+				if err := m.WritePacket(p); err != nil {
+					t.Fatal(err)
+				}
+			}
+			ts = append(ts, mux(t, m)...)
+			frames := 0
+			for _, p := range demux(t, ts) {
+				if !p.Config {
+					frames++
+				}
+			}
+			if frames != len(packets) {
+				t.Errorf("%d frames are read back of %d", frames, len(packets))
+			}
+
+			track := uint16(pidAudio)
+			if c.video != nil {
+				track = pidVideo
+			}
+			pcr, alone, cc := int64(-1), 0, map[uint16]uint8{}
+			for d := astits.NewDemuxer(context.Background(), bytes.NewReader(ts)); ; {
+				p, err := d.NextPacket()
+				if err == astits.ErrNoMorePackets {
+					break
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				h, next := p.Header, uint8(0)
+				if h.HasPayload {
+					next = 1
+				}
+				if last, ok := cc[h.PID]; ok && h.ContinuityCounter != (last+next)&15 {
+					t.Errorf("PID %d: continuity counter %d after %d, payload %v", h.PID, h.ContinuityCounter, last, h.HasPayload)
+				}
+				cc[h.PID] = h.ContinuityCounter
+				if a := p.AdaptationField; a != nil && a.HasPCR && h.PID == track {
+					if step := a.PCR.Base - pcr; pcr >= 0 && (step <= 0 || step > 100*Clock) {
+						t.Errorf("a PCR %d ms after the one before", step/Clock)
+					}
+					if pcr = a.PCR.Base; !h.HasPayload {
+						alone++
+					}
+				}
+				if h.PayloadUnitStartIndicator && (h.PID == pidVideo || h.PID == pidAudio) {
+					at := readTime(p.Payload[9:])
+					if p.Payload[7]&0x40 != 0 {
+						at = readTime(p.Payload[14:])
+					}
+					if at <= pcr {
+						t.Errorf("a PES packet of PID %d is %d ms late", h.PID, (pcr-at)/Clock)
+					}
+				}
+			}
+			if (alone > 0) != c.alone || alone > 120 {
+				t.Errorf("%d packets have nothing but a PCR", alone)
+			}
+		})
+	}
+}
+
 func FuzzMuxer(f *testing.F) {
 	f.Add([]byte{0x80, 40, 0, 30, 0x01, 23, 0, 10, 0x82, 40, 200, 9}, int64(0))
 	f.Add([]byte{0x01, 0, 0, 255, 0x80, 0, 128, 255, 0x40, 255, 127, 1}, int64(Wrap-1))

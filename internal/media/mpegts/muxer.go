@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	// groupTime is how much audio, in milliseconds, shares a PES packet, and
+	// groupTime is how much audio, in milliseconds, shares a PES packet at most, and
 	// groupGap how far apart its frames may be: a player counts samples to find
 	// the times of all but the first.
 	groupTime   = 100
@@ -21,6 +21,12 @@ const (
 	// pcrDelay is how long before its decoding time the first byte of a video
 	// frame arrives at the decoder. It covers the audio that waits for its group.
 	pcrDelay = 400 * Clock
+	// pcrTime is the longest time from a PCR to the next (2.7.2). Over a longer step
+	// than pcrGap there is nothing to be clocked.
+	pcrTime = 100 * Clock
+	pcrGap  = 10_000 * Clock
+	// videoLate is how far behind audio video may be without being taken for away.
+	videoLate = 1000 * Clock
 
 	// maxReorder is the longest composition offset, in milliseconds, that is
 	// believed. No encoder holds frames back for so long; forged ones do.
@@ -59,6 +65,9 @@ type Muxer struct {
 	tablesCC uint8  // each segment has one packet of each table
 	version  uint8  // of the program map table
 	group    group
+
+	pcr    int64  // the newest, before wrapping
+	pcrPID uint16 // of the newest; 0: there is none since Break
 
 	parts [][]byte // scratch: the pieces of a PES packet
 	head  [19]byte // scratch: its header
@@ -134,7 +143,7 @@ func (m *Muxer) Cut() (segment []byte, pts int64) {
 // tracks in the tables are forgotten until they have frames again.
 func (m *Muxer) Break() {
 	m.video.listed, m.audio.listed = av.Unknown, av.Unknown
-	m.early = 0
+	m.early, m.pcrPID = 0, 0
 }
 
 // Anew is called after NewMuxer where the segments follow those of another Muxer:
@@ -265,7 +274,8 @@ func (m *Muxer) writeVideo(p av.Packet) error {
 func (m *Muxer) writeAudio(p av.Packet) error {
 	g := &m.group
 	if g.frames > 0 && (g.frames == groupFrames || g.size+len(p.Frame) > groupSize ||
-		p.DTS-g.first >= groupTime || p.DTS-g.last > groupGap || m.audio.listed != p.Codec) {
+		p.DTS-g.last > groupGap || m.audio.listed != p.Codec ||
+		2*p.DTS-g.last-g.first > groupTime) { // with this frame, as far as one can know
 		m.flushAudio()
 	}
 	var header []byte
@@ -355,10 +365,7 @@ func (m *Muxer) writeTables() {
 		0xE0|pidPMT>>8, pidPMT&0xFF)
 
 	// TS_program_map_section, 2.4.4.8
-	pcr := uint16(pidVideo)
-	if m.video.listed == av.Unknown {
-		pcr = pidAudio
-	}
+	pcr := m.pcrTrack().pid
 	var b [4 + 2*5 + opusDescriptors]byte
 	s := append(b[:0], 0xE0|byte(pcr>>8), byte(pcr), 0xF0, 0)
 	for _, t := range [...]*muxTrack{&m.video, &m.audio} {
@@ -390,6 +397,53 @@ func section(dst []byte, pid uint16, cc, table, version uint8, body ...byte) {
 	}
 }
 
+// pcrTrack returns the track whose packets have the PCRs.
+func (m *Muxer) pcrTrack() *muxTrack {
+	if m.video.listed == av.Unknown {
+		return &m.audio
+	}
+	return &m.video
+}
+
+// clock returns the PCR for a PES packet that is sent at t, which is later than
+// all before it. If the newest of them is too long ago, packets that have nothing but
+// a PCR come first.
+func (m *Muxer) clock(t int64) int64 {
+	pid := m.pcrTrack().pid
+	switch ahead := m.pcr - t; {
+	case m.pcrPID != pid || ahead > pcrGap || -ahead > pcrGap:
+		m.pcrPID = pid
+	case ahead >= 0: // what is away came back
+		t = m.pcr + 1
+	default:
+		m.fill(t)
+	}
+	m.pcr = t
+	return t
+}
+
+// fill writes PCRs from the newest one to t, which it leaves out, as far apart as they
+// may be.
+func (m *Muxer) fill(t int64) {
+	track := m.pcrTrack()
+	if m.pcrPID != track.pid || t-m.pcr > pcrGap {
+		return
+	}
+	for n := (t - m.pcr - 1) / pcrTime; n > 0; n-- {
+		m.pcr += (t - m.pcr) / (n + 1)
+		at := len(m.buf)
+		m.buf = slices.Grow(m.buf, packetSize)[:at+packetSize]
+		b := m.buf[at:]
+		// Without payload the continuity counter stays (2.4.3.3).
+		b[0], b[1], b[2], b[3] = syncByte, byte(track.pid>>8), byte(track.pid), 0x20|(track.cc-1)&15
+		b[4], b[5] = payloadSize-1, 0x10
+		putPCR(b[6:12], m.pcr)
+		for i := 12; i < packetSize; i++ {
+			b[i] = 0xFF
+		}
+	}
+}
+
 // writePES appends a PES packet. Its parts are the data, except for the first,
 // which is room for the header.
 func (m *Muxer) writePES(t *muxTrack, key bool, pts, dts int64, parts [][]byte) {
@@ -400,7 +454,12 @@ func (m *Muxer) writePES(t *muxTrack, key bool, pts, dts int64, parts [][]byte) 
 	parts[0] = m.pesHeader(t, pts, dts, left)
 	left += len(parts[0])
 
-	pcr := t.pid == pidVideo || m.video.listed == av.Unknown
+	pcr, sent := t == m.pcrTrack(), dts-pcrDelay
+	if pcr {
+		sent = m.clock(sent)
+	} else {
+		m.fill(sent - videoLate)
+	}
 	at := len(m.buf)
 	m.buf = slices.Grow(m.buf, (left+8+payloadSize-1)/payloadSize*packetSize)
 	for first := true; left > 0; first = false {
@@ -436,7 +495,7 @@ func (m *Muxer) writePES(t *muxTrack, key bool, pts, dts int64, parts [][]byte) 
 			}
 			if first && pcr {
 				b[5] |= 0x10
-				putPCR(b[6:12], dts-pcrDelay)
+				putPCR(b[6:12], sent)
 				stuffing = 12
 			}
 			for i := stuffing; i < 4+field; i++ {
