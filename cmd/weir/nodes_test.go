@@ -52,7 +52,14 @@ func startWeir(t *testing.T, config string) *process {
 	if err := os.WriteFile(path, []byte(config+"data: "+dir+"/state\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p := &process{cmd: exec.Command(os.Args[0], "serve", "-c", path), urls: map[string]string{}, data: dir + "/state"}
+	return startFile(t, path)
+}
+
+// startFile is startWeir with a configuration file, which says that the data
+// folder is state.
+func startFile(t *testing.T, path string) *process {
+	t.Helper()
+	p := &process{cmd: exec.Command(os.Args[0], "serve", "-c", path), urls: map[string]string{}, data: filepath.Join(filepath.Dir(path), "state")}
 	p.cmd.Env = append(os.Environ(), asWeir+"=1")
 	var log strings.Builder
 	p.cmd.Stderr = &log
@@ -79,11 +86,20 @@ func startWeir(t *testing.T, config string) *process {
 			break
 		}
 	}
-	if p.urls["Push"] == "" || p.urls["Page"] == "" {
+	if p.urls["Admin"] == "" || p.urls["Page"] == "" {
 		t.Fatalf("the process said %v", p.urls)
 	}
 	go io.Copy(io.Discard, out) // ends with the process
 	return p
+}
+
+// stop ends the process in order, before the test ends.
+func (p *process) stop(t *testing.T) {
+	t.Helper()
+	p.cmd.Process.Signal(syscall.SIGTERM)
+	if err := p.cmd.Wait(); err != nil {
+		t.Errorf("weir serve: %v", err)
+	}
 }
 
 // TestFirstTokenIsPrintedOnce starts a process twice over the same data: the

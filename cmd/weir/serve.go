@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 	"text/tabwriter"
 
 	"weir/internal/node"
@@ -20,6 +23,10 @@ type serve struct {
 
 // Run serves until ctx ends.
 func (s *serve) Run(ctx context.Context, stdout io.Writer) error {
+	// From here on, so that who changes the files while we start does not end us.
+	reload := make(chan os.Signal, 1)
+	signal.Notify(reload, syscall.SIGHUP)
+	defer signal.Stop(reload)
 	cfg := node.DefaultConfig()
 	if s.Config != "" {
 		var err error
@@ -27,9 +34,9 @@ func (s *serve) Run(ctx context.Context, stdout io.Writer) error {
 			return err
 		}
 	}
-	cfg.Version = version
+	cfg.Version, cfg.Reload = version, reload
 	if s.Data != "" {
-		cfg.Data = s.Data
+		cfg.Data, cfg.DataGiven = s.Data, true
 	}
 	cfg.Self = "/proc/self/exe"
 	n, err := node.New(cfg, cfg.Log.NewLogger())

@@ -13,7 +13,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
-	"strings"
+	"strconv"
 	"time"
 
 	"weir/internal/access"
@@ -78,6 +78,11 @@ type Config struct {
 	HasPolicy bool   // it has the section policy
 	Self      string // program that calls ffmpeg.Sandbox when it is asked to; without it ffmpeg is not used
 	Version   string // of the program
+	DataGiven bool   // Data is not the file's, but of who has called the program
+
+	// Reload makes the node read its files again, changed or not; nil: it is not
+	// asked to.
+	Reload <-chan os.Signal
 }
 
 // Listen is the addresses of the listeners.
@@ -283,7 +288,6 @@ func parseConfig(file string, data []byte) (*Config, error) {
 	before := c.Policy
 	d.YAML(data, c)
 	c.HasPolicy = c.Policy != before
-	c.check(d.Add)
 	if c.TLS.Cert != "" {
 		for l, def := range map[*Address]Address{&c.Listen.RTMPS: "127.0.0.1:1936", &c.Listen.HTTPS: "127.0.0.1:8443"} {
 			if *l == "" {
@@ -291,6 +295,7 @@ func parseConfig(file string, data []byte) (*Config, error) {
 			}
 		}
 	}
+	c.check(d.Add)
 	if problems := d.Problems(); len(problems) > 0 {
 		return nil, &ConfigError{file, problems}
 	}
@@ -306,11 +311,11 @@ func (c *Config) check(add func(path, format string, args ...any)) {
 		if l.secure && l.addr.on() && c.TLS.Cert == "" {
 			add("listen."+l.name, "needs a certificate: set tls.cert and tls.key, or write off")
 		}
-		if l.publish && l.addr.on() && !l.addr.loopback() && !c.AllowOpenPublish {
-			if _, d := openDomain(c.Policy); d != "" {
-				add("listen."+l.name, "anybody who can reach %s could publish: the domain %q has no authentication; "+
-					"give it one below publish, listen on 127.0.0.1, or set allow_open_publish: true", l.addr, d)
-			}
+	}
+	for _, l := range c.exposed() {
+		if _, d := openDomain(c.Policy); d != "" {
+			add("listen."+l.name, "anybody who can reach %s could publish: the domain %q has no authentication; "+
+				"give it one below publish, listen on 127.0.0.1, or set allow_open_publish: true", l.addr, d)
 		}
 	}
 	c.checkListeners(add)
@@ -423,17 +428,16 @@ func openDomain(set *policy.Set) (path, name string) {
 	return "", ""
 }
 
-// checkListeners finds two listeners that want the same port.
+// checkListeners finds listeners that want the same port.
 func (c *Config) checkListeners(add func(path, format string, args ...any)) {
-	seen := map[Address]string{}
-	for _, l := range c.Listen.all() {
-		if !l.addr.on() || strings.HasSuffix(string(l.addr), ":0") {
-			continue
+	all := c.Listen.all()
+	for i, l := range all {
+		for _, other := range all[:i] {
+			if l.addr.takes(other.addr) {
+				add("listen."+l.name, "%s takes the port of listen.%s, which is %s; set one of them to another port or to off", l.addr, other.name, other.addr)
+				break
+			}
 		}
-		if other := seen[l.addr]; other != "" {
-			add("listen."+l.name, "%s is already the address of listen.%s", l.addr, other)
-		}
-		seen[l.addr] = l.name
 	}
 }
 
@@ -503,6 +507,31 @@ func (a Address) loopback() bool {
 	host, _, _ := net.SplitHostPort(string(a))
 	ip, err := netip.ParseAddr(host)
 	return host == "localhost" || err == nil && ip.IsLoopback()
+}
+
+// takes reports whether nobody can listen at b while a is listened at.
+func (a Address) takes(b Address) bool {
+	if !a.on() || !b.on() {
+		return false
+	}
+	x, y := a.addrPort(), b.addrPort()
+	all := x.Addr().IsUnspecified() || y.Addr().IsUnspecified()
+	return x.Port() != 0 && x.Port() == y.Port() && (all || x.Addr() == y.Addr())
+}
+
+// addrPort returns a as it is listened at: 0.0.0.0 is [::] to package net, and
+// localhost the IPv4 address.
+func (a Address) addrPort() netip.AddrPort {
+	host, port, _ := net.SplitHostPort(string(a))
+	switch host {
+	case "":
+		host = "::"
+	case "localhost":
+		host = "127.0.0.1"
+	}
+	ip, _ := netip.ParseAddr(host)
+	n, _ := strconv.ParseUint(port, 10, 16)
+	return netip.AddrPortFrom(ip.Unmap(), uint16(n))
 }
 
 func (a *Address) UnmarshalText(b []byte) error {

@@ -125,6 +125,9 @@ func New(cfg *Config, log *slog.Logger) (_ *Node, err error) {
 	if err := n.openPolicy(); err != nil {
 		return nil, err
 	}
+	if err := n.refuseOpen(); err != nil {
+		return nil, err
+	}
 	if err := n.listen(); err != nil {
 		return nil, err
 	}
@@ -138,20 +141,9 @@ func New(cfg *Config, log *slog.Logger) (_ *Node, err error) {
 		Log: log, JetStream: n.bus.JetStream(), Replicas: n.bus.Replicas(), Node: n.name,
 		Keep: s.Keep, KeepMinutes: s.KeepMinutes, MaxBytes: int64(s.MaxSize),
 	})
-	n.hub = stream.NewHub(stream.Options{
-		Log:           log,
-		Began:         n.began,
-		Ended:         n.ended,
-		GatherCeiling: orNever(cfg.GatherCeiling),
-		NoIOURing:     !cfg.IOURing,
-		SlowAfter:     l.SlowTime,
-		SlowBytes:     int(l.SlowSize),
-		StuckAfter:    l.StuckTime,
-		GOPBytes:      int(l.GOPCache),
-		GOPTime:       l.GOPCacheTime,
-		MaxByteRate:   int(l.PublisherRate),
-		MaxPacketRate: l.PublisherPackets,
-	})
+	hub := cfg.hub()
+	hub.Log, hub.Began, hub.Ended = log, n.began, n.ended
+	n.hub = stream.NewHub(hub)
 	n.gate = access.NewGate(n.policy.Set)
 	n.gate.Node = n.name
 	n.gate.Lenient = !cfg.SlowFailures
@@ -159,7 +151,7 @@ func New(cfg *Config, log *slog.Logger) (_ *Node, err error) {
 		Log: log, RTMP: rtmp.Config{Limits: l.rtmp(), Log: log}, Publishers: l.Publishers, Players: l.Players,
 		Facts: session.Facts{Emit: n.events.Emit, Flush: n.events.FlushPush, Callback: n.refusedCallback},
 	})
-	n.hls = hls.NewServer(n.hub, n.gate, hls.Options{Log: log, MaxBytes: cfg.hlsMemory(), Emit: n.events.Emit})
+	n.hls = hls.NewServer(n.hub, n.gate, hls.Options{Log: log, MaxBytes: cfg.hlsMemory(), Emit: n.events.Emit, Numbers: n.data.sub("hls_numbers")})
 	if err := n.openTracer(); err != nil {
 		return nil, err
 	}
@@ -253,6 +245,22 @@ func orNever(d time.Duration) time.Duration {
 }
 
 // rtmp returns the limits of RTMP connections.
+// hub returns the settings of the hub.
+func (c *Config) hub() stream.Options {
+	l := &c.Limits
+	return stream.Options{
+		GatherCeiling: orNever(c.GatherCeiling),
+		NoIOURing:     !c.IOURing,
+		SlowAfter:     l.SlowTime,
+		SlowBytes:     int(l.SlowSize),
+		StuckAfter:    l.StuckTime,
+		GOPBytes:      int(l.GOPCache),
+		GOPTime:       l.GOPCacheTime,
+		MaxByteRate:   int(l.PublisherRate),
+		MaxPacketRate: l.PublisherPackets,
+	}
+}
+
 func (l *Limits) rtmp() rtmp.Limits {
 	r := rtmp.DefaultLimits()
 	r.Handshake, r.Setup = l.Handshake, l.CommandWait
@@ -308,7 +316,7 @@ func (n *Node) Run(ctx context.Context) error {
 
 	watching, stopWatching := context.WithCancel(ctx)
 	var watch errgroup.Group
-	watch.Go(func() error { n.watcher.run(watching, n.reload); return nil })
+	watch.Go(func() error { n.watcher.run(watching, n.cfg.Reload, n.reload); return nil })
 	watch.Go(func() error { return n.buckets.Run(watching) })
 	watch.Go(func() error { n.runRetention(watching); return nil })
 	watch.Go(func() error { n.runSnapshots(watching); return nil })
@@ -428,7 +436,14 @@ func (n *Node) reload() {
 		n.log.Error("configuration refused; the policy before stays", "err", err)
 		return
 	}
+	if n.cfg.DataGiven {
+		cfg.Data = n.cfg.Data
+	}
 	if n.policy.FileRules() {
+		if err := n.mayRule(cfg); err != nil {
+			n.log.Error("configuration refused; the policy before stays", "err", err)
+			return
+		}
 		n.policy.Replace(cfg.Policy)
 		n.log.Info("policy read", "spaces", len(cfg.Policy.Spaces))
 	} else {

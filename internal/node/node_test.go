@@ -298,6 +298,8 @@ func TestReload(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	reload := make(chan os.Signal)
+	cfg.Reload = reload
 	n, l, _ := start(t, cfg)
 	if !hasApp(t, n, "live") {
 		t.Fatal("the first policy is not in use")
@@ -333,10 +335,119 @@ func TestReload(t *testing.T) {
 		t.Error("the fourth policy is not in use")
 	}
 
-	if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
+	reload <- syscall.SIGHUP
+	l.wait(t, "policy read")
+}
+
+// A file that is read again opens no listener: what does not rule any more, or
+// would let anybody publish at a listener that others can reach, is refused.
+func TestReloadRefused(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "weir.yaml")
+	const open = `{spaces: [{name: default, domains: [{name: "*"}], apps: [{name: live}, {name: open}]}]}`
+	text := func(listen, domain string) string {
+		return "listen: {rtmp: '" + listen + "', http: '127.0.0.1:0', admin: 'off'}\ndata: state\npolicy_source: file\n" +
+			"policy: {spaces: [{name: default, domains: [{name: '*'" + domain + "}], apps: [{name: live}]}]}\n"
+	}
+	const locked = ", publish: {simple: {key: 'key-of-the-file-1'}}"
+	writeFile(t, path, text(":0", locked))
+	cfg, err := Load(path)
+	if err != nil {
 		t.Fatal(err)
 	}
+	reload := make(chan os.Signal)
+	cfg.Reload = reload
+	n, l, _ := start(t, cfg)
+	before := n.Policy()
+	for _, tt := range []struct{ name, text, want string }{
+		{"nothing", "", "policy_source is not file any more"},
+		{"policy source", "listen: {rtmp: '127.0.0.1:0'}\npolicy: " + open, "policy_source is not file any more"},
+		{"no policy", "policy_source: file\n", "has no section policy any more"},
+		{"open", text("127.0.0.1:0", ""), `policy.spaces[0].domains[0].publish: anybody who can reach listen.rtmp at :0 could publish: the domain "*" has no authentication; ` +
+			"give it one below publish, or set allow_open_publish: true in the configuration file and restart"},
+		{"allowed from the next start on", text(":0", "") + "allow_open_publish: true\n", "anybody who can reach listen.rtmp at :0 could publish"},
+	} {
+		writeFile(t, path, tt.text)
+		if line := l.wait(t, "configuration refused; the policy before stays"); !strings.Contains(line, path) || !strings.Contains(line, tt.want) {
+			t.Errorf("%s: the log says %q, want %q", tt.name, line, tt.want)
+		}
+		if n.Policy() != before {
+			t.Fatalf("%s: the policy is another one", tt.name)
+		}
+	}
+	writeFile(t, path, text(":0", locked+", type: publish"))
 	l.wait(t, "policy read")
+	if n.Policy() == before {
+		t.Error("a policy with authentication was not taken")
+	}
+}
+
+// Where the store's policy lets anybody publish, listeners that others can reach
+// are not opened, whatever policy the file has.
+func TestStoreIsOpen(t *testing.T) {
+	c := testConfig(t)
+	_, _, stop := start(t, c)
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	wide := func(space, more string) *Config {
+		t.Helper()
+		path := filepath.Join(t.TempDir(), "weir.yaml")
+		writeFile(t, path, "listen: {rtmp: ':0', http: 'off', admin: 'off'}\n"+more+
+			"policy: {spaces: [{name: "+space+", domains: [{name: '*', publish: {simple: {key: 'key-of-the-file-1'}}}], apps: [{name: live}]}]}\n")
+		w, err := Load(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.Data, w.DataGiven = c.Data, true
+		return w
+	}
+	for _, tt := range []struct{ space, want string }{
+		{"default", "weir apply -f FILE --data " + c.Data + ","},
+		{"other", "weir apply -f FILE --prune --data " + c.Data + ","},
+	} {
+		w := wide(tt.space, "")
+		n, err := New(w, slog.New(slog.DiscardHandler))
+		if err == nil {
+			start, end := context.WithCancel(t.Context())
+			end()
+			n.Run(start)
+			t.Fatalf("New listens where anybody could publish")
+		}
+		for _, want := range []string{
+			"the policy of the store, which rules: space/default: domains[0].publish: anybody who can reach listen.rtmp at :0 could publish",
+			"start with listen.rtmp on 127.0.0.1 or off, run " + strings.ReplaceAll(tt.want, "FILE", w.File), "allow_open_publish: true", "policy_source: file",
+		} {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("New = %v, want %q in it", err, want)
+			}
+		}
+	}
+	for _, more := range []string{"allow_open_publish: true\n", "policy_source: file\n"} {
+		_, _, stop := start(t, wide("default", more))
+		if err := stop(); err != nil {
+			t.Errorf("with %s: %v", more, err)
+		}
+	}
+}
+
+// What the command line has set is no change of the file.
+func TestReloadWithData(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "weir.yaml")
+	writeFile(t, path, configText("live"))
+	cfg, err := Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	reload := make(chan os.Signal)
+	cfg.Data, cfg.DataGiven, cfg.Reload = t.TempDir(), true, reload
+	_, l, _ := start(t, cfg)
+	for range 2 { // when the second begins, all is said of the first
+		reload <- syscall.SIGHUP
+		l.wait(t, "policy read")
+	}
+	if said := strings.Join(l.passed, "\n"); strings.Contains(said, "settings changed") {
+		t.Errorf("the log says:\n%s", said)
+	}
 }
 
 // A Kubernetes volume: the file is a link into a folder that is itself a link,

@@ -175,20 +175,73 @@ func sorted(set *policy.Set) []policy.Document {
 	return list
 }
 
+// mayRule is why the file, read again as cfg, does not become the policy of this
+// node though nothing in it is wrong: it has lost what made it rule, or would let
+// anybody publish at a listener that is open now, whatever it says of listeners.
+func (n *Node) mayRule(cfg *Config) error {
+	switch {
+	case cfg.PolicySource != PolicyFile:
+		return fmt.Errorf("%s: policy_source is not file any more; a restart lets the store rule", cfg.File)
+	case n.cfg.HasPolicy && !cfg.HasPolicy:
+		return fmt.Errorf("%s has no section policy any more; a restart does without", cfg.File)
+	}
+	if open := n.cfg.checkOpen(cfg.Policy); open != nil {
+		return fmt.Errorf("%s: policy.%s: %s and restart", cfg.File, open[0].Path, open[0].Message)
+	}
+	return nil
+}
+
+// refuseOpen is why the node must not listen: by the policy that it has found
+// anybody could publish. That of the file has been checked, but the store's may be
+// of a time when only this machine could reach the listeners.
+func (n *Node) refuseOpen() error {
+	set := n.Policy()
+	open := n.cfg.checkOpen(set)
+	switch {
+	case open == nil:
+		return nil
+	case n.policy.FileRules():
+		return fmt.Errorf("policy.%s: %s", open[0].Path, open[0].Message)
+	}
+	var names []string
+	for _, l := range n.cfg.exposed() {
+		names = append(names, "listen."+l.name)
+	}
+	document, rest := set.Locate(open[0].Path)
+	apply := "weir apply -f FILE"
+	if n.cfg.HasPolicy {
+		apply = "weir apply -f " + n.cfg.File
+		if !slices.ContainsFunc(n.cfg.Policy.Documents(), func(d policy.Document) bool { return d.Name == document }) {
+			apply += " --prune" // otherwise the document stays
+		}
+	}
+	if n.cfg.Data != "" {
+		apply += " --data " + n.data.path
+	}
+	return fmt.Errorf("the policy of the store, which rules: %s: %s: %s. To change the policy, start with %s on 127.0.0.1 or off, run %s, "+
+		"and restart with the listeners as they are now; or let the configuration file rule: policy_source: file",
+		document, rest, open[0].Message, strings.Join(names, " and "), apply)
+}
+
 // checkOpen finds domains of set at which anybody could publish, if others than
 // this machine can reach a listener.
 func (c *Config) checkOpen(set *policy.Set) []policy.Problem {
-	if c.AllowOpenPublish {
-		return nil
-	}
-	for _, l := range c.Listen.all() {
-		if !l.publish || !l.addr.on() || l.addr.loopback() {
-			continue
-		}
+	for _, l := range c.exposed() {
 		if path, name := openDomain(set); path != "" {
 			return []policy.Problem{{Path: path, Message: fmt.Sprintf("anybody who can reach listen.%s at %s could publish: the domain %q has no authentication; "+
 				"give it one below publish, or set allow_open_publish: true in the configuration file", l.name, l.addr, name)}}
 		}
 	}
 	return nil
+}
+
+// exposed returns the listeners at which others than this machine could publish,
+// unless that is allowed to anybody.
+func (c *Config) exposed() (list []listener) {
+	for _, l := range c.Listen.all() {
+		if l.publish && l.addr.on() && !l.addr.loopback() && !c.AllowOpenPublish {
+			list = append(list, l)
+		}
+	}
+	return list
 }

@@ -469,6 +469,8 @@ func (v *viewer) take(p av.Packet) error {
 	case p.Config:
 		v.configs++
 		return nil
+	case p.Side:
+		return nil
 	}
 	v.frames++
 	seqs, at := stamps(p.Frame)

@@ -5,10 +5,8 @@ import (
 	"context"
 	"log/slog"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"slices"
-	"syscall"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -18,25 +16,32 @@ import (
 // whoever changes them may do so in several steps.
 const settle = 100 * time.Millisecond
 
+// lookTime is between two looks at the files without a sign of a change: there is
+// none when a folder further up is replaced, or a link to one.
+const lookTime = 10 * time.Second
+
 // A watcher tells when the content of files has changed.
 //
-// It watches their folders and not the files, so that it sees a file replaced
-// by another (editors, certificate renewals) and a folder of symbolic links
-// whose target is replaced (Kubernetes).
+// It watches their folders and not the files, so that it sees at once a file
+// replaced by another (editors, certificate renewals) and a folder of symbolic
+// links whose target is replaced (Kubernetes). Whatever else it may be by which
+// other content comes to the paths, it sees after lookTime.
 type watcher struct {
 	files  []string
 	log    *slog.Logger
 	notify *fsnotify.Watcher // nil when the kernel has none for us
+	blind  map[string]bool   // folders that could not be watched the last time
+	look   <-chan time.Time  // every lookTime
 	seen   [][]byte          // what is in the files
 }
 
 // newWatcher returns a watcher that knows the files as they are now. Its
 // caller calls run, which ends it, or close.
 func newWatcher(files []string, log *slog.Logger) *watcher {
-	w := &watcher{files: files, log: log}
+	w := &watcher{files: files, log: log, blind: make(map[string]bool), look: time.Tick(lookTime)}
 	var err error
 	if w.notify, err = fsnotify.NewWatcher(); err != nil {
-		log.Warn("changed files are read on SIGHUP only", "err", err)
+		log.Warn("changed files are not read at once", "after", lookTime, "err", err)
 	}
 	w.follow()
 	w.seen = w.contents()
@@ -50,12 +55,9 @@ func (w *watcher) close() {
 	}
 }
 
-// run calls changed when the files' content has changed, and on SIGHUP whether
-// it has or not. It returns when ctx ends.
-func (w *watcher) run(ctx context.Context, changed func()) {
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	defer signal.Stop(hup)
+// run calls changed when the files' content has changed, and when asked to,
+// whether it has or not. It returns when ctx ends.
+func (w *watcher) run(ctx context.Context, asked <-chan os.Signal, changed func()) {
 	var events chan fsnotify.Event
 	var errs chan error
 	defer w.close()
@@ -67,7 +69,7 @@ func (w *watcher) run(ctx context.Context, changed func()) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-hup:
+		case <-asked:
 			w.seen = w.contents()
 			changed()
 			continue
@@ -79,6 +81,7 @@ func (w *watcher) run(ctx context.Context, changed func()) {
 				changed()
 			}
 			continue
+		case <-w.look:
 		case <-events: // maybe about other files of the folder, and often
 		case err := <-errs: // events were lost
 			w.log.Warn("watching files", "err", err)
@@ -96,9 +99,11 @@ func (w *watcher) follow() {
 	}
 	for _, f := range w.files {
 		for _, dir := range folders(f) {
-			if err := w.notify.Add(dir); err != nil {
-				w.log.Warn("changes in a folder are seen on SIGHUP only", "folder", dir, "err", err)
+			err := w.notify.Add(dir)
+			if err != nil && !w.blind[dir] {
+				w.log.Warn("changes in a folder are not seen at once", "folder", dir, "after", lookTime, "err", err)
 			}
+			w.blind[dir] = err != nil
 		}
 	}
 }
