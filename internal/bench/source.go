@@ -195,6 +195,9 @@ func fromFLV(file io.Reader) (*source, error) {
 			return nil, err
 		}
 		f := frame{typ: flv.TagType(p.Kind), body: p.Tag}
+		if p.Side {
+			continue
+		}
 		if p.Config || p.Kind == av.Data {
 			if tracks[p.Kind] == nil { // the first of its kind
 				s.head = append(s.head, f)

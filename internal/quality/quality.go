@@ -369,7 +369,7 @@ type rule struct {
 
 // rules are all alerts. An alert of how media are says nothing while none come.
 var rules = [...]rule{
-	{NoData, "nothing has come for %.1f s; the limit is %.1f s", 1, 5,
+	{NoData, "nothing that can be played has come for %.1f s; the limit is %.1f s", 1, 5,
 		func(l *policy.Quality, q *stream.Quality) (verdict, float64, float64) {
 			return above(q.Silent.Seconds(), l.NoData.Seconds(), 0.5)
 		}},

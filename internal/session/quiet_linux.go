@@ -1,11 +1,14 @@
 package session
 
 import (
+	"errors"
 	"io"
 	"net"
 	"os"
 	"syscall"
 	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // quietConn reads from a socket whose data need not wake anybody up. It
@@ -81,6 +84,29 @@ func (q *quietConn) try(fd uintptr) bool {
 			return true
 		}
 	}
+}
+
+// gone reports whether the other end of a TCP connection has closed it, which a
+// reader learns only behind what was sent before.
+func gone(c net.Conn) bool {
+	if t, ok := c.(interface{ NetConn() net.Conn }); ok { // TLS
+		c = t.NetConn()
+	}
+	s, ok := c.(syscall.Conn)
+	if !ok {
+		return false
+	}
+	raw, err := s.SyscallConn()
+	if err != nil {
+		return false
+	}
+	over := false
+	err = raw.Control(func(fd uintptr) {
+		const closed, closeWait = 7, 8 // TCP_CLOSE, TCP_CLOSE_WAIT of linux/tcp_states.h
+		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		over = err == nil && (info.State == closed || info.State == closeWait)
+	})
+	return over || errors.Is(err, net.ErrClosed)
 }
 
 // least sets how many bytes have to be there for the kernel to tell of them.

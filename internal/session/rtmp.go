@@ -58,12 +58,14 @@ func (s *Server) ServeRTMP(ctx context.Context, ln net.Listener, secure bool) er
 // rtmpClient is an RTMP connection. It belongs to one goroutine.
 type rtmpClient struct {
 	*Server
-	ss        *session
-	nc        net.Conn
-	conn      *rtmp.Conn
-	protocol  string
-	since     time.Time // when the client connected, or ended what it did before
-	published bool
+	ss       *session
+	nc       net.Conn
+	conn     *rtmp.Conn
+	protocol string
+	since    time.Time // when the client connected, or ended what it did before
+	served   bool      // it has published, or played and stopped
+	noAudio  bool      // of what it plays, or will
+	noVideo  bool
 }
 
 // run serves the connection to its end. It does one thing at a time: a client
@@ -87,17 +89,28 @@ func (c *rtmpClient) run(ctx context.Context) {
 			again = c.publish(ctx, cmd)
 		case "play":
 			again = c.play(ctx, cmd)
+		case "receiveAudio", "receiveVideo":
+			c.receive(cmd)
 		}
 	}
 }
 
-// fail notes that a connection has ended that was doing nothing. One that has
-// published before has done what it came for, however it is closed then.
+// receive notes which tracks the client wants.
+func (c *rtmpClient) receive(cmd rtmp.Command) {
+	if cmd.Name == "receiveAudio" {
+		c.noAudio = !cmd.Bool
+	} else {
+		c.noVideo = !cmd.Bool
+	}
+}
+
+// fail notes that a connection has ended that was doing nothing. One that was
+// served before has done what it came for, however it is closed then.
 func (c *rtmpClient) fail(err error) {
 	if err == io.EOF || errors.Is(err, net.ErrClosed) {
 		return
 	}
-	if c.published {
+	if c.served {
 		c.log.Debug("RTMP connection ended", "client", c.ss.addr, "err", err)
 		return
 	}
@@ -142,7 +155,7 @@ func (c *rtmpClient) publish(ctx context.Context, cmd rtmp.Command) (again bool)
 	tracing.Past(ctx, "connect", c.since)
 	r, grant, err := c.admit(ctx, access.Publish, cmd)
 	span.Set("protocol", c.protocol, "app", r.App, "stream", r.Stream)
-	push := stream.Push{Sequence: sequence, Session: newID().String(), Client: r.Client(nodeAddr(c.nc))}
+	push := stream.Push{Sequence: sequence, Session: newID().String(), Client: r.Client(nodeAddr(c.nc)), Gone: func() bool { return gone(c.nc) }}
 	c.requested(&push, &r, asked)
 	if err == nil {
 		if err = c.enter(grant); err == nil {
@@ -165,7 +178,7 @@ func (c *rtmpClient) publish(ctx context.Context, cmd rtmp.Command) (again bool)
 		return false
 	}
 	defer pub.End(stream.EndReset) // if nothing else has
-	c.published = true
+	c.served = true
 	c.begin(c.ss, c.protocol, grant, pub, c.conn, nil)
 	c.settled(ctx, sequence)
 	err = c.conn.AcceptPublish(cmd, rtmp.Status{Description: access.PublishSuccess})
@@ -204,6 +217,10 @@ func (c *rtmpClient) copy(pub *stream.Publication) error {
 	defer func() { close(stop); <-stopped }()
 	src, hush := quietly(c.nc)
 	c.conn.SetInput(&calmReader{src: src, hush: hush, calm: pub.Unwatched})
+	c.conn.SetHeard(pub.Heard)
+	c.conn.SetUnknown(func(k av.Kind, codec string) {
+		c.logOf(c.ss).Warn("the publisher sends a codec that is not supported: nobody gets it; choose another in the encoder", "kind", k, "codec", codec)
+	})
 	defer func() { // whoever reads next waits for the next byte
 		hush(false)
 		c.conn.SetInput(c.nc)
@@ -227,7 +244,7 @@ func (c *rtmpClient) await() bool {
 
 // goodbyes is what a publisher is told whom the hub has ended.
 var goodbyes = map[stream.EndReason][2]string{
-	stream.EndNoData:   {"NetStream.Publish.Idle", "No data came for too long."},
+	stream.EndNoData:   {"NetStream.Publish.Idle", "For too long no data came that can be played."},
 	stream.EndTakeover: {"NetStream.Publish.BadName", "Another publisher took over."},
 	stream.EndLimit:    {"NetStream.Publish.Denied", "Too much data."},
 	stream.EndKicked:   {"NetStream.Publish.Denied", "Ended by the owner of the stream."},
@@ -255,7 +272,8 @@ func (c *rtmpClient) part(streamID uint32, reason stream.EndReason) {
 	}
 }
 
-// play serves a player to its end, with which the connection ends too.
+// play serves a player to its end, with which the connection ends too unless
+// it was the client that ended it, and reports whether it goes on.
 func (c *rtmpClient) play(ctx context.Context, cmd rtmp.Command) (again bool) {
 	var live *stream.Stream
 	ctx, span := tracing.Start(ctx, "play", "protocol", c.protocol)
@@ -282,9 +300,9 @@ func (c *rtmpClient) play(ctx context.Context, cmd rtmp.Command) (again bool) {
 		c.fail(err)
 		return false
 	}
-	p := player{conn: c.conn, streamID: cmd.StreamID}
-	p.format = stream.Format{Wire: stream.RTMP, StreamID: cmd.StreamID, ChunkSize: c.conn.ChunkSize()}
-	p.Player, err = live.Play(stream.PlayerOptions{Conn: c.nc, Format: p.format, Protocol: c.protocol, Goodbye: p.goodbye()})
+	p := player{c: c, conn: c.conn, streamID: cmd.StreamID}
+	format := stream.Format{Wire: stream.RTMP, StreamID: cmd.StreamID, ChunkSize: c.conn.ChunkSize(), NoAudio: c.noAudio, NoVideo: c.noVideo}
+	p.Player, err = live.Play(stream.PlayerOptions{Conn: c.nc, Format: format, Protocol: c.protocol, Goodbye: p.goodbye()})
 	if err != nil {
 		c.log.Info("cannot play", "request", r, "err", err)
 		return false
@@ -293,24 +311,35 @@ func (c *rtmpClient) play(ctx context.Context, cmd rtmp.Command) (again bool) {
 	c.conn.SetOutput(p.Inject)
 	c.begin(c.ss, c.protocol, grant, nil, nil, p.Player)
 	span.End() // as above
-	p.Close(p.obey())
+	if err := p.obey(); err == errStopped {
+		p.Leave()
+	} else {
+		p.Close(err)
+	}
 	<-p.Done()
 	c.finish(c.ss, p.Err().Error())
-	return false
+	if p.Err() != stream.ErrLeft {
+		return false
+	}
+	c.conn.SetOutput(nil)
+	c.noAudio, c.noVideo, c.since, c.served = false, false, time.Now(), true
+	return c.await()
 }
+
+// errStopped is why a player ends whose client may want to do something else.
+var errStopped = errors.New("stopped by the client")
 
 // player is a player over RTMP: what its client may still ask for.
 type player struct {
 	*stream.Player
+	c        *rtmpClient
 	conn     *rtmp.Conn
 	streamID uint32
-	format   stream.Format
 }
 
 // obey does what the client says until it ends the stream or goes away, and
 // returns why.
 func (p *player) obey() error {
-	audio, video := true, true
 	for {
 		cmd, err := p.conn.ReadCommand()
 		if err == io.EOF {
@@ -328,21 +357,19 @@ func (p *player) obey() error {
 				err = p.say("status", "NetStream.Unpause.Notify", "Resumed.")
 			}
 		case "receiveAudio", "receiveVideo":
-			if cmd.Name == "receiveAudio" {
-				audio = cmd.Bool
-			} else {
-				video = cmd.Bool
+			p.c.receive(cmd)
+			p.SetTracks(!p.c.noAudio, !p.c.noVideo)
+			if cmd.Bool { // 7.2.2.4, 7.2.2.5
+				b := p.conn.AppendStatus(nil, p.streamID, "status", "NetStream.Seek.Notify", notSeeking)
+				err = p.Inject(p.conn.AppendStatus(b, p.streamID, "status", "NetStream.Play.Start", access.PlaySuccess))
 			}
-			p.SetTracks(audio, video)
 		case "seek":
-			err = p.say("status", "NetStream.Seek.Notify", "A live stream stays where it is.")
-		case "publish":
-			err = p.say("error", "NetStream.Publish.Denied", "The connection plays already.")
-		case "play":
-			err = p.say("error", "NetStream.Play.Failed", "The connection plays already.")
+			err = p.say("status", "NetStream.Seek.Notify", notSeeking)
+		case "publish", "play":
+			err = p.Inject(p.conn.AppendBusy(nil, cmd, "The connection plays already."))
 		case "closeStream", "deleteStream":
 			if cmd.StreamID == p.streamID {
-				return errLeft
+				return errStopped
 			}
 		}
 		if err != nil {
@@ -350,6 +377,8 @@ func (p *player) obey() error {
 		}
 	}
 }
+
+const notSeeking = "A live stream stays where it is."
 
 // say sends a status between two packets.
 func (p *player) say(level, netStatus, description string) error {

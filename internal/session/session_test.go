@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -553,13 +554,13 @@ func (c *rawClient) command(name string, tx float64, object any, args ...any) {
 	c.write(rtmp.AppendMessage(nil, 128, 3, rtmp.TypeCommand, 0, 1, amf.Append(nil, append([]any{name, tx, object}, args...)...)))
 }
 
-// until reads to the end of text.
-func (c *rawClient) until(text string) {
+// until reads to the end of text, and returns what was before it.
+func (c *rawClient) until(text string) (skipped []byte) {
 	c.t.Helper()
 	for {
 		if i := bytes.Index(c.seen, []byte(text)); i >= 0 {
-			c.seen = c.seen[i+len(text):]
-			return
+			skipped, c.seen = c.seen[:i], c.seen[i+len(text):]
+			return skipped
 		}
 		b := make([]byte, 4096)
 		n, err := c.Read(b)
@@ -603,11 +604,27 @@ func TestPlayerCommands(t *testing.T) {
 	if video := p.sent[len(p.sent)-3].Tag; bytes.Contains(raw.seen, video) {
 		t.Error("video came after receiveVideo(false)")
 	}
+	raw.command("receiveVideo", 0, nil, true)
+	raw.until("NetStream.Seek.Notify")
+	raw.until("NetStream.Play.Start")
+	raw.command("FCUnpublish", 10, nil, "s") // a player's means nothing
 	raw.command("deleteStream", 0, nil, 7.0) // not the one that is played
 	raw.command("closeStream", 0, nil)
-	if _, err := io.Copy(io.Discard, raw); err != nil {
-		t.Errorf("after closeStream: %v", err)
+	until(t, func() bool { return len(n.Sessions()) == 1 })
+
+	// The connection may play again, without what it does not want, and publish.
+	raw.command("receiveAudio", 0, nil, false)
+	raw.command("play", 11, nil, "s")
+	raw.until("NetStream.Play.Start")
+	if skipped := raw.until(string(p.sent[len(p.sent)-1].Tag)); bytes.Contains(skipped, p.sent[len(p.sent)-2].Tag) {
+		t.Error("audio came after receiveAudio(false)")
 	}
+	raw.command("deleteStream", 0, nil, 1.0)
+	raw.command("createStream", 12, nil)
+	raw.command("publish", 13, nil, "mine")
+	raw.until("NetStream.Publish.Start")
+	until(t, func() bool { return len(n.Sessions()) == 2 })
+	raw.Close()
 	until(t, func() bool { return len(n.Sessions()) == 1 })
 }
 
@@ -694,6 +711,29 @@ func TestPublisherEnded(t *testing.T) {
 				t.Errorf("then %v, want EOF", err)
 			}
 		})
+	}
+}
+
+// F10, F20: who sent much more than can be played yet, and has left, does not
+// keep the name until all of it is played; who is still there does.
+func TestReturnAfterTooFast(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("cannot be known there")
+	}
+	n := start(t, Options{})
+	p := n.publish(t, "s")
+	for range 2000 { // more than a minute
+		p.frame(0x65)
+	}
+	pub := n.hub.Find(key).Publication()
+	until(t, func() bool { return n.hub.Find(key).Time() >= 10_000 })
+	if err := n.dial(t, "live").Publish("s"); err == nil {
+		t.Fatal("another publisher was let in")
+	}
+	p.conn.Close()
+	until(t, func() bool { return n.dial(t, "live").Publish("s") == nil })
+	if <-pub.Done(); pub.Reason() != stream.EndReset {
+		t.Errorf("the first publisher ended for %q", pub.Reason())
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"math"
 	"time"
 
+	"weir/internal/media/av"
 	"weir/internal/media/flv"
 )
 
@@ -20,9 +21,12 @@ func (p *Player) step() (head, body []byte, err error) {
 			return nil, nil, err
 		}
 	}
-	if p.begun && len(p.pending) > 0 {
+	if (p.begun || p.leave) && len(p.pending) > 0 {
 		head, p.pending = p.pending, nil
 		return head, nil, nil
+	}
+	if p.leave {
+		return nil, nil, ErrLeft
 	}
 	f, limit := p.feed.Load(), int64(math.MaxInt64)
 	if p.begun && (p.paused || !p.seek && p.want == f.format) {
@@ -141,7 +145,13 @@ func (p *Player) find(held **feed) (f *feed, head []byte, limit int64) {
 		}
 		m := f.marks[f.key]
 		if p.begun { // it has jumped
-			s.hub.stats.JumpedFrames.Add(int64(m.seq - p.seq))
+			lost, had := int64(m.seq-p.seq), s.frames(m.seq)
+			if p.misses >= 0 { // some of it is video that it has been without since it jumped before
+				lost, p.misses = max(lost, had-p.misses), -1
+			}
+			if s.hub.stats.JumpedFrames.Add(lost); want.NoVideo && !p.want.NoVideo {
+				p.misses = had
+			}
 		}
 		head = append(p.pending, s.encodeHeader(&want, !p.begun, m.seq)...)
 		p.pos, p.seq, p.pending, p.begun, p.seek = m.at, m.seq, nil, true, false
@@ -160,6 +170,7 @@ func (p *Player) find(held **feed) (f *feed, head []byte, limit int64) {
 			return f, nil, at
 		}
 		head = s.encodeHeader(&want, false, seq)
+		p.sees(s.frames(seq))
 	case p.pos == f.tail:
 		seq = s.next()
 	case !s.cached || seq < s.gop: // the other feed may not reach back so far
@@ -178,6 +189,31 @@ func (p *Player) find(held **feed) (f *feed, head []byte, limit int64) {
 	lock(f)
 	p.pos, p.seq = f.position(seq), seq
 	return f, head, limit
+}
+
+// sees counts the frames of video that a player which had jumped to sound alone
+// was without until the stream had had n. s.mu is held.
+func (p *Player) sees(n int64) {
+	if p.misses >= 0 {
+		p.s.hub.stats.JumpedFrames.Add(n - p.misses)
+		p.misses = -1
+	}
+}
+
+// frames returns how many frames of video the stream had had before the packet
+// seq. What the log no longer has from there on is taken for video: seq is that of a key
+// frame, or of the newest sound. s.mu is held.
+func (s *Stream) frames(seq uint64) int64 {
+	n := s.info.frames
+	if seq < s.first {
+		n -= int64(s.first - seq - 1)
+	}
+	for i := max(seq, s.first); i < s.next(); i++ {
+		if p := &s.packets[i-s.first]; p.Kind == av.Video && !p.Config && !p.Side {
+			n--
+		}
+	}
+	return n
 }
 
 // move makes f the feed that the player reads. s.mu is held.
@@ -201,7 +237,7 @@ func (s *Stream) encodeHeader(f *Format, start bool, seq uint64) []byte {
 		}
 		b = append(b, h...)
 	}
-	for _, p := range s.header(seq) {
+	for _, p := range s.header(seq, true) {
 		if f.wants(p.Kind) {
 			b = f.encode(b, &p)
 		}

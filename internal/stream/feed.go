@@ -211,7 +211,7 @@ func (f *feed) append(p *av.Packet, seq uint64, now time.Time) {
 	f.trim(now)
 	h := f.s.hub
 	h.gather.want(f.players, now)
-	g := h.gather.now()
+	g := h.gather.now(now)
 	if g == 0 {
 		f.flushLocked()
 		return
@@ -256,7 +256,7 @@ func (f *feed) add(p *av.Packet, seq uint64, now time.Time) {
 	}
 	// Config and metadata directly before a key frame are sent anew to who
 	// starts there; the key frame itself is the place to start.
-	if p.Key && p.Kind == av.Video || p.Kind == av.Audio && !p.Config && (f.format.NoVideo || !f.s.video.seen()) {
+	if p.Key && p.Kind == av.Video || p.Kind == av.Audio && !p.Config && !p.Side && (f.format.NoVideo || !f.s.video.seen()) {
 		f.key = len(f.marks)
 	}
 	f.marks = append(f.marks, mark{f.tail, seq, now.Sub(f.s.start).Milliseconds()})

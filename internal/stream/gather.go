@@ -27,6 +27,8 @@ type gatherer struct {
 const (
 	// gatherEvery is how often demand is looked at.
 	gatherEvery = 500 * time.Millisecond
+	// quiet is for how long nobody has looked at demand when there is none.
+	quiet = 4 * gatherEvery
 	// freeWrites is how many ungathered writes per second and processor are so
 	// few that nothing is gathered.
 	freeWrites = 12_000
@@ -46,7 +48,7 @@ func (g *gatherer) want(n int, now time.Time) {
 		return
 	}
 	g.demand.Add(-d)
-	if span > int64(4*gatherEvery) { // it was quiet; the next span tells
+	if span > int64(quiet) { // it was quiet; the next span tells
 		span = int64(gatherEvery)
 	}
 	g.value.Store(int64(g.gatherTime(float64(d) / time.Duration(span).Seconds())))
@@ -62,5 +64,11 @@ func (g *gatherer) gatherTime(rate float64) time.Duration {
 	return min(g.ceiling, time.Duration(float64(gatherBase)*math.Pow(rate/baseWrites, 2./3)))
 }
 
-// now returns the gathering time.
-func (g *gatherer) now() time.Duration { return time.Duration(g.value.Load()) }
+// now returns the gathering time; none is left when nobody has wanted packets
+// for some seconds.
+func (g *gatherer) now(now time.Time) time.Duration {
+	if now.UnixNano()-g.looked.Load() > int64(quiet) {
+		return 0
+	}
+	return time.Duration(g.value.Load())
+}

@@ -39,6 +39,8 @@ var (
 	ErrClosed = errors.New("server is shutting down")
 	// ErrOver ends players of a stream that ended.
 	ErrOver = errors.New("stream is over")
+	// ErrLeft ends players that Leave.
+	ErrLeft = errors.New("player left")
 	// ErrStuck ends players whose socket took nothing for too long.
 	ErrStuck = errors.New("player took nothing for too long")
 	// ErrFault ends players that a fault of ours would not let go on.
@@ -239,8 +241,10 @@ func (h *Hub) Publish(key Key, app *policy.App, push Push) (*Publication, error)
 		}
 	} else if old, live := s.publication(); live {
 		switch {
-		case old.Silent(now) >= old.app.StaleAfter:
+		case old.unheard(now) >= old.app.StaleAfter:
 			old.End(EndNoData)
+		case old.left():
+			old.End(EndReset)
 		case app.Takeover:
 			old.End(EndTakeover)
 		default:
@@ -314,7 +318,7 @@ type Stats struct {
 	BytesOut     int64 // bytes written to players
 	Writes       int64 // writes to players
 	Jumps        int64 // jumps of slow players to a newer key frame
-	JumpedFrames int64 // packets of their streams that they were past then
+	JumpedFrames int64 // packets of their streams that they were past then, and video until it came back
 	JumpedBytes  int64 // bytes that they did not get
 	Stuck        int64 // players disconnected because they took nothing
 	ReaderJumps  int64 // jumps of packet readers
@@ -337,7 +341,7 @@ func (h *Hub) Stats() Stats {
 		PacketsIn: c.PacketsIn.Load(), BytesOut: c.BytesOut.Load(), Writes: c.Writes.Load(), Jumps: c.Jumps.Load(),
 		JumpedFrames: c.JumpedFrames.Load(), JumpedBytes: c.JumpedBytes.Load(), Stuck: c.Stuck.Load(), ReaderJumps: c.ReaderJumps.Load(),
 		Panics: c.Panics.Load(),
-		Gather: h.gather.now(), JoinSum: time.Duration(c.JoinNanos.Load()),
+		Gather: h.gather.now(time.Now()), JoinSum: time.Duration(c.JoinNanos.Load()),
 	}
 	sum := int64(0)
 	for i := range st.Join {

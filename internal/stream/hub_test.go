@@ -2,11 +2,26 @@ package stream
 
 import (
 	"context"
+	"fmt"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 )
+
+// What docs/limits.md says of players and publishers.
+func TestDefaults(t *testing.T) {
+	var o Options
+	o.defaults()
+	o.Log, o.Began, o.Ended = nil, nil, nil
+	want := Options{
+		GatherCeiling: 150 * time.Millisecond, SlowAfter: 4 * time.Second, SlowBytes: 2 << 20, StuckAfter: 10 * time.Second,
+		GOPBytes: 16 << 20, GOPTime: 30 * time.Second, ReaderBytes: 32 << 20, MaxByteRate: 32 << 20, MaxPacketRate: 5000,
+	}
+	if fmt.Sprint(o) != fmt.Sprint(want) {
+		t.Errorf("the defaults are %v, want %v", o, want)
+	}
+}
 
 // A player waits for a stream that somebody brings, and for no other.
 func TestAwait(t *testing.T) {

@@ -122,7 +122,7 @@ func (s *Stream) count(pub *Publication, p *av.Packet, now time.Time, jumped boo
 		t.Jumps++
 	}
 	switch {
-	case p.Config || p.Kind == av.Data:
+	case p.Config || p.Side || p.Kind == av.Data:
 	case p.Kind == av.Audio:
 		a.notes++
 		t.AudioFrames++

@@ -102,7 +102,7 @@ func (m *meter) count(p *av.Packet, now time.Time, jumped bool) {
 		add(&m.now.jumps, 1)
 		m.unsettle()
 	}
-	if p.Config || p.Kind == av.Data {
+	if p.Config || p.Side || p.Kind == av.Data {
 		return
 	}
 	c := &m.tracks[p.Kind-av.Video]

@@ -46,8 +46,10 @@ type Player struct {
 
 	want   Format // what it asked for; the feed's format may have less until the next key frame
 	paused bool
-	begun  bool // it has had its header
-	seek   bool // it fell behind and goes on at the newest key frame
+	leave  bool
+	begun  bool  // it has had its header
+	seek   bool  // it fell behind and goes on at the newest key frame
+	misses int64 // frames of video that the stream had had when it jumped to sound alone, -1: it has what it asked for
 
 	s       *Stream
 	conn    net.Conn
@@ -65,6 +67,7 @@ type Player struct {
 		inject []byte
 		want   Format
 		paused bool
+		leave  bool
 		close  error
 	}
 }
@@ -85,7 +88,7 @@ func (s *Stream) Play(o PlayerOptions) (*Player, error) {
 	h.stats.Players.Add(1)
 	p := &Player{
 		s: s, conn: o.Conn, pending: slices.Clip(o.Preface), goodbye: o.Goodbye, want: o.Format,
-		done: make(chan struct{}), push: s.traffic.Sequence(), joined: time.Now(), account: protocolOf(o.Protocol),
+		misses: -1, done: make(chan struct{}), push: s.traffic.Sequence(), joined: time.Now(), account: protocolOf(o.Protocol),
 	}
 	if o.Protocol == "" {
 		p.account = protocolOf(o.Format.Wire.String())
@@ -128,8 +131,18 @@ func (p *Player) Close(err error) {
 			p.orders.close = err
 		}
 	})
-	p.hangUp() // a write that blocks ends
+	select {
+	case <-p.done: // it may have left the connection open
+	default:
+		p.hangUp() // a write that blocks ends
+	}
 }
+
+// Leave ends the player once what it has begun to write is out, and leaves the
+// connection open: Done is closed then, Err is ErrLeft, and the connection is
+// the caller's again. When something else ends the player first, the connection
+// is closed and Err says so.
+func (p *Player) Leave() { p.order(func() { p.orders.leave = true }) }
 
 // Inject sends b between two packets. It keeps b. An error means that the
 // player has ended or does not take what it was sent before.
@@ -233,10 +246,13 @@ func (p *Player) finish(err error) {
 	}
 	p.err = err
 	p.s.mu.Lock()
+	p.sees(p.s.info.frames)
 	p.move(nil)
 	p.s.mu.Unlock()
 	p.s.traffic.leave(p.account)
-	p.hangUp()
+	if err != ErrLeft {
+		p.hangUp()
+	}
 	p.s.hub.stats.Players.Add(-1)
 	close(p.done)
 	p.s.hub.tasks.Done()
@@ -262,7 +278,10 @@ func (p *Player) obey() error {
 	}
 	p.pending = append(p.pending, o.inject...)
 	o.inject = nil
-	p.want, p.paused = o.want, o.paused
+	p.want, p.paused, p.leave = o.want, o.paused, o.leave
+	if p.want.NoVideo {
+		p.misses = -1
+	}
 	return nil
 }
 

@@ -96,7 +96,8 @@ func TestSlowPlayerInAnEndlessGOP(t *testing.T) {
 	}
 	var heard atomic.Bool
 	done := make(chan struct{})
-	go func() { // ends when the player has seen what it should
+	got, begin := int64(2), int64(0) // frames before the key frame, and its time
+	go func() {                      // ends when the player has seen what it should
 		defer close(done)
 		prev, seen := int64(0), 0
 		for want := []string{"sound", "key", "sound"}; seen < len(want); {
@@ -112,6 +113,11 @@ func TestSlowPlayerInAnEndlessGOP(t *testing.T) {
 				t.Errorf("time went back from %d to %v %s", prev, pkt.Kind, name(pkt))
 			}
 			prev = pkt.DTS
+			if pkt.Key {
+				begin = pkt.DTS
+			} else if begin == 0 {
+				got++
+			}
 			switch {
 			case want[seen] == "sound" && pkt.Kind == av.Audio, want[seen] == "key" && pkt.Key:
 				seen++
@@ -139,7 +145,134 @@ func TestSlowPlayerInAnEndlessGOP(t *testing.T) {
 	if slow.Jumps() == 0 {
 		t.Error("the player has not jumped")
 	}
+	// K and a0, the large ones, and sound and picture alternating, up to the key frame's sound.
+	sent := 2 + 1500 + 2*(begin-60_001)/20 + 1
+	if lost := h.Stats().JumpedFrames; lost != sent-got {
+		t.Errorf("%d frames counted as jumped over, of %d the player got %d", lost, sent, got)
+	}
 	p.End(EndKicked)
+}
+
+// F07: frames that a player is without because it jumped are counted whichever way that
+// ends, and those that it did not ask for are not.
+func TestMissedFramesAreCounted(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		end  func(t *testing.T, p *Publication, one *flvPlayer)
+		want int64
+	}{
+		{"video comes back", func(t *testing.T, p *Publication, one *flvPlayer) {
+			write(t, p, video(9000, true, "K"), audio(9000, "a"))
+			one.until(t, 9000)
+		}, 4},
+		{"the player leaves", func(t *testing.T, p *Publication, one *flvPlayer) { one.Close(ErrOver); <-one.Done() }, 4},
+		{"the stream ends", func(t *testing.T, p *Publication, one *flvPlayer) { p.End(EndKicked); <-one.Done() }, 4},
+		{"the player wants no video for a while", func(t *testing.T, p *Publication, one *flvPlayer) {
+			one.SetTracks(true, false)
+			synctest.Wait()
+			write(t, p, video(8000, false, "v"))
+			one.SetTracks(true, true)
+			synctest.Wait()
+			write(t, p, video(9000, true, "K"), audio(9000, "a"))
+			one.until(t, 9000)
+		}, 0},
+		{"it falls behind again", func(t *testing.T, p *Publication, one *flvPlayer) {
+			write(t, p, audio(7100, "a")) // which it does not take
+			synctest.Wait()
+			write(t, p, audio(7200, "a"))
+			synctest.Wait()
+			time.Sleep(5 * time.Second)
+			write(t, p, audio(7300, "a"))
+			one.until(t, 7100)
+			one.until(t, 7300)
+			write(t, p, video(8960, false, "v"), video(9000, true, "K"), audio(9000, "a"))
+			one.until(t, 9000)
+			if one.Jumps() != 2 {
+				t.Errorf("%d jumps, want 2", one.Jumps())
+			}
+		}, 5}, // of video; one of sound is not told from it
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := newHub(t, Options{GOPTime: time.Second})
+				p := publish(t, h, app(func(a *policy.App) { a.MaxLead = 0 }))
+				write(t, p, config(av.Video, "VC"), config(av.Audio, "AC"), video(0, true, "K"), audio(0, "a"))
+				one := pipe(t, p.Stream(), PlayerOptions{Format: Format{Wire: FLV}})
+				one.read(t, 4)
+				large := func(dts int64) av.Packet { // one that fills a block
+					pkt := video(dts, false, "v")
+					pkt.Tag = append(pkt.Tag, make([]byte, blockFull)...)
+					return pkt
+				}
+				write(t, p, large(2000)) // which it does not take
+				synctest.Wait()
+				write(t, p, audio(2000, "a"), large(2040), large(2080))
+				time.Sleep(5 * time.Second)
+				write(t, p, large(6900)) // no other is kept
+				one.read(t, 1)
+				synctest.Wait()
+				write(t, p, audio(7000, "a"))
+				one.until(t, 7000)
+				before := h.Stats().JumpedFrames
+				if one.Jumps() != 1 || before != 4 {
+					t.Fatalf("%d jumps over %d frames, want 1 over 4", one.Jumps(), before)
+				}
+				for i := range int64(4) {
+					write(t, p, video(7020+20*i, false, "v"))
+				}
+				c.end(t, p, one)
+				if n := h.Stats().JumpedFrames - before; n != c.want {
+					t.Errorf("%d frames counted that came after the jump, want %d", n, c.want)
+				}
+				p.End(EndKicked)
+				one.Close(ErrOver)
+			})
+		})
+	}
+}
+
+// until reads up to the sound of time dts.
+func (p *flvPlayer) until(t *testing.T, dts int64) {
+	t.Helper()
+	for {
+		pkt, err := p.r.ReadPacket()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if pkt.Kind == av.Audio && !pkt.Config && pkt.DTS == dts {
+			return
+		}
+	}
+}
+
+// F07: who is behind by more than SlowAfter goes on at the newest key frame,
+// however few bytes that are.
+func TestPlayerJumpsByTime(t *testing.T) {
+	for behind, jumps := range map[time.Duration]int64{3900 * ms: 0, 4300 * ms: 1} {
+		synctest.Test(t, func(t *testing.T) {
+			h := newHub(t, Options{})
+			p := publish(t, h, app())
+			write(t, p, config(av.Video, "VC"), video(0, true, "K"))
+			one := pipe(t, p.Stream(), PlayerOptions{Format: Format{Wire: FLV}})
+			one.read(t, 2)
+			last := behind.Milliseconds() / 100 * 100
+			for at := int64(100); at <= last; at += 100 {
+				time.Sleep(100 * ms)
+				write(t, p, video(at, at%1000 == 0, "v"))
+				synctest.Wait()
+			}
+			want := []string{"v@100", "v@200"}
+			if jumps > 0 {
+				want = []string{"v@100", "VC@4000", "v@4000"}
+			}
+			equal(t, "after "+behind.String(), one.read(t, len(want)), want)
+			if st := h.Stats(); one.Jumps() != jumps || st.Jumps != jumps || st.JumpedFrames != 38*jumps {
+				t.Errorf("after %v %d jumps, %d and %d frames in all, want %d and %d", behind, one.Jumps(), st.Jumps, st.JumpedFrames, jumps, 38*jumps)
+			}
+			p.End(EndKicked)
+			one.Close(ErrOver)
+		})
+	}
 }
 
 // wrapped is a connection that is no socket, but has one, like TLS.

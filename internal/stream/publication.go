@@ -44,6 +44,10 @@ type Push struct {
 	Session  string // of the client
 	Client   event.Client
 
+	// Gone, if not nil, reports without waiting whether the client has left,
+	// although not all that it sent has been read.
+	Gone func() bool
+
 	// Of is the stream that this push is a rendition of; nil for others. The
 	// packets then come with that stream's times and keep them, so that a
 	// player may go from one to the other.
@@ -63,6 +67,7 @@ type Publication struct {
 	start time.Time
 
 	active atomic.Int64 // time of the last packet, ns after start
+	heard  atomic.Int64 // time at which anything came, ns after start
 	held   atomic.Bool  // WritePacket is holding the publisher back: its silence is ours
 	once   sync.Once
 	reason EndReason
@@ -72,9 +77,8 @@ type Publication struct {
 	idle   *time.Timer
 
 	// Of the writing goroutine.
-	unwatched   bool      // nobody took the newest packet
-	lead        time.Time // wall time and stream time from which the lead is counted
-	leadDTS     int64
+	unwatched   bool    // nobody took the newest packet
+	leads       [3]lead // of video, of audio, and of the stream
 	bytes, pkts bucket
 	data        bucket
 }
@@ -124,7 +128,20 @@ func (p *Publication) Push() *Push { return &p.push }
 // Start returns when the publication began.
 func (p *Publication) Start() time.Time { return p.start }
 
-// Silent returns for how long the publisher has sent nothing.
+// Heard notes that a good part of a packet has come from the publisher, which is not
+// silent then. The goroutine that writes calls it.
+func (p *Publication) Heard() { p.heard.Store(int64(time.Since(p.start))) }
+
+// unheard returns for how long nothing has come from the publisher.
+func (p *Publication) unheard(now time.Time) time.Duration {
+	return min(p.Silent(now), now.Sub(p.start)-time.Duration(p.heard.Load()))
+}
+
+// left reports whether the publisher is only being waited for because it sent
+// too fast: it has gone, and what it sent is still to be read.
+func (p *Publication) left() bool { return p.held.Load() && p.push.Gone != nil && p.push.Gone() }
+
+// Silent returns for how long the publisher has sent no packet.
 func (p *Publication) Silent(now time.Time) time.Duration {
 	if p.held.Load() {
 		return 0
@@ -148,13 +165,14 @@ func (p *Publication) WritePacket(pkt av.Packet) error {
 	}
 	h.stats.PacketsIn.Add(1)
 	h.stats.BytesIn.Add(int64(len(pkt.Tag)))
-	dts, ok := p.s.write(p, pkt, now)
+	dts, newest, ok := p.s.write(p, pkt, now)
 	if !ok {
 		<-p.done
 		return &Ended{p.reason}
 	}
-	if pkt.Kind != av.Data && !pkt.Config && p.app.MaxLead > 0 {
-		p.pace(dts, now)
+	if pkt.Kind != av.Data && !pkt.Config && !pkt.Side && p.app.MaxLead > 0 {
+		ahead := min(p.leads[pkt.Kind-av.Video].at(dts, now), p.leads[2].at(newest, now))
+		p.pace(ahead - p.app.MaxLead)
 	}
 	return nil
 }
@@ -164,20 +182,34 @@ func (p *Publication) WritePacket(pkt av.Packet) error {
 // that writes may call it.
 func (p *Publication) Unwatched() bool { return p.unwatched }
 
-// pace blocks while the stream time dts is more than MaxLead ahead. As clocks
-// differ, one that runs up to a hundredth fast is never ahead.
-func (p *Publication) pace(dts int64, now time.Time) {
-	due := now.Sub(p.lead)
-	lead := time.Duration(dts-p.leadDTS)*time.Millisecond - due - due/100
-	if p.lead.IsZero() || lead < 0 { // behind: what was missed is not owed
-		p.lead, p.leadDTS = now, dts
-		return
+// A lead is how far a clock has come to be ahead of real time. The publisher is
+// as far ahead as the track that it sends, but no further than the stream: of two
+// tracks that are apart, neither is ahead because of the other one, and one that
+// was taken to be of now (see [timeline]) is not ahead because of that.
+type lead struct {
+	since time.Time // wall time and
+	dts   int64     // time of the clock from which it is counted
+}
+
+// at returns the lead of a clock that shows dts, and notes it. As clocks differ, one
+// that runs up to a hundredth fast is never ahead.
+func (l *lead) at(dts int64, now time.Time) time.Duration {
+	due := now.Sub(l.since)
+	ahead := time.Duration(dts-l.dts)*time.Millisecond - due - due/100
+	if l.since.IsZero() || ahead < 0 { // behind: what was missed is not owed
+		l.since, l.dts = now, dts
+		return 0
 	}
-	if lead <= p.app.MaxLead {
+	return ahead
+}
+
+// pace blocks for as long as the publisher is too far ahead.
+func (p *Publication) pace(excess time.Duration) {
+	if excess <= 0 {
 		return
 	}
 	p.held.Store(true)
-	t := time.NewTimer(lead - p.app.MaxLead)
+	t := time.NewTimer(excess)
 	defer t.Stop()
 	select {
 	case <-t.C:
@@ -187,10 +219,10 @@ func (p *Publication) pace(dts int64, now time.Time) {
 	p.held.Store(false)
 }
 
-// checkIdle ends a publication that has been silent for the app's IdleTimeout,
-// and otherwise looks again when it could be.
+// checkIdle ends a publication of which nothing has been heard for the app's
+// IdleTimeout, and otherwise looks again when it could be.
 func (p *Publication) checkIdle() {
-	left := p.app.IdleTimeout - p.Silent(time.Now())
+	left := p.app.IdleTimeout - p.unheard(time.Now())
 	if left <= 0 {
 		p.End(EndNoData)
 		return

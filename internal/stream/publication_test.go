@@ -53,6 +53,101 @@ func TestFastClockIsNotHeldBack(t *testing.T) {
 	})
 }
 
+// A publisher is there as long as it is heard of, if only parts of a packet come, but
+// that is no packet.
+func TestHeard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t, Options{})
+		p := publish(t, h, app())
+		write(t, p, video(0, true, "K"))
+		for range 60 {
+			time.Sleep(time.Second)
+			p.Heard()
+		}
+		if _, err := h.Publish(key, app(), Push{}); err != ErrPublished {
+			t.Errorf("another one: %v, want %v", err, ErrPublished)
+		}
+		if d := p.Silent(time.Now()); d != time.Minute {
+			t.Errorf("no packet for %v, want a minute", d)
+		}
+		time.Sleep(p.App().IdleTimeout + time.Second)
+		select {
+		case <-p.Done():
+		default:
+			t.Fatal("it did not end")
+		}
+		if p.Reason() != EndNoData {
+			t.Errorf("ended for %q", p.Reason())
+		}
+	})
+}
+
+// F16, F18: a publisher that sends in real time is not held back because its
+// tracks are apart, or come to be, and its players see no track far behind.
+func TestTracksApartAreNotHeldBack(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		times func(at int64) (video, audio int64) // of what is sent then, -1: none
+	}{
+		{"sound ahead by two seconds", func(at int64) (int64, int64) { return at, at + 2000 }},
+		{"sound that is late and has a clock of its own", func(at int64) (int64, int64) { return at, max(-1, at-14_000) }},
+		{"picture that is late and has a clock of its own", func(at int64) (int64, int64) { return max(-1, at-14_000), at }},
+		{"picture that stands still, with its clock", func(at int64) (int64, int64) {
+			switch {
+			case at < 2000:
+				return at, at
+			case at < 17_000:
+				return -1, at
+			}
+			return at - 15_000, at
+		}},
+		{"picture of half the time", func(at int64) (int64, int64) { return at / 2, at }},
+		{"sound of half the time", func(at int64) (int64, int64) { return at, at / 2 }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			for _, most := range []time.Duration{time.Second, 10 * time.Second} {
+				synctest.Test(t, func(t *testing.T) {
+					p := publish(t, newHub(t, Options{}), app(func(a *policy.App) { a.MaxLead = most }))
+					start := time.Now()
+					for at := int64(0); at < 90_000; at += 40 {
+						time.Sleep(time.Until(start.Add(time.Duration(at) * ms)))
+						v, a := c.times(at)
+						if a >= 0 {
+							write(t, p, audio(a, "a"))
+						}
+						if v >= 0 {
+							write(t, p, video(v, v%1000 == 0, "v"))
+						}
+						if d := time.Since(start) - time.Duration(at)*ms; d > 0 {
+							t.Fatalf("held back by %v after %d ms with a lead of %v", d, at, most)
+						}
+						tv, ta := p.Stream().Times()
+						if now := p.Stream().Time(); a >= 0 && ta < now-maxStep-40 || v >= 0 && tv < now-maxStep || now > at+2000 {
+							t.Fatalf("picture at %d, sound at %d, the stream at %d after %d ms", tv, ta, now, at)
+						}
+					}
+					p.End(EndKicked)
+				})
+			}
+		})
+	}
+}
+
+// F20: a publisher that is too fast is held back also where its tracks are apart.
+func TestFastTracksApartAreHeldBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := publish(t, newHub(t, Options{}), app(func(a *policy.App) { a.MaxLead = time.Second }))
+		start := time.Now()
+		for at := int64(0); at <= 60_000; at += 40 {
+			write(t, p, video(at, at%1000 == 0, "v"), audio(at+2000, "a"))
+		}
+		if d := time.Since(start); d < 58*time.Second || d > 59*time.Second {
+			t.Errorf("60 s of media took %v, want 59s, or a little less: clocks may differ", d)
+		}
+		p.End(EndKicked)
+	})
+}
+
 // I3: a publisher that is being held back can be taken over and ended.
 func TestEndWhileHeldBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -76,6 +76,7 @@ const packetCost = 128
 type track struct {
 	codec    av.Codec
 	config   *av.Packet
+	side     *av.Packet
 	last     time.Time     // when a frame last arrived
 	interval time.Duration // between arrivals, smoothed
 }
@@ -217,8 +218,8 @@ func (s *Stream) attach(p *Publication, now time.Time) {
 }
 
 // write appends a packet of the publication pub and hands it to the feeds. It
-// returns the packet's time on the stream's own time line.
-func (s *Stream) write(pub *Publication, p av.Packet, now time.Time) (dts int64, ok bool) {
+// returns the packet's time on the stream's own time line, and the newest there.
+func (s *Stream) write(pub *Publication, p av.Packet, now time.Time) (dts, newest int64, ok bool) {
 	var era uint64
 	if of := pub.push.Of; of != nil {
 		era = of.eraAt(p.DTS)
@@ -226,19 +227,19 @@ func (s *Stream) write(pub *Publication, p av.Packet, now time.Time) (dts int64,
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.pub != pub || !s.live {
-		return 0, false
+		return 0, 0, false
 	}
 	pub.unwatched = len(s.feeds) == 0 && len(s.readers) == 0
 	jumps := s.time.jumps
 	if pub.push.Of != nil {
-		p.DTS = s.time.follow(p.Kind, p.DTS, p.Config, now)
+		p.DTS = s.time.follow(p.Kind, p.DTS, p.Config || p.Side, now)
 	} else {
-		p.DTS = s.time.place(p.Kind, p.DTS, p.Config, now)
+		p.DTS = s.time.place(p.Kind, p.DTS, p.Config || p.Side, now)
 	}
-	if p.Kind != av.Data && !p.Config {
+	if p.Kind != av.Data && !p.Config && !p.Side {
 		s.clock.frame(p.DTS, now)
 	}
-	if p.Kind != av.Data && s.breakf {
+	if p.Kind != av.Data && !p.Side && s.breakf {
 		// From here on it is the other publisher's stream. Until now its
 		// predecessor's configuration was good for players that joined from the
 		// cached GOP.
@@ -267,13 +268,21 @@ func (s *Stream) write(pub *Publication, p av.Packet, now time.Time) (dts int64,
 		s.append(p, now)
 		s.count(pub, &p, now, s.time.jumps != jumps)
 	}
-	return p.DTS, true
+	return p.DTS, s.time.last, true
 }
 
 // admit notes what p says of its track. It reports false for a packet that
 // says nothing new.
 func (s *Stream) admit(t *track, p *av.Packet, now time.Time) bool {
 	same := t.codec == p.Codec
+	if p.Side {
+		if !same || s.breakf || t.side != nil && bytes.Equal(t.side.Frame, p.Frame) {
+			return false
+		}
+		c := *p
+		t.side = &c
+		return true
+	}
 	if !p.Config {
 		t.arrive(now)
 		if same {
@@ -291,7 +300,7 @@ func (s *Stream) admit(t *track, p *av.Packet, now time.Time) bool {
 		p.Break = true
 		s.dropGOP()
 	}
-	t.codec, t.config = p.Codec, nil
+	t.codec, t.config, t.side = p.Codec, nil, nil
 	if p.Config {
 		c := *p
 		c.Break = false
@@ -310,7 +319,7 @@ func (s *Stream) append(p av.Packet, now time.Time) {
 	s.packets = append(s.packets, logged{p, s.size, s.eras.newest()})
 	s.size += int64(len(p.Tag) + packetCost)
 	// Without video every frame of audio is a place to start.
-	if p.Key || p.Kind == av.Audio && !p.Config && !s.video.seen() {
+	if p.Key || p.Kind == av.Audio && !p.Config && !p.Side && !s.video.seen() {
 		s.gop, s.cached = s.next()-1, true
 	} else if s.cached {
 		o, k := &s.hub.opt, &s.packets[s.gop-s.first]
@@ -418,13 +427,13 @@ func (s *Stream) finish(pub *Publication) bool {
 	return true
 }
 
-// header returns what a player or reader needs before the packet seq: metadata
-// and codec configurations. The metadata is at time 0, as at the start of a
+// header returns what a player or reader needs before the packet seq: metadata,
+// codec configurations, and what a player is told besides. The metadata is at time 0, as at the start of a
 // file; at another one FFmpeg takes it for a subtitle.
-func (s *Stream) header(seq uint64) []av.Packet {
+func (s *Stream) header(seq uint64, player bool) []av.Packet {
 	var h []av.Packet
-	for _, p := range []*av.Packet{s.meta, s.video.config, s.audio.config} {
-		if p != nil {
+	for _, p := range []*av.Packet{s.meta, s.video.config, s.video.side, s.audio.config, s.audio.side} {
+		if p != nil && (player || !p.Side) {
 			c := *p
 			if c.DTS = 0; c.Kind != av.Data {
 				c.DTS = s.timeOf(c.Kind, seq)
@@ -485,7 +494,7 @@ func (s *Stream) newReader(pub *Publication, begin bool) *Reader {
 		r.next = s.next()
 	} else {
 		r.next = s.entry()
-		r.queue = s.header(r.next)
+		r.queue = s.header(r.next, false)
 	}
 	s.readers[r] = struct{}{}
 	return r
@@ -515,10 +524,13 @@ func (r *Reader) ReadPacket() (av.Packet, error) {
 			r.jumps++
 			s.hub.stats.ReaderJumps.Add(1)
 			r.next, r.jumped = s.entry(), true
-			r.queue = s.header(r.next)
+			r.queue = s.header(r.next, false)
 		case r.next < s.next():
 			p := s.packets[r.next-s.first]
 			r.next++
+			if p.Side {
+				continue
+			}
 			r.era = p.era
 			return r.mark(p.Packet), nil
 		case s.ended:

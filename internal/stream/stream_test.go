@@ -428,6 +428,37 @@ func TestCachedGOPIsOfOneEncoder(t *testing.T) {
 	p.End(EndClosed)
 }
 
+// What Enhanced RTMP says of colours goes to players, who come later too, and to
+// nobody else; it lasts as long as the codec configuration.
+func TestSideData(t *testing.T) {
+	side := func(dts int64, what string) av.Packet {
+		p := video(dts, false, what)
+		p.Side = true
+		return p
+	}
+	h := newHub(t, Options{})
+	p := publish(t, h, app())
+	s := p.Stream()
+	write(t, p, side(0, "too early"), config(av.Video, "VC"), side(0, "C1"), video(0, true, "K0"), side(40, "C1"), video(40, false, "v40"))
+	one := play(t, s, Format{Wire: FLV})
+	equal(t, "a player", one.read(t, 4), []string{"VC@0", "C1@0", "K0@0", "v40@40"})
+	r := s.NewReader()
+	defer r.Close()
+	equal(t, "a reader", read(t, r, 3), []string{"VC@0", "K0@0", "v40@40"})
+	write(t, p, side(80, "C2"), video(80, true, "K80"))
+	equal(t, "the player goes on", one.read(t, 2), []string{"C2@40", "K80@80"})
+	equal(t, "the reader goes on", read(t, r, 1), []string{"K80@80"})
+	two := play(t, s, Format{Wire: FLV})
+	equal(t, "another player", two.read(t, 3), []string{"VC@80", "C2@80", "K80@80"})
+	if n := p.Counters().VideoFrames; n != 3 {
+		t.Errorf("%d frames, want 3", n)
+	}
+	write(t, p, config(av.Video, "VD"), video(120, true, "K120"))
+	three := play(t, s, Format{Wire: FLV})
+	equal(t, "a player after another configuration", three.read(t, 2), []string{"VD@120", "K120@120"})
+	p.End(EndClosed)
+}
+
 func TestWhatAStreamSaysOfItself(t *testing.T) {
 	h := newHub(t, Options{})
 	a := app()
@@ -694,13 +725,12 @@ func TestSlowPlayerJumps(t *testing.T) {
 	write(t, p, config(av.Video, "VC"), video(0, true, "K"))
 	slow, fast := play(t, p.Stream(), Format{Wire: FLV}), play(t, p.Stream(), Format{Wire: FLV})
 	fast.read(t, 2)
-	big := make([]byte, 20<<10)
-	last := int64(0)
+	last, large := int64(0), av.Packet{}
 	for i := range int64(2000) { // 40 MB: more than the sockets hold
 		last = 40 * (i + 1)
-		pkt := video(last, i%25 == 0, "x")
-		pkt.Tag = append(pkt.Tag, big...)
-		write(t, p, pkt)
+		large = video(last, i%25 == 0, "x")
+		large.Tag = append(large.Tag, make([]byte, 20<<10)...)
+		write(t, p, large)
 		fast.read(t, 1)
 	}
 	p.End(EndKicked)
@@ -727,8 +757,14 @@ func TestSlowPlayerJumps(t *testing.T) {
 	if slow.Jumps() == 0 || n >= 2000 || prev != last {
 		t.Errorf("slow player got %d frames with %d jumps, the last at %d: %v", n, slow.Jumps(), prev, slow.Err())
 	}
-	if lost := h.Stats().JumpedFrames; lost != int64(2001-n) {
-		t.Errorf("%d frames counted as jumped over, of 2001 the player got %d", lost, n)
+	st := h.Stats()
+	if st.JumpedFrames != int64(2001-n) {
+		t.Errorf("%d frames counted as jumped over, of 2001 the player got %d", st.JumpedFrames, n)
+	}
+	// A key frame may have come between the look and the jump.
+	size := int64((&Format{Wire: FLV}).size(&large)) - 32 + 15
+	if most := size * st.JumpedFrames; st.JumpedBytes > most || st.JumpedBytes < most-25*size*st.Jumps {
+		t.Errorf("%d bytes counted as jumped over in %d jumps, want %d", st.JumpedBytes, st.Jumps, most)
 	}
 	if fast.Jumps() != 0 {
 		t.Errorf("the fast player jumped %d times", fast.Jumps())
@@ -741,14 +777,24 @@ func TestStuckPlayerIsDisconnected(t *testing.T) {
 	h := newHub(t, Options{StuckAfter: 50 * ms, SlowBytes: 256 << 10})
 	p := publish(t, h, app(func(a *policy.App) { a.MaxLead = 0 }))
 	write(t, p, config(av.Video, "VC"), video(0, true, "K"))
-	stuck := play(t, p.Stream(), Format{Wire: FLV})
+	s := p.Stream()
+	stuck := play(t, s, Format{Wire: FLV})
 	big := make([]byte, 20<<10)
+	held := int64(0)
 	for i := int64(1); ; i++ {
 		pkt := video(40*i, i%25 == 0, "x")
 		pkt.Tag = append(pkt.Tag, big...)
 		if p.WritePacket(pkt) != nil {
 			t.Fatalf("publisher ended: %v", p.Reason())
 		}
+		s.mu.Lock()
+		held = max(held, s.size-s.packets[0].at)
+		if f := s.feeds[Format{Wire: FLV}]; f != nil {
+			f.mu.Lock()
+			held = max(held, f.tail-f.first())
+			f.mu.Unlock()
+		}
+		s.mu.Unlock()
 		select {
 		case <-stuck.Done():
 		default:
@@ -759,6 +805,9 @@ func TestStuckPlayerIsDisconnected(t *testing.T) {
 	}
 	if stuck.Err() != ErrStuck || h.Stats().Stuck != 1 {
 		t.Errorf("player ended with %v, %d counted as stuck", stuck.Err(), h.Stats().Stuck)
+	}
+	if held > 1<<20 { // a GOP is half of it
+		t.Errorf("%d bytes were held for it", held)
 	}
 	p.End(EndClosed)
 }
@@ -870,6 +919,24 @@ func TestGatherTime(t *testing.T) {
 			t.Errorf("gathering time of %v players per processor = %v, want %v to %v", c.players, got, c.low, c.top)
 		}
 	}
+}
+
+// The gathering time is that of the players that there are.
+func TestGatherTimeIsOfNow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t, Options{})
+		for range 100 {
+			time.Sleep(10 * ms)
+			h.gather.want(1000*runtime.GOMAXPROCS(0), time.Now())
+		}
+		if h.Stats().Gather == 0 {
+			t.Error("nothing gathers with 100,000 writes a second")
+		}
+		time.Sleep(2 * time.Second)
+		if g := h.Stats().Gather; g != 0 {
+			t.Errorf("the gathering time is %v when all have left", g)
+		}
+	})
 }
 
 // With many players packets gather, and go out with a video frame.

@@ -8,8 +8,14 @@ import (
 
 const (
 	// maxStep is the step of a publisher's clock, in ms, up to which it is
-	// believed; a larger one is a jump and is taken out.
+	// believed, and how far its tracks may be apart; a larger one is a jump and is
+	// taken out.
 	maxStep = 3000
+	// maxJitter is the step back, in ms, that may be a matter of the order in which
+	// frames come. A clock that was set back by more than that, but not by maxStep,
+	// is found out by lateFrames frames of a track in a row.
+	maxJitter  = 500
+	lateFrames = 3
 	// assumedFrame is the distance in ms put between the frames on both sides of
 	// a jump.
 	assumedFrame = 40
@@ -21,7 +27,9 @@ const (
 //
 // Each track has its own offset, so that a jump that reaches the tracks at
 // different moments is taken out of each when it comes; the second one takes
-// the first one's offset and keeps the relation of audio and video.
+// the first one's offset and keeps the relation of audio and video. Tracks that
+// are further apart than maxStep have different clocks, or one of them has stood
+// still: what comes of the one that is behind is taken to be of now.
 type timeline struct {
 	started bool
 	last    int64 // the newest time given to a frame
@@ -31,6 +39,9 @@ type timeline struct {
 		offset int64
 		last   int64 // the newest time given
 		frame  bool  // that was to a frame
+		newest int64 // time on the publisher's clock since it was set
+		late   int   // frames in a row before that, the first by more than maxJitter
+		again  int64 // the offset if there are too many of them
 	}
 }
 
@@ -57,27 +68,40 @@ func (l *timeline) place(k av.Kind, t int64, config bool, now time.Time) int64 {
 	tr, other := &l.tracks[k-av.Video], &l.tracks[av.Audio-k]
 	if config {
 		// Its own time says little: encoders often send 0.
-		if out := min(t+tr.offset, l.last); out > tr.last {
+		if out := max(l.last-maxStep, min(t+tr.offset, l.last)); out > tr.last {
 			tr.last, tr.frame = out, false
 		}
 		return tr.last
 	}
-	out := t + tr.offset
-	if !l.believable(out, tr.last, now) {
-		if out = t + other.offset; other.offset != tr.offset && l.believable(out, tr.last, now) {
-			tr.offset = other.offset
-		} else {
+	out, with := t+tr.offset, t+other.offset // with the other track, if that had its clock set
+	switch {
+	case !l.believable(out, now):
+		if out = with; other.offset == tr.offset || !l.believable(out, now) {
 			if tr.offset != unknownOffset {
 				l.jumps++
 			}
 			if out = l.last; tr.frame {
 				out = max(out, tr.last+assumedFrame)
 			}
-			tr.offset = out - t
+		}
+		tr.offset, tr.newest, tr.late = out-t, t, 0
+	case t >= tr.newest:
+		tr.newest, tr.late = t, 0
+	case with > tr.last && with <= tr.last+maxJitter:
+		out = with
+		tr.offset, tr.newest, tr.late = other.offset, t, 0
+	case other.frame && out >= other.last-maxJitter/2 && out <= other.last+maxJitter/2:
+		tr.late = 0 // it was ahead of the other track, and is with it again
+	case tr.late > 0 || t < tr.newest-maxJitter: // one that is late, or the clock was set back
+		if tr.late++; tr.late == 1 {
+			tr.again = max(l.last, tr.last+assumedFrame) - t
+		} else if tr.late == lateFrames {
+			out = t + tr.again
+			tr.offset, tr.newest, tr.late = tr.again, t, 0
 		}
 	}
 	if out <= tr.last && tr.frame {
-		if out < tr.last-assumedFrame {
+		if out < tr.last-assumedFrame && tr.late < 2 {
 			l.jumps++
 		}
 		out = tr.last + 1
@@ -110,10 +134,11 @@ func (l *timeline) follow(k av.Kind, t int64, config bool, now time.Time) int64 
 	return t
 }
 
-// believable reports whether a track can be at out: near its last frame, near
-// the other track, or as far on as the wall clock.
-func (l *timeline) believable(out, last int64, now time.Time) bool {
-	return near(out, last) || near(out, l.last) || out > l.last && near(out, l.last+now.Sub(l.at).Milliseconds())
+// believable reports whether a track can be at out: near the newest frame of
+// both, or as far on as the wall clock. Near its own last frame is not enough, as
+// that may be long ago.
+func (l *timeline) believable(out int64, now time.Time) bool {
+	return near(out, l.last) || out > l.last && near(out, l.last+now.Sub(l.at).Milliseconds())
 }
 
 func near(a, b int64) bool { return a-b <= maxStep && b-a <= maxStep }

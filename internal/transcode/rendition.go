@@ -126,7 +126,7 @@ func (r *rendition) follow(out io.Reader, offset int64) error {
 			}
 			return fmt.Errorf("read %s: %w", r.name, err)
 		}
-		if p.Kind == av.Data {
+		if p.Kind == av.Data || p.Side {
 			continue // ffmpeg's own metadata say nothing that is true of a live stream
 		}
 		r.read.Add(1)

@@ -21,6 +21,7 @@ var (
 	ErrDepth    = errors.New("amf: nested too deep")
 	ErrElements = errors.New("amf: too many elements")
 	ErrAMF3     = errors.New("amf: AMF3 value")
+	ErrMarker   = errors.New("amf: unknown marker")
 )
 
 // Decode decodes all values in b within the default limits. Strings are
@@ -84,7 +85,7 @@ func (d *decoder) value() Value {
 	case markAMF3:
 		d.Fail(ErrAMF3)
 	default:
-		d.Fail(fmt.Errorf("amf: marker 0x%02x", mark))
+		d.Fail(fmt.Errorf("%w 0x%02x", ErrMarker, mark))
 	}
 	return nil
 }

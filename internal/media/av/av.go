@@ -68,6 +68,7 @@ type Packet struct {
 	Kind   Kind
 	Codec  Codec
 	Config bool // codec configuration, not a frame: Frame is the configuration record
+	Side   bool // neither frame nor configuration: what Enhanced RTMP says of colours or channels; only players get it
 	Key    bool // video: decoding can start here, as the coded data itself says
 	Break  bool // the time line or the encoder changed before this packet
 

@@ -1,7 +1,9 @@
 package flv
 
 import (
+	"cmp"
 	"errors"
+	"strconv"
 
 	"weir/internal/media/av"
 )
@@ -31,11 +33,23 @@ const (
 	legacyFrame  = 1
 )
 
+// What the legacy headers can name and we do not take, by CodecID and
+// SoundFormat.
+var (
+	videoNames = [16]string{1: "JPEG", 2: "Sorenson H.263", 3: "Screen video", 4: "VP6", 5: "VP6 with alpha", 6: "Screen video 2", 8: "H.263", 9: "MPEG-4 Part 2"}
+	soundNames = [16]string{0: "PCM", 1: "ADPCM", 3: "PCM", 4: "Nellymoser", 5: "Nellymoser", 6: "Nellymoser", 15: "device-specific"}
+)
+
+func legacyName(names []string, id byte) string {
+	return cmp.Or(names[id], "number "+strconv.Itoa(int(id)))
+}
+
 // VideoPacketType and AudioPacketType of Enhanced RTMP v2.
 const (
 	packetConfig     = 0 // SequenceStart
 	packetFrame      = 1 // CodedFrames
 	packetFrameNoCTS = 3 // CodedFramesX; not in audio
+	packetSide       = 4 // Metadata in video, MultichannelConfig in audio
 	packetMultitrack = 6 // in video; 5 in audio
 	packetModEx      = 7
 )
@@ -43,8 +57,16 @@ const (
 // Parser turns the tag bodies of one publisher into packets. The zero value
 // is ready. It is used by one goroutine.
 type Parser struct {
+	unknown [2]func(k av.Kind, codec string) // of video and audio
+
 	lengthSize int      // of NAL units, from the newest configuration; 0: none came
 	nalus      av.Codec // the codec that lengthSize belongs to
+}
+
+// SetUnknown makes f hear of the next codec of video, and of audio, that is not
+// known: its tags give ErrIgnore. It hears of one of each.
+func (p *Parser) SetUnknown(f func(k av.Kind, codec string)) {
+	p.unknown = [2]func(av.Kind, string){f, f}
 }
 
 // Packet decodes a tag body, which the packet keeps and the caller gives up.
@@ -74,6 +96,15 @@ func (p *Parser) Packet(typ byte, timestamp int64, body []byte) (av.Packet, erro
 	return pkt, nil
 }
 
+// skip is ErrIgnore for a tag of a codec that is not known.
+func (p *Parser) skip(k av.Kind, codec string) error {
+	if f := &p.unknown[k-av.Video]; *f != nil {
+		(*f)(k, codec)
+		*f = nil
+	}
+	return ErrIgnore
+}
+
 func (p *Parser) video(body []byte) (av.Packet, error) {
 	if body[0]&0x80 != 0 {
 		return p.enhancedVideo(body)
@@ -86,7 +117,7 @@ func (p *Parser) video(body []byte) (av.Packet, error) {
 	case videoHEVC:
 		pkt.Codec = av.HEVC
 	default:
-		return pkt, ErrIgnore
+		return pkt, p.skip(av.Video, legacyName(videoNames[:], body[0]&0x0F))
 	}
 	frame := body[0] >> 4
 	if frame == frameCommand || len(body) <= 5 {
@@ -130,7 +161,7 @@ func (p *Parser) enhancedVideo(body []byte) (av.Packet, error) {
 	case fourCCVP9:
 		pkt.Codec = av.VP9
 	default:
-		return pkt, ErrIgnore
+		return pkt, p.skip(av.Video, strconv.Quote(string(fourCC)))
 	}
 	switch packet {
 	case packetConfig:
@@ -144,7 +175,9 @@ func (p *Parser) enhancedVideo(body []byte) (av.Packet, error) {
 			pkt.CTS, rest = int24(rest), rest[3:]
 		}
 	case packetFrameNoCTS:
-	default: // SequenceEnd, Metadata, MPEG2TSSequenceStart
+	case packetSide:
+		return side(pkt, rest)
+	default: // SequenceEnd, MPEG2TSSequenceStart
 		return pkt, ErrIgnore
 	}
 	pkt.Frame = rest
@@ -221,7 +254,7 @@ func (p *Parser) audio(body []byte) (av.Packet, error) {
 	case soundSpeex:
 		pkt.Codec = av.Speex
 	default:
-		return pkt, ErrIgnore
+		return pkt, p.skip(av.Audio, legacyName(soundNames[:], body[0]>>4))
 	}
 	if len(pkt.Frame) == 0 {
 		return pkt, ErrIgnore
@@ -257,7 +290,7 @@ func (p *Parser) enhancedAudio(body []byte) (av.Packet, error) {
 	case fourCCEAC3:
 		pkt.Codec = av.EAC3
 	default:
-		return pkt, ErrIgnore
+		return pkt, p.skip(av.Audio, strconv.Quote(string(fourCC)))
 	}
 	pkt.Frame = rest
 	switch packet {
@@ -265,8 +298,18 @@ func (p *Parser) enhancedAudio(body []byte) (av.Packet, error) {
 		return audioConfig(pkt)
 	case packetFrame:
 		return pkt, nil
+	case packetSide:
+		return side(pkt, rest)
 	}
-	return pkt, ErrIgnore // SequenceEnd, MultichannelConfig
+	return pkt, ErrIgnore // SequenceEnd
+}
+
+func side(pkt av.Packet, rest []byte) (av.Packet, error) {
+	if len(rest) == 0 {
+		return pkt, ErrIgnore
+	}
+	pkt.Side, pkt.Frame = true, rest
+	return pkt, nil
 }
 
 func audioConfig(pkt av.Packet) (av.Packet, error) {
@@ -306,14 +349,15 @@ func modEx(packet byte, b []byte) (byte, []byte, error) {
 
 // codecOf reads the FourCC and what goes before and behind it in a multitrack
 // tag. Of several tracks only the one numbered 0 is taken, and only when it
-// has a tag of its own (AvMultitrackType OneTrack).
+// has a tag of its own, of whatever AvMultitrackType.
 func codecOf(packet byte, b []byte, multitrack byte) (fourCC []byte, _ byte, rest []byte, err error) {
-	tracks := packet == multitrack
+	const oneTrack, manyCodecs = 0, 2
+	tracks, form := packet == multitrack, byte(oneTrack)
 	if tracks {
-		if len(b) < 1 || b[0]>>4 != 0 {
+		if len(b) < 1 || b[0]>>4 > manyCodecs {
 			return nil, 0, nil, errShort
 		}
-		packet, b = b[0]&0x0F, b[1:]
+		form, packet, b = b[0]>>4, b[0]&0x0F, b[1:]
 	}
 	if len(b) < 4 {
 		return nil, 0, nil, errShort
@@ -324,6 +368,12 @@ func codecOf(packet byte, b []byte, multitrack byte) (fourCC []byte, _ byte, res
 			return nil, 0, nil, errShort
 		}
 		b = b[1:]
+	}
+	if form != oneTrack { // the track's size
+		if len(b) < 3 || int(b[0])<<16|int(b[1])<<8|int(b[2]) != len(b)-3 {
+			return nil, 0, nil, errShort
+		}
+		b = b[3:]
 	}
 	return fourCC, packet, b, nil
 }

@@ -33,7 +33,7 @@ func show(p av.Packet) string {
 	for _, f := range []struct {
 		set  bool
 		name string
-	}{{p.Config, " config"}, {p.Key, " key"}, {p.CTS != 0, fmt.Sprintf(" cts=%d", p.CTS)}} {
+	}{{p.Config, " config"}, {p.Side, " side"}, {p.Key, " key"}, {p.CTS != 0, fmt.Sprintf(" cts=%d", p.CTS)}} {
 		if f.set {
 			s += f.name
 		}
@@ -69,7 +69,8 @@ var headers = []struct {
 	{"HEVC inter, CodedFramesX", TypeVideo, "a3 68766331 00000003 020111", "video hevc 00000003020111"},
 	{"HEVC key flag without IRAP", TypeVideo, "93 68766331 00000003 020111", "video hevc 00000003020111"},
 	{"HEVC sequence end", TypeVideo, "92 68766331", ""},
-	{"HEVC colour info", TypeVideo, "94 68766331 02000a", ""},
+	{"HEVC colour info", TypeVideo, "94 68766331 02000a", "video hevc side 02000a"},
+	{"HEVC colour info, empty", TypeVideo, "94 68766331", ""},
 	{"H.264 by FourCC", TypeVideo, "91 61766331 ffffff 00000002 6588", "video h264 key cts=-1 000000026588"},
 	{"AV1 config", TypeVideo, "90 61763031 81000c00", "video av1 config 81000c00"},
 	{"AV1 key", TypeVideo, "91 61763031 0a0b0c", "video av1 key 0a0b0c"},
@@ -87,6 +88,12 @@ var headers = []struct {
 	{"one track, HEVC", TypeVideo, "96 01 68766331 00 000001 00000003 260111", "video hevc key cts=1 00000003260111"},
 	{"one track, not the first", TypeVideo, "96 01 61763031 01 0a0b", ""},
 	{"many tracks", TypeVideo, "96 11 61763031 00 000002 0a0b 01 000001 0c", ""},
+	{"one track of many", TypeVideo, "96 11 61763031 00 000002 0a0b", "video av1 key 0a0b"},
+	{"one track of many, HEVC", TypeVideo, "96 11 68766331 00 00000a 000001 00000003 260111", "video hevc key cts=1 00000003260111"},
+	{"one track of many codecs", TypeVideo, "96 21 61763031 00 000002 0a0b", "video av1 key 0a0b"},
+	{"one track of many, another", TypeVideo, "96 11 61763031 01 000002 0a0b", ""},
+	{"one track of many, too long", TypeVideo, "96 11 61763031 00 000003 0a0b", ""},
+	{"no such form of tracks", TypeVideo, "96 31 61763031 00 000002 0a0b", ""},
 	{"ModEx, then one track", TypeVideo, "97 00 aa 06 03 68766331 00 00000003 260111", "video hevc key 00000003260111"},
 	{"Sorenson H.263", TypeVideo, "22 0000", ""},
 	{"AAC config", TypeAudio, "af 00 1210", "audio aac config 1210"},
@@ -106,9 +113,10 @@ var headers = []struct {
 	{"E-AC-3", TypeAudio, "91 65632d33 0b77", "audio eac3 0b77"},
 	{"AAC by FourCC, config", TypeAudio, "90 6d703461 1210", "audio aac config 1210"},
 	{"MP3 by FourCC", TypeAudio, "91 2e6d7033 fffb", "audio mp3 fffb"},
-	{"multichannel config", TypeAudio, "94 4f707573 0102", ""},
+	{"multichannel config", TypeAudio, "94 4f707573 0102", "audio opus side 0102"},
 	{"audio sequence end", TypeAudio, "92 4f707573", ""},
 	{"audio one track", TypeAudio, "95 01 4f707573 00 fc", "audio opus fc"},
+	{"audio one track of many", TypeAudio, "95 11 4f707573 00 000001 fc", "audio opus fc"},
 	{"audio second track", TypeAudio, "95 01 4f707573 01 fc", ""},
 	{"audio ModEx", TypeAudio, "97 02 000102 01 4f707573 fc", "audio opus fc"},
 	{"audio unknown FourCC", TypeAudio, "91 00000000 fc", ""},
@@ -132,6 +140,34 @@ func TestPacket(t *testing.T) {
 		}
 		if got.DTS != 1<<33 || &got.Tag[0] != &body[0] || len(got.Tag) != len(body) {
 			t.Errorf("%s: DTS %d, Tag % x", c.name, got.DTS, got.Tag)
+		}
+	}
+}
+
+// Codecs that are not known are told of by name, one of each kind.
+func TestUnknownCodecs(t *testing.T) {
+	for _, c := range []struct {
+		typ  byte
+		body string
+		want string
+	}{
+		{TypeVideo, "22 0000", "video Sorenson H.263"},
+		{TypeVideo, "0f 00", "video number 15"},
+		{TypeVideo, "91 76766331 000000 00", `video "vvc1"`},
+		{TypeAudio, "1f 36", "audio ADPCM"},
+		{TypeAudio, "6f 00", "audio Nellymoser"},
+		{TypeAudio, "91 00000000 fc", `audio "\x00\x00\x00\x00"`},
+		{TypeVideo, "91 76703039 8249", ""},
+	} {
+		var told []string
+		var p Parser
+		p.SetUnknown(func(k av.Kind, codec string) { told = append(told, fmt.Sprintf("%v %s", k, codec)) })
+		for range 3 {
+			p.Packet(c.typ, 0, unhex(t, c.body))
+			p.Packet(TypeVideo, 0, unhex(t, "17 01 000050 00000002 6588"))
+		}
+		if got := strings.Join(told, ", "); got != c.want {
+			t.Errorf("%s: told of %q, want %q", c.body, got, c.want)
 		}
 	}
 }

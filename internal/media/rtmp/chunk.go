@@ -81,6 +81,8 @@ type chunkReader struct {
 	last    *chunkStream // of the newest chunk
 	open    int          // unfinished messages
 	held    int          // bytes allocated for them
+	heard   func()       // see Conn.SetHeard; nil: nobody wants to know
+	unheard int          // bytes since
 }
 
 var (
@@ -279,8 +281,25 @@ func (r *chunkReader) readPayload(cs *chunkStream) error {
 		}
 		cs.body = cs.body[:have+n]
 		left -= n
+		if r.heard != nil && cs.length > heardStep && (cs.typ == TypeVideo || cs.typ == TypeAudio || cs.typ == typeAggregate) {
+			r.progress(cs, n)
+		}
 	}
 	return nil
+}
+
+// heardStep is after how many bytes of an unfinished message heard is called. Who
+// sends less is as good as silent.
+const heardStep = 4 << 10
+
+// progress notes that n more bytes of a message of media have come.
+func (r *chunkReader) progress(cs *chunkStream, n int) {
+	if r.unheard += n; r.unheard < heardStep {
+		return
+	}
+	if r.unheard = 0; len(cs.body) < cs.length {
+		r.heard()
+	}
 }
 
 func (r *chunkReader) grow(cs *chunkStream) error {

@@ -32,7 +32,8 @@ func (c *Conn) command(m message) (Command, error) {
 	}
 	lim := &c.cfg.Limits
 	vals, err := amf.Limits{Depth: lim.AMFDepth, Elements: lim.AMFElements}.Decode(b)
-	if err != nil {
+	// A command can do without an argument that is of no type we know.
+	if err != nil && (len(vals) < 3 || !errors.Is(err, amf.ErrAMF3) && !errors.Is(err, amf.ErrMarker)) {
 		return Command{}, fmt.Errorf("decode command: %w", err)
 	}
 	cmd := Command{StreamID: m.streamID}

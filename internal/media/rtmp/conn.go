@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"weir/internal/media/av"
 	"weir/internal/media/flv"
 )
 
@@ -26,6 +27,7 @@ type Conn struct {
 	in      input
 	chunks  chunkReader
 	window  uint32        // acknowledge after so many bytes; 0: never
+	told    uint32        // after how many the other end should
 	acked   uint64        // bytes acknowledged
 	ackRead uint          // in.reads at that time
 	pings   *rate.Limiter // what is answered of them; nil: none came
@@ -37,6 +39,7 @@ type Conn struct {
 	created  uint64  // server: bit n-1 is message stream n
 	streamID uint32  // of the newest stream published or played
 	active   bool    // server: it has not ended
+	pushed   string  // server: its name if the client publishes it, without a query
 	refused  bool    // server: the client has been told to go
 	sent     float64 // client: the last transaction
 	early    message // client: media that came before the answer to play
@@ -81,6 +84,15 @@ func (c *Conn) SetOutput(f func([]byte) error) {
 	defer c.mu.Unlock()
 	c.output = f
 }
+
+// SetHeard makes f hear of audio and video that is too large to come at once: it
+// is called for every 4 KiB, as long as more of that message is to come. The
+// goroutine that reads calls SetHeard, and f.
+func (c *Conn) SetHeard(f func()) { c.chunks.heard = f }
+
+// SetUnknown makes f hear of codecs that are not known, whose packets
+// ReadPacket passes over: see flv.Parser. The goroutine that reads calls it.
+func (c *Conn) SetUnknown(f func(k av.Kind, codec string)) { c.parser.SetUnknown(f) }
 
 // SetInput makes r what the Conn reads from, instead of its net.Conn: something
 // that reads from that in turn. The goroutine that reads calls it.
@@ -190,8 +202,13 @@ func (c *Conn) control(m message) error {
 	switch m.typ {
 	case typeUserControl:
 		return c.userControl(m.body)
-	case typeAck, typeSetPeerBandwidth:
+	case typeAck:
 		return nil // TCP does all of that
+	case typeSetPeerBandwidth: // that too, but 5.4.5 wants an answer
+		if len(m.body) < 4 {
+			return nil
+		}
+		m.body = m.body[:4]
 	}
 	if len(m.body) != 4 {
 		return errControl
@@ -207,6 +224,12 @@ func (c *Conn) control(m message) error {
 		c.chunks.abort(v)
 	case typeWindowAckSize:
 		c.window = v
+	case typeSetPeerBandwidth:
+		if v != c.told && v > 0 && c.allow(&c.pings) {
+			c.told = v
+			// That it fails will show in the next read.
+			_ = c.send(appendControl(nil, typeWindowAckSize, v))
+		}
 	}
 	return nil
 }

@@ -23,6 +23,10 @@ func (c *Conn) ReadPacket() (av.Packet, error) {
 		if err != nil {
 			return av.Packet{}, err
 		}
+		if m.streamID != c.streamID && c.made(m.streamID) && m.typ != TypeCommand && m.typ != typeCommandAMF3 {
+			c.endure() // of a stream that the client may not publish; others do not care about ids
+			continue
+		}
 		switch m.typ {
 		case TypeAudio, TypeVideo:
 			p, err := c.parser.Packet(m.typ, c.clock.media(m.timestamp), m.body)
@@ -55,6 +59,12 @@ func (c *Conn) ReadPacket() (av.Packet, error) {
 	}
 }
 
+// made reports whether createStream has made the message stream, and
+// deleteStream not deleted it.
+func (c *Conn) made(id uint32) bool {
+	return id >= 1 && id <= maxStreams && c.created&(1<<(id-1)) != 0
+}
+
 // duringMedia handles a command that comes between packets. It returns io.EOF
 // for one that ends the stream.
 func (c *Conn) duringMedia(cmd Command) error {
@@ -66,10 +76,8 @@ func (c *Conn) duringMedia(cmd Command) error {
 		return err
 	}
 	switch {
-	case cmd.Name == "publish":
-		return c.send(c.AppendStatus(nil, cmd.StreamID, "error", "NetStream.Publish.Denied", "The connection publishes already."))
-	case cmd.Name == "play":
-		return c.send(c.AppendStatus(nil, cmd.StreamID, "error", "NetStream.Play.Failed", "The connection publishes already."))
+	case cmd.Name == "publish" || cmd.Name == "play":
+		return c.send(c.AppendBusy(nil, cmd, "The connection publishes already."))
 	case c.active:
 		return nil
 	}
@@ -136,7 +144,7 @@ func (a *aggregate) next() (message, bool, error) {
 	// A copy, so that one small packet does not keep all of the aggregate.
 	m := message{h[0], uint24(h[4:]) | uint32(h[7])<<24, a.streamID, bytes.Clone(body[:n])}
 	switch m.typ {
-	case TypeAudio, TypeVideo, TypeData:
+	case TypeAudio, TypeVideo, TypeData, typeDataAMF3:
 	default:
 		return message{}, false, errAggregate
 	}

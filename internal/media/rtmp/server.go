@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"time"
 
 	"weir/internal/media/amf"
@@ -50,6 +51,7 @@ func Accept(nc net.Conn, cfg Config) (*Conn, error) {
 
 	const dynamic = 2 // limit type of SetPeerBandwidth (5.4.5)
 	window := uint32(c.cfg.WindowAckSize)
+	c.told = window
 	b := appendControl(nil, typeWindowAckSize, window)
 	b = AppendMessage(b, defaultChunkSize, ChunkControl, typeSetPeerBandwidth, 0, 0, append(binary.BigEndian.AppendUint32(nil, window), dynamic))
 	b = appendControl(b, typeSetChunkSize, uint32(c.cfg.ChunkSize))
@@ -79,7 +81,6 @@ var errFlood = errors.New("too many commands")
 //	pause, receiveAudio, receiveVideo  of a player, with Bool
 //	seek                               of a player; a live stream stays where it is
 //	closeStream, deleteStream          the stream StreamID is over
-//	FCUnpublish                        so is the one named StreamName
 //
 // All others are answered here, and media is dropped. A client that has not
 // come to an accepted publish or play within Limits.Setup is an error. The
@@ -139,6 +140,9 @@ func (c *Conn) serve(cmd Command) (done bool, err error) {
 	case "FCUnpublish":
 		// Whether the client hears it does not matter any more.
 		_ = c.answer(cmd, "_result", nil, amf.Undefined{})
+		if name := bare(cmd.StreamName); c.pushed == "" || name != "" && name != c.pushed {
+			return true, nil // a player's, or of another stream
+		}
 		return false, c.end(c.streamID)
 	case "connect":
 		return true, errors.New("second connect")
@@ -200,6 +204,7 @@ func (c *Conn) AcceptPublish(cmd Command, s Status) error {
 	b := c.appendResult(nil, cmd, s)
 	b = c.AppendStatus(b, cmd.StreamID, "status", cmp.Or(s.NetStatus, "NetStream.Publish.Start"), s.Description)
 	c.in.grow(bufferMedia)
+	c.pushed = bare(cmd.StreamName)
 	return c.begin(cmd, b)
 }
 
@@ -208,6 +213,7 @@ func (c *Conn) AcceptPublish(cmd Command, s Status) error {
 // messages of stream cmd.StreamID, and ReadCommand returns what the client
 // wants. No deadline is set.
 func (c *Conn) AcceptPlay(cmd Command, s Status) error {
+	c.pushed = ""
 	b := appendEvent(nil, eventStreamBegin, cmd.StreamID)
 	b = c.appendResult(b, cmd, s)
 	b = c.AppendStatus(b, cmd.StreamID, "status", "NetStream.Play.Reset", s.Description)
@@ -236,6 +242,23 @@ func (c *Conn) RejectPublish(cmd Command, s Status) error {
 // RejectPlay refuses to let the client play, as RejectPublish does.
 func (c *Conn) RejectPlay(cmd Command, s Status) error {
 	return c.reject(cmd, s, "NetStream.Play.Failed")
+}
+
+// AppendBusy appends the answers to a publish or play that the client may not
+// do beside what it does, and with which it goes on. Any goroutine may call it.
+func (c *Conn) AppendBusy(dst []byte, cmd Command, description string) []byte {
+	netStatus := "NetStream.Play.Failed"
+	if cmd.Name == "publish" {
+		netStatus = "NetStream.Publish.Denied"
+	}
+	dst = c.AppendStatus(dst, cmd.StreamID, "error", netStatus, description)
+	return c.appendResult(dst, cmd, Status{Code: 5, Description: description})
+}
+
+// bare returns the name of a stream without its query.
+func bare(name string) string {
+	name, _, _ = strings.Cut(name, "?")
+	return name
 }
 
 func (c *Conn) reject(cmd Command, s Status, netStatus string) error {

@@ -205,7 +205,6 @@ func TestCommandsReturned(t *testing.T) {
 		{2, []any{"closeStream", 0.0, nil}, Command{Name: "closeStream", StreamID: 2, Args: []any{}}},
 		{0, []any{"deleteStream", 0.0, nil, 2.0}, Command{Name: "deleteStream", StreamID: 2, Args: []any{2.0}}},
 		{3, []any{"deleteStream", 0.0, nil, "s1"}, Command{Name: "deleteStream", StreamID: 3, Args: []any{"s1"}}},
-		{0, []any{"FCUnpublish", 0.0, nil, "s1"}, Command{Name: "FCUnpublish", StreamName: "s1", Args: []any{"s1"}}},
 	} {
 		go p.try(slices.Concat(msg(TypeVideo, 0, 1, []byte{0x17, 0}), cmdMsg(tt.streamID, tt.command...)))
 		got, err := c.ReadCommand()
@@ -446,6 +445,94 @@ func TestPublishTwice(t *testing.T) {
 		if m.streamID != uint32(2+i) || o.String("level") != "error" || o.String("code") != code {
 			t.Errorf("answer on stream %d: %v, want %s", m.streamID, o, code)
 		}
+		m = p.next() // B.20
+		v := p.values(m)
+		if m.streamID != 0 || v[0] != "_result" || v[1] != float64(9+i) || amf.Properties(v[3])[0] != (amf.Property{Name: "code", Value: 5.0}) {
+			t.Errorf("answer on stream %d: %v", m.streamID, v)
+		}
+	}
+}
+
+// What comes on a message stream other than the one that is published, made
+// but refused, is not the publisher's; ids that were never made are.
+func TestMediaOfOtherStreams(t *testing.T) {
+	c, p := publishing(t, Config{}) // on stream 1
+	go p.try(slices.Concat(cmdMsg(0, "createStream", 2, nil), cmdMsg(0, "createStream", 3, nil), cmdMsg(2, "publish", 0, nil, "s2"),
+		msg(TypeAudio, 10, 2, aacFrame), msg(TypeAudio, 20, 1, aacFrame), msg(TypeAudio, 30, 0, aacFrame), msg(TypeAudio, 40, 7, aacFrame)))
+	for _, want := range []int64{20, 30, 40} {
+		if pkt, err := c.ReadPacket(); err != nil || pkt.DTS != want {
+			t.Fatalf("packet at %d, %v, want %d", pkt.DTS, err, want)
+		}
+	}
+}
+
+// A command goes on without an argument that is of no type we know; before
+// there is a command there is none.
+func TestForeignArguments(t *testing.T) {
+	c, p := publishing(t, Config{})
+	for _, value := range []string{"\x11\x0a\x0b\x01\x01", "\x07\x00\x00", "\x10\x00\x01a\x00\x00\x09", "\x0f\x00\x00\x00\x01x"} {
+		body := append(amf.Append(nil, "someCall", 9, nil), value...)
+		go p.try(slices.Concat(msg(TypeCommand, 0, 0, body), msg(typeCommandAMF3, 0, 0, append([]byte{0}, body...)), msg(TypeAudio, 0, 1, aacFrame)))
+		if _, err := c.ReadPacket(); err != nil {
+			t.Fatalf("%x: %v", value, err)
+		}
+		for range 2 {
+			if v := p.command(); v[0] != "_error" || v[1] != 9.0 {
+				t.Errorf("%x: answer %v", value, v)
+			}
+		}
+	}
+}
+
+// SetPeerBandwidth with another window than ours is answered with that (5.4.5).
+func TestSetPeerBandwidth(t *testing.T) {
+	c, p := publishing(t, Config{})
+	limit := func(window uint32) []byte {
+		return AppendMessage(nil, defaultChunkSize, ChunkControl, typeSetPeerBandwidth, 0, 0, append(binary.BigEndian.AppendUint32(nil, window), 2))
+	}
+	go p.try(slices.Concat(limit(50_000), limit(50_000), limit(60_000), AppendMessage(nil, defaultChunkSize, ChunkControl, typeSetPeerBandwidth, 0, 0, []byte{1}), msg(TypeAudio, 0, 1, aacFrame)))
+	if _, err := c.ReadPacket(); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []uint32{50_000, 60_000} {
+		if m := p.next(); m.typ != typeWindowAckSize || binary.BigEndian.Uint32(m.body) != want {
+			t.Errorf("message of type %d: %x, want a window of %d", m.typ, m.body, want)
+		}
+	}
+}
+
+// Progress in a large message is told of, and that of a small one is not.
+func TestHeard(t *testing.T) {
+	c, p := publishing(t, Config{})
+	heard := 0
+	c.SetHeard(func() { heard++ })
+	go p.try(slices.Concat(slices.Repeat(msg(TypeAudio, 0, 1, aacFrame), 100), msg(TypeVideo, 0, 1, slices.Concat(keyFrame, make([]byte, 60<<10))), cmdMsg(0, "FCUnpublish", 0, nil)))
+	for n := 0; ; n++ {
+		_, err := c.ReadPacket()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n < 100 && heard > 0 {
+			t.Fatal("told of small frames")
+		}
+	}
+	if heard < 10 || heard > 15 {
+		t.Errorf("told %d times of 60 KiB", heard)
+	}
+}
+
+// FCUnpublish ends the push that it names, and not a player.
+func TestFCUnpublish(t *testing.T) {
+	c, p := publishing(t, Config{})
+	go p.try(slices.Concat(cmdMsg(0, "FCUnpublish", 5, nil, "another"), msg(TypeAudio, 0, 1, aacFrame), cmdMsg(0, "FCUnpublish", 6, nil, "s1?k=v")))
+	if _, err := c.ReadPacket(); err != nil {
+		t.Fatalf("after another name: %v", err)
+	}
+	if _, err := c.ReadPacket(); err != io.EOF {
+		t.Fatalf("after its own name: %v, want EOF", err)
 	}
 }
 
