@@ -43,7 +43,7 @@ type Command struct {
 	Joins    float64       `placeholder:"RATE" help:"During the measurement, extra players a second that leave when they have joined. The join times reported are then theirs."`
 
 	Sample       int           `default:"40" help:"Players that read everything at once, to measure latency. The others drain."`
-	ReadInterval time.Duration `default:"0s" help:"Interval at which the other players drain; 0: 50 ms, and more from 2000 players on."`
+	ReadInterval time.Duration `default:"0s" help:"Interval at which the other players drain; 0: 25 ms, and more from 2000 players on."`
 	SlowFraction float64       `help:"Part of the RTMP and FLV players that read slowly, 0 to 1."`
 	SlowRate     Bits          `default:"100k" help:"Bits a second that a slow player reads."`
 	Stall        time.Duration `default:"3s" help:"A player that gets nothing for so long counts as stalled."`
@@ -149,10 +149,11 @@ type run struct {
 }
 
 const (
-	// maxReads is how many drains a second the tool aims at: a tenth of a core.
+	// maxReads is how many drains a second the tool aims at: a fifth of a core.
 	// More often is nearer to a real player, which acknowledges what comes
 	// before TCP's timer for that fires on the server's side of a loopback.
-	maxReads = 40_000
+	maxReads                    = 80_000
+	leastInterval, mostInterval = 25 * time.Millisecond, 250 * time.Millisecond
 	// slowBuffer is small, so that the server soon feels a slow player.
 	slowBuffer = 16 << 10
 	// leastBuffer holds a key frame on top of what comes in a read interval.
@@ -189,7 +190,7 @@ func newRun(ctx context.Context, c *Command) (*run, error) {
 	r.choose()
 	interval := c.ReadInterval
 	if interval == 0 {
-		interval = min(max(50*time.Millisecond, time.Duration(len(r.players))*time.Second/maxReads), 250*time.Millisecond)
+		interval = min(max(leastInterval, time.Duration(len(r.players))*time.Second/maxReads), mostInterval)
 	}
 	// A window must hold what comes between two reads, and bursts of as much.
 	r.receiveBuffer = max(leastBuffer, int(float64(c.Bitrate)/8*interval.Seconds()*4))
