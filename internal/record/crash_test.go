@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -33,11 +34,17 @@ import (
 
 // copySpool copies the spool as it is now: what a process that dies now leaves.
 func (w *world) copySpool() string {
-	dir := w.t.TempDir()
-	if err := os.CopyFS(dir, os.DirFS(w.dir)); err != nil {
-		w.t.Fatal(err)
+	for {
+		dir := w.t.TempDir()
+		err := os.CopyFS(dir, os.DirFS(w.dir))
+		if errors.Is(err, fs.ErrNotExist) { // gone meanwhile: that was no moment
+			continue
+		}
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		return dir
 	}
-	return dir
 }
 
 // kill ends hub and Recorder as kill -9 does, after d, and starts them again.

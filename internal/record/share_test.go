@@ -892,6 +892,9 @@ func TestComesBackToALongerRecording(t *testing.T) {
 			c.until("a to go its own way", func() bool { u := a.r.Unfinished(); return len(u) == 1 && u[0].Task != task })
 			fork := a.r.Unfinished()[0].Task
 			spool = a.die()
+			if err := os.RemoveAll(filepath.Join(spool, task)); err != nil {
+				t.Fatal(err)
+			}
 			if err := os.CopyFS(filepath.Join(spool, task), os.DirFS(old)); err != nil { // as if it had been killed a moment before
 				t.Fatal(err)
 			}
