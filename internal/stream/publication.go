@@ -67,7 +67,7 @@ type Publication struct {
 	start time.Time
 
 	active atomic.Int64 // time of the last packet, ns after start
-	heard  atomic.Int64 // time at which anything came, ns after start
+	heard  atomic.Int64 // time at which a good part of a packet came, ns after start
 	held   atomic.Bool  // WritePacket is holding the publisher back: its silence is ours
 	once   sync.Once
 	reason EndReason
