@@ -32,7 +32,7 @@ func (c *broken) Close() error {
 	panic("close")
 }
 
-// brokenSocket is one for a pump.
+// brokenSocket is one for a pump: its descriptor is not to be had.
 type brokenSocket struct {
 	*net.TCPConn
 	now atomic.Bool
@@ -121,6 +121,7 @@ func panicOfAPlayer(t *testing.T, burst bool) {
 	h := newHub(t, Options{GatherCeiling: -1, NoIOURing: !burst})
 	if burst {
 		h.burstFrom = 1
+		h.newRing = func(_, size int) *ring { return newRing(2, size) }
 	}
 	pub := publish(t, h, app())
 	s, dts := pub.Stream(), int64(0)
@@ -144,6 +145,13 @@ func panicOfAPlayer(t *testing.T, burst bool) {
 	conn.now.Store(true)
 	eventually(t, "the player alone ends", pub, &dts, func() bool { return over(alone.Player) })
 	socket.now.Store(true)
+	players := 2
+	if burst { // the descriptor is asked for when a ring needs more room
+		near, far := pair(t)
+		late := watch(t, s, FLV, near, far)
+		players++
+		eventually(t, "play late", pub, &dts, func() bool { return late.got.Load() > 1000 })
+	}
 	eventually(t, "the pumped player ends", pub, &dts, func() bool { return over(pumped.Player) })
 	if alone.Err() != ErrFault || pumped.Err() != ErrFault {
 		t.Errorf("ended with %v and %v, want %v", alone.Err(), pumped.Err(), ErrFault)
@@ -152,11 +160,11 @@ func panicOfAPlayer(t *testing.T, burst bool) {
 		had := v.got.Load()
 		eventually(t, "the others go on", pub, &dts, func() bool { return v.got.Load() > had+1000 })
 	}
-	if st := h.Stats(); st.Panics != 3 || st.Players != 2 { // the connection's own, too
-		t.Errorf("%d panics, %d players, want 3 and 2", st.Panics, st.Players)
+	if st := h.Stats(); st.Panics != 4 || st.Players != int64(players) { // both connections', too, when they are hung up
+		t.Errorf("%d panics, %d players, want 4 and %d", st.Panics, st.Players, players)
 	}
-	if i := s.Info(); i.Players != 2 {
-		t.Errorf("%d players of the stream, want 2", i.Players)
+	if i := s.Info(); i.Players != players {
+		t.Errorf("%d players of the stream, want %d", i.Players, players)
 	}
 }
 

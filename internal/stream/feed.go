@@ -332,6 +332,9 @@ type view struct {
 	next uint64 // sequence number in the log after the last of them
 }
 
+// end returns the place behind the view.
+func (v *view) end() place { return place{v.at + int64(len(v.b)), v.next} }
+
 // view returns what lies from position at, between first and limit, to the end
 // of its block or to limit, whichever comes first. Nothing can be appended to
 // its bytes in place.

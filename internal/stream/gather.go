@@ -13,8 +13,8 @@ import (
 // so gathering for g divides the cost of n players by g, and adds about g/2 of
 // latency. Were the two worth the same at every load, g would best grow with
 // the square root of the writes that the node would make if nothing were
-// gathered. As a processor that is nearly busy makes everybody wait, g grows a
-// little faster, with the power 2/3. So latency is spent only where it buys
+// gathered. As a processor that is nearly busy makes everybody wait, g grows
+// faster. So latency is spent only where it buys
 // something, and a node that has little to do spends none.
 type gatherer struct {
 	ceiling time.Duration
@@ -34,9 +34,11 @@ const (
 	freeWrites = 12_000
 	// gatherBase is the gathering time at baseWrites ungathered writes per second
 	// and processor, which is a thousand players of 25 video and 47 audio frames
-	// per second; four thousand get 100 ms.
+	// per second; four thousand get 117 ms, which is nearly always three frames.
 	gatherBase = 40 * time.Millisecond
 	baseWrites = 72_000
+	// gatherGrowth is with which power of the writes the gathering time grows.
+	gatherGrowth = 0.775
 )
 
 // want notes that n players each want one more packet.
@@ -61,7 +63,7 @@ func (g *gatherer) gatherTime(rate float64) time.Duration {
 	if rate < freeWrites {
 		return 0
 	}
-	return min(g.ceiling, time.Duration(float64(gatherBase)*math.Pow(rate/baseWrites, 2./3)))
+	return min(g.ceiling, time.Duration(float64(gatherBase)*math.Pow(rate/baseWrites, gatherGrowth)))
 }
 
 // now returns the gathering time; none is left when nobody has wanted packets

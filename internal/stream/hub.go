@@ -95,7 +95,7 @@ type Hub struct {
 	gather    gatherer
 	stats     counters
 	burstFrom int // players that make a pump write in bursts
-	newRing   func() *ring
+	newRing   func(slots, size int) *ring
 
 	mu        sync.Mutex
 	closed    bool

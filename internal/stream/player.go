@@ -31,18 +31,15 @@ type PlayerOptions struct {
 // A player that keeps up belongs to one of its feed's pumps. One that does not,
 // or has something special to be done, has a goroutine until it does.
 type Player struct {
-	// Of the pump or goroutine that the player belongs to. What a pump looks at
-	// comes first and lies together: it goes through thousands of players, and
-	// none is in the processor's cache any more when its turn comes.
-	pos     int64  // next byte of the feed, at a packet's start if pending is empty
+	// Of the pump or goroutine that the player belongs to.
+	pos     int64  // next byte of the feed, at a packet's start if pending is empty. Players of a pump are where it is
 	seq     uint64 // all packets of the log before this one were sent, or passed over
 	pending []byte // to be written before, up to a packet's end
 	failed  error  // what a pump met
 
 	raw     syscall.RawConn // nil: only its own goroutine can write
-	sent    atomic.Int64
-	dirty   atomic.Bool // there are orders
-	account int         // index in Protocols
+	dirty   atomic.Bool     // there are orders
+	account int             // index in Protocols
 
 	want   Format // what it asked for; the feed's format may have less until the next key frame
 	paused bool
@@ -63,6 +60,9 @@ type Player struct {
 	err   error // why it ended; valid when done is closed
 
 	mu     sync.Mutex
+	sent   int64 // bytes, before a pump had it
+	pump   *pump // that has it
+	from   int64 // where it was when the pump took over
 	orders struct {
 		inject []byte
 		want   Format
@@ -187,7 +187,33 @@ func (p *Player) Done() <-chan struct{} { return p.done }
 func (p *Player) Err() error { return p.err }
 
 // Sent returns how many bytes the player has been sent.
-func (p *Player) Sent() int64 { return p.sent.Load() }
+func (p *Player) Sent() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.pump != nil {
+		return p.sent + p.pump.at.Load() - p.from
+	}
+	return p.sent
+}
+
+// wrote adds n bytes to what the player was sent.
+func (p *Player) wrote(n int64) {
+	p.mu.Lock()
+	p.sent += n
+	p.mu.Unlock()
+}
+
+// stand puts the player at a place of its feed. It may have passed over packets
+// that are behind it, and are not in that feed.
+func (p *Player) stand(at place) { p.pos, p.seq = at.at, max(p.seq, at.seq) }
+
+// rest leaves b to be written before the player goes on, unless the connection
+// has failed.
+func (p *Player) rest(b []byte, err error) {
+	if p.pending = b; err != nil && err != syscall.EAGAIN {
+		p.failed = err
+	}
+}
 
 // Jumps returns how often the player fell behind and jumped.
 func (p *Player) Jumps() int64 { return p.jumps.Load() }
@@ -200,6 +226,9 @@ func (p *Player) order(give func()) {
 	p.dirty.Store(true)
 	if f := p.feed.Load(); f != nil {
 		f.mu.Lock()
+		for _, u := range f.pumps {
+			u.called = true
+		}
 		f.wake()
 		f.mu.Unlock()
 	}
@@ -265,7 +294,10 @@ func (p *Player) hangUp() {
 			p.s.hub.fault(p.s, "connection", v)
 		}
 	}()
-	p.conn.Close()
+	defer p.conn.Close()
+	if p.raw != nil {
+		shutdown(p.raw)
+	}
 }
 
 // obey takes orders.
@@ -308,7 +340,7 @@ func (p *Player) write(head, body []byte) error {
 			held = unsent(p.raw)
 		}
 		n, err := p.writeSome(&bufs)
-		p.sent.Add(n)
+		p.wrote(n)
 		p.s.hub.stats.BytesOut.Add(n)
 		p.s.traffic.Served(p.account, n)
 		p.s.hub.stats.Writes.Add(1)

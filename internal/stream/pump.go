@@ -1,60 +1,82 @@
 package stream
 
 import (
+	"math/bits"
 	"runtime"
 	"slices"
+	"sync/atomic"
 	"syscall"
 )
 
 // pump writes a feed to the players that keep up, in one system call for each,
 // or for each burst of them, that does not wait. Its goroutine lives while it
 // has players.
+//
+// All its players stand at the same place of the feed. So as long as they keep
+// up a pass looks at the pump's list of them, and at nothing of theirs: it goes
+// through thousands, and none is in the processor's cache any more when its
+// turn comes.
 type pump struct {
 	f      *feed
 	signal chan struct{}
+	at     atomic.Int64 // what its players have been sent, but for a pass that goes on: now.at
 
 	// f.mu guards these.
 	joined []*Player // since the last pass began
 	n      int       // players, as of the end of the last pass, and joined
+	called bool      // some of them may have orders
 
 	// Of the goroutine.
-	players []*Player
-	turn    *Player // whose it is
-	yield   yielder
-	cache   [2]view
-	buf     []byte // for fn, which RawConn.Control calls: what to write,
-	sent    int    // how much was written,
-	err     error  // and why not all
-	fn      func(fd uintptr)
-	burst   burst
+	now      place // where its players stand
+	seats    []seat
+	incoming []*Player // joined, not seated yet: who began with what still gathers is further on than all
+	early    []*Player // of these, who stand further on than the others
+	turn     *Player   // whose turn it is, of those who have no seat
+	ring     *ring     // nil: there are no bursts,
+	ringless bool      // and there will not be
+	yield    yielder
+	buf      []byte // for fn, which RawConn.Control calls: what to write,
+	sent     int    // how much was written,
+	err      error  // and why not all
+	fn       func(fd uintptr)
 
 	// Of a pass.
+	to            place  // where it brings the players
+	views         []view // what is from the place of the first of them to there
+	lo, hi        int    // the seats before lo have all that, those from hi on have nothing of it; between them it is not known
+	strays        int    // seats
+	work          int    // see pumpBatch
 	bytes, writes int64
 	by            [len(Protocols)]int64
-	work          int // see pumpBatch
+	who           []int // which seat a send of the burst is for
 }
 
-// burst is one write to each of some players.
-type burst struct {
-	ring    *ring // nil: there are no bursts
-	players []*Player
-	views   []view // what each is to get
-	held    int    // of how many the descriptor is kept open, or gone
-	queued  int    // how many are in the ring
-	who     [ringSize]int
-	hold    func(fd uintptr)
+// place is one of a feed, between two packets.
+type place struct {
+	at  int64
+	seq uint64 // all packets of the log before this one are before the place
+}
+
+// seat is a player in a pump.
+type seat struct {
+	p       *Player
+	slot    int32 // of its socket in the ring, -1: it is written to without
+	account uint8 // p.account
+	astray  bool  // the player is not where the others are, but where it says itself
 }
 
 const (
 	// pumpFill is how many players a pump has before another processor gets one
 	// too: fewer are written faster than another thread wakes up.
 	pumpFill = 64
-	// pumpBatch is after how much work, about a millisecond, a pump lets others
+	// pumpBatch is after how much work, a millisecond or two, a pump lets others
 	// run: who comes to play does not wait for the whole pass. A player is one
 	// unit of it, and so are pumpCopied bytes: a key frame takes much longer to
-	// copy than the frames between.
-	pumpBatch  = 128
+	// copy than the frames between. A burst is no more than that either.
+	pumpBatch  = 256
 	pumpCopied = 16 << 10
+	// minSlots is for how many sockets a ring has room at least.
+	minSlots = 64
 )
 
 // hand gives a pump a player that has all that was flushed, and no orders.
@@ -68,7 +90,7 @@ func (f *feed) hand(p *Player) {
 	}
 	if u == nil || u.n >= pumpFill && len(f.pumps) < runtime.GOMAXPROCS(0) {
 		u = &pump{f: f, signal: make(chan struct{}, 1)}
-		u.fn, u.burst.hold = u.try, u.hold
+		u.fn = u.try
 		f.pumps = append(f.pumps, u)
 		f.s.hub.tasks.Go(u.run) // ends when it has no players
 	}
@@ -86,7 +108,7 @@ func (u *pump) wake() {
 func (u *pump) run() {
 	defer func() {
 		u.yield.close()
-		u.burst.ring.close()
+		u.ring.close()
 	}()
 	for range u.signal {
 		if u.guard() {
@@ -96,7 +118,7 @@ func (u *pump) run() {
 }
 
 // guard is pass, in which a panic is the end of the player whose turn it was.
-// The others are looked at again.
+// All others get goroutines of their own, and come back.
 func (u *pump) guard() (over bool) {
 	defer func() {
 		v := recover()
@@ -104,11 +126,26 @@ func (u *pump) guard() (over bool) {
 			return
 		}
 		u.f.s.hub.fault(u.f.s, "pump", v)
-		u.cache, u.buf = [2]view{}, nil
-		u.burst.ring.clear()
-		if u.turn != nil {
-			u.turn.failed = ErrFault
+		u.ring.clear()
+		if p := u.turn; p != nil {
+			u.turn, p.failed = nil, ErrFault
+			go p.run() // ends with that
 		}
+		for i := len(u.seats) - 1; i >= 0; i-- {
+			s := &u.seats[i]
+			switch {
+			case s.astray:
+			case i < u.lo:
+				s.p.stand(u.to)
+			default:
+				s.p.stand(u.now)
+			}
+			if i >= u.lo && i < u.hi {
+				s.p.failed = ErrFault
+			}
+			u.vacate(i)
+		}
+		u.buf, u.views = nil, nil
 		u.wake()
 	}()
 	return u.pass()
@@ -119,42 +156,65 @@ func (u *pump) guard() (over bool) {
 func (u *pump) pass() bool {
 	f := u.f
 	f.mu.Lock()
-	target, ended := f.out, f.ended
-	u.players = append(u.players, u.joined...)
+	u.incoming = append(append(u.incoming, u.early...), u.joined...)
+	clear(u.early)
 	clear(u.joined)
-	u.joined = u.joined[:0]
+	u.early, u.joined = u.early[:0], u.joined[:0]
+	if len(u.seats) == 0 && len(u.incoming) > 0 {
+		u.now = place{f.out, 0}
+		for _, p := range u.incoming {
+			if p.pos <= u.now.at {
+				u.now = place{p.pos, p.seq}
+			}
+		}
+		u.at.Store(u.now.at)
+	}
+	ended, called, lost := f.ended, u.called, u.now.at < f.first()
+	u.called = false
+	u.to, u.lo, u.hi = u.now, 0, 0
+	size := 0
+	u.views = u.views[:0]
+	for end := u.now; end.at < f.out && !lost; {
+		v := f.view(end.at, f.out)
+		u.views = append(u.views, v)
+		end = v.end()
+		size += len(v.b)
+	}
 	f.mu.Unlock()
 
 	u.bytes, u.writes, u.by, u.work = 0, 0, [len(Protocols)]int64{}, 0
-	if u.burst.players == nil && len(u.players) >= f.s.hub.burstFrom {
-		u.burst.players = make([]*Player, 0, ringSize)
-		u.burst.ring = f.s.hub.newRing()
-	}
-	for i, written := 0, 0; i < len(u.players); {
-		if u.burst.ring != nil && i >= written {
-			written = min(i+ringSize, len(u.players))
-			u.writeAll(u.players[i:written], target)
+	for n := len(u.incoming); n > 0; n = len(u.incoming) {
+		p := u.incoming[n-1]
+		u.incoming[n-1] = nil
+		if u.incoming = u.incoming[:n-1]; p.pos == u.now.at {
+			u.seat(p)
+		} else {
+			u.early = append(u.early, p)
 		}
-		p := u.players[i]
-		u.turn = p
-		for p.pos < target && len(p.pending) == 0 && p.failed == nil {
-			v := u.view(p.pos, target)
-			if len(v.b) == 0 { // it is gone: the player is far behind
-				break
+	}
+	if n := len(u.views); n > 0 {
+		u.to = u.views[n-1].end()
+		u.serve(max(1, pumpBatch/(1+size/pumpCopied)))
+	}
+	for i := len(u.seats) - 1; i >= 0 && (ended || called || lost || u.strays > 0); i-- {
+		s := &u.seats[i]
+		if !s.astray {
+			if !ended && !lost && (!called || !s.p.dirty.Load()) {
+				continue
 			}
-			u.write(p, v)
+			s.p.stand(u.to)
 		}
-		if ended || p.dirty.Load() || p.pos < target || len(p.pending) > 0 || p.failed != nil {
-			u.drop(i)
-			continue
-		}
-		i++
-		if u.work++; u.work >= pumpBatch {
-			u.work = 0
-			u.yield.let()
-		}
+		u.vacate(i)
 	}
-	u.turn, u.cache = nil, [2]view{}
+	u.now = u.to
+	u.at.Store(u.now.at)
+	for n := len(u.early); n > 0; n = len(u.early) {
+		u.turn, u.early[n-1] = u.early[n-1], nil
+		u.early = u.early[:n-1]
+		u.overtake(ended || lost)
+	}
+	clear(u.views)
+
 	f.s.hub.stats.BytesOut.Add(u.bytes)
 	f.s.hub.stats.Writes.Add(u.writes)
 	for i, n := range u.by {
@@ -162,10 +222,9 @@ func (u *pump) pass() bool {
 			f.s.traffic.Served(i, n)
 		}
 	}
-
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	u.n = len(u.players) + len(u.joined)
+	u.n = len(u.seats) + len(u.incoming) + len(u.joined)
 	if u.n > 0 {
 		return false
 	}
@@ -173,59 +232,100 @@ func (u *pump) pass() bool {
 	return true
 }
 
-// view returns the feed's bytes from position at to the target or the end of
-// the block; none if they are gone. Most players ask for the same.
-func (u *pump) view(at, target int64) view {
-	for _, v := range u.cache {
-		if v.at == at && v.b != nil {
-			return v
+// serve writes the views to all who have a seat, in bursts of up to most.
+func (u *pump) serve(most int) {
+	for u.lo = 0; u.lo < len(u.seats); {
+		u.hi = u.lo + 1
+		if s := &u.seats[u.lo]; s.slot < 0 {
+			u.single(s, u.views)
+		} else {
+			for u.hi < len(u.seats) && u.hi < u.lo+min(most, u.ring.size) && u.seats[u.hi].slot >= 0 {
+				u.hi++
+			}
+			u.burst(u.seats[u.lo:u.hi])
+		}
+		u.work += u.hi - u.lo
+		if u.lo = u.hi; u.work >= pumpBatch {
+			u.work = 0
+			u.yield.let()
 		}
 	}
-	f := u.f
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if at < f.first() {
-		return view{}
+}
+
+// burst writes the views to up to ringSize players, each in one system call. A
+// ring that fails is left, and they get what it did not send without.
+func (u *pump) burst(seats []seat) {
+	for k, v := range u.views {
+		u.who = u.who[:0]
+		for i := range seats {
+			if !seats[i].astray {
+				u.ring.add(seats[i].slot, v.b)
+				u.who = append(u.who, i)
+			}
+		}
+		done, ok := u.ring.submit()
+		for _, d := range done {
+			u.wrote(&seats[u.who[d.i]], v, d.n, d.err)
+		}
+		if ok {
+			continue
+		}
+		u.leaveRing()
+		has := func(i int) bool {
+			return slices.ContainsFunc(done, func(d ringDone) bool { return u.who[d.i] == i })
+		}
+		for i := range seats {
+			switch s := &seats[i]; {
+			case s.astray:
+			case has(i):
+				u.single(s, u.views[k+1:])
+			default:
+				u.single(s, u.views[k:])
+			}
+		}
+		return
 	}
-	u.cache[1], u.cache[0] = u.cache[0], f.view(at, target)
-	return u.cache[0]
 }
 
-// drop gives the player at index i a goroutine of its own.
-func (u *pump) drop(i int) {
-	p := u.players[i]
-	last := len(u.players) - 1
-	u.players[i] = u.players[last]
-	u.players[last] = nil
-	u.players = u.players[:last]
-	go p.run() // ends when a pump takes over again or the player is over
+// single writes views to a player in system calls of its own.
+func (u *pump) single(s *seat, views []view) {
+	for _, v := range views {
+		n, err := u.put(s.p, v.b)
+		if u.wrote(s, v, n, err); s.astray {
+			return
+		}
+	}
 }
 
-// write writes what the player's socket takes of v; the rest is pending. Of the
-// locks of a connection it takes only the one that keeps the descriptor open,
-// for nobody else writes.
-func (u *pump) write(p *Player, v view) {
-	u.buf, u.sent, u.err = v.b, 0, nil
+// wrote notes that the socket of a player took n bytes of v, and why not all.
+func (u *pump) wrote(s *seat, v view, n int, err error) {
+	u.count(s.account, n)
+	if n == len(v.b) {
+		return
+	}
+	u.strays++
+	s.astray = true
+	s.p.stand(v.end())
+	s.p.rest(v.b[n:], err)
+}
+
+// count adds a write of n bytes to what the pass has done.
+func (u *pump) count(account uint8, n int) {
+	u.bytes += int64(n)
+	u.by[account] += int64(n)
+	u.writes++
+	u.work += n / pumpCopied
+}
+
+// put writes what the player's socket takes of b. Of the locks of a connection
+// it takes only the one that keeps the descriptor open, for nobody else writes.
+func (u *pump) put(p *Player, b []byte) (n int, err error) {
+	u.buf, u.sent, u.err = b, 0, nil
 	if err := p.raw.Control(u.fn); err != nil {
 		u.err = err
 	}
-	u.wrote(p, v, u.sent, u.err)
 	u.buf = nil
-}
-
-// wrote notes that p's socket took n bytes of v, and why not all.
-func (u *pump) wrote(p *Player, v view, n int, err error) {
-	if err != nil && err != syscall.EAGAIN {
-		p.failed = err
-	}
-	p.sent.Add(int64(n))
-	if p.pos, p.seq = v.at+int64(len(v.b)), v.next; n < len(v.b) {
-		p.pending = v.b[n:]
-	}
-	u.bytes += int64(n)
-	u.by[p.account] += int64(n)
-	u.writes++
-	u.work += n / pumpCopied
+	return u.sent, u.err
 }
 
 // try is called by RawConn.Control with the descriptor, which is non-blocking
@@ -239,58 +339,92 @@ func (u *pump) try(fd uintptr) {
 	}
 }
 
-// writeAll is a write to each of up to ringSize players who is due one, in one
-// system call. Where that is not to be had they are still due.
-func (u *pump) writeAll(players []*Player, target int64) {
-	b := &u.burst
-	b.players, b.views, b.held, b.queued = b.players[:0], b.views[:0], 0, 0
-	for _, p := range players {
-		if u.turn = p; p.pos >= target || len(p.pending) > 0 || p.failed != nil {
+// overtake serves the player whose turn it is, who has no seat yet and is ahead
+// of those who had one. Unless it has to leave it gets one, once they are there.
+func (u *pump) overtake(leave bool) {
+	p := u.turn
+	for _, v := range u.views {
+		if leave || v.end().at <= p.pos {
 			continue
 		}
-		if v := u.view(p.pos, target); len(v.b) > 0 {
-			b.players, b.views = append(b.players, p), append(b.views, v)
+		b := v.b[p.pos-v.at:]
+		n, err := u.put(p, b)
+		u.count(uint8(p.account), n)
+		p.wrote(int64(n))
+		if p.stand(v.end()); n < len(b) {
+			p.rest(b[n:], err)
+			leave = true
 		}
 	}
-	u.holdAll()
-	clear(b.players)
-	clear(b.views)
-}
-
-// holdAll keeps the descriptors of all players of the burst open, one
-// RawConn.Control within the other, and in the innermost one writes.
-func (u *pump) holdAll() {
-	b := &u.burst
-	for b.held < len(b.players) {
-		u.turn = b.players[b.held]
-		b.held++
-		err := u.turn.raw.Control(b.hold)
-		if err == nil {
-			return // hold took care of the rest
-		}
-		u.turn.failed = err
-	}
-	if b.queued == 0 {
-		return
-	}
-	done, ok := b.ring.submit()
-	for _, d := range done {
-		i := b.who[d.i]
-		u.wrote(b.players[i], b.views[i], d.n, d.err)
-	}
-	if !ok {
-		b.ring.close()
-		b.ring = nil
+	switch u.turn = nil; {
+	case leave || p.dirty.Load():
+		go p.run() // ends when a pump takes over again or the player is over
+	case p.pos > u.to.at:
+		u.incoming = append(u.incoming, p)
+	default:
+		u.seat(p)
 	}
 }
 
-// hold is called by RawConn.Control with the descriptor of the player whose
-// turn it is.
-func (u *pump) hold(fd uintptr) {
-	b, i := &u.burst, u.burst.held-1
-	b.ring.add(fd, b.views[i].b)
-	b.who[b.queued] = i
-	b.queued++
-	u.holdAll()
-	u.turn = b.players[i]
+// seat gives a seat to a player who is where the others are.
+func (u *pump) seat(p *Player) {
+	p.mu.Lock()
+	p.pump, p.from = u, p.pos
+	p.mu.Unlock()
+	u.seats = append(u.seats, seat{p: p, slot: -1, account: uint8(p.account)})
+	n := len(u.seats)
+	switch h := u.f.s.hub; {
+	case u.ringless || u.ring == nil && n < h.burstFrom:
+	case u.ring != nil && u.ring.room():
+		u.enter(n - 1)
+	default:
+		u.leaveRing()
+		slots := max(minSlots, 4*n)
+		size := 1 << bits.Len(uint(slots-1))
+		if u.ring = h.newRing(slots, min(size, pumpBatch)); u.ring != nil {
+			u.ringless = false
+		}
+		for i := 0; i < n && u.ring != nil; i++ {
+			u.enter(i)
+		}
+	}
+}
+
+// enter puts the socket of seat i into the ring, where it stays open until it
+// is taken out, whoever closes it.
+func (u *pump) enter(i int) {
+	u.lo, u.hi = i, i+1
+	s := &u.seats[i]
+	if err := s.p.raw.Control(func(fd uintptr) { s.slot = u.ring.enter(fd) }); err != nil {
+		s.slot = -1 // it is closed, and the next write tells
+	}
+	u.lo = u.hi
+}
+
+// leaveRing closes the ring. There is no other one.
+func (u *pump) leaveRing() {
+	u.ring.close()
+	u.ring, u.ringless = nil, true
+	for i := range u.seats {
+		u.seats[i].slot = -1
+	}
+}
+
+// vacate gives the player in seat i a goroutine of its own.
+func (u *pump) vacate(i int) {
+	s, last := u.seats[i], len(u.seats)-1
+	u.seats[i], u.seats[last] = u.seats[last], seat{}
+	u.seats = u.seats[:last]
+	if s.slot >= 0 {
+		u.ring.leave(s.slot)
+	}
+	if s.astray {
+		u.strays--
+	}
+	p := s.p
+	p.mu.Lock()
+	p.sent += p.pos - int64(len(p.pending)) - p.from
+	p.pump = nil
+	p.mu.Unlock()
+	go p.run() // ends when a pump takes over again or the player is over
 }

@@ -3,6 +3,7 @@ package stream
 import (
 	"fmt"
 	"net"
+	"runtime"
 	"sync/atomic"
 	"testing"
 
@@ -100,5 +101,52 @@ func pumpOfManyPlayers(t *testing.T, burst bool) {
 	defer f.mu.Unlock()
 	if len(f.pumps) != 0 || f.players != 0 {
 		t.Errorf("%d pumps of %d players are left", len(f.pumps), f.players)
+	}
+}
+
+// Who has had a key frame and then gets sound only does not get that key frame
+// again with the picture, though others who hear the same are not as far: the
+// pump knows of the sound only.
+func TestPumpKeepsWhatAPlayerHasHad(t *testing.T) {
+	for _, burst := range []int{1, 100} {
+		h := newHub(t, Options{GatherCeiling: -1})
+		h.burstFrom = burst
+		p := publish(t, h, app())
+		s := p.Stream()
+		seated := func(one *flvPlayer) bool {
+			one.mu.Lock()
+			defer one.mu.Unlock()
+			return one.pump != nil
+		}
+		write(t, p, config(av.Video, "VC"), config(av.Audio, "AC"), video(0, true, "K0"), audio(1, "a1"))
+		ear := play(t, s, Format{Wire: FLV, NoVideo: true})
+		one := play(t, s, Format{Wire: FLV})
+		write(t, p, audio(2, "a2"))
+		for got := ""; got != "a2@2"; got = ear.read(t, 1)[0] {
+		}
+		for got := ""; got != "a2@2"; got = one.read(t, 1)[0] {
+		}
+		write(t, p, video(40, true, "K40"), video(80, false, "v80"))
+		equal(t, "before", one.read(t, 2), []string{"K40@40", "v80@80"})
+		look := func() { // the pump, who has come
+			f := ear.feed.Load()
+			f.mu.Lock()
+			f.wake()
+			f.mu.Unlock()
+			runtime.Gosched()
+		}
+		for !seated(ear) {
+			look()
+		}
+		one.SetTracks(true, false)
+		for one.feed.Load() != ear.feed.Load() || !seated(one) {
+			look()
+		}
+		one.SetTracks(true, true)
+		write(t, p, video(120, false, "v120"), audio(121, "a121"))
+		equal(t, "until the next key frame", one.read(t, 1), []string{"a121@121"})
+		write(t, p, video(160, true, "K160"))
+		equal(t, "with the picture again", one.read(t, 3), []string{"VC@160", "AC@121", "K160@160"})
+		p.End(EndKicked)
 	}
 }

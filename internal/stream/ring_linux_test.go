@@ -14,19 +14,20 @@ import (
 // A ring tells of each socket what send(2) would have: all, a part and then
 // EAGAIN where the socket is full, and that the peer is gone.
 func TestRing(t *testing.T) {
-	r := newRing()
+	r := newRing(4, 4)
 	if r == nil {
 		t.Skip("no io_uring")
 	}
 	defer r.close()
-	control := func(c *net.TCPConn, f func(fd uintptr)) {
+	enter := func(c *net.TCPConn) (slot int32) {
 		raw, err := c.SyscallConn()
 		if err == nil {
-			err = raw.Control(f)
+			err = raw.Control(func(fd uintptr) { slot = r.enter(fd) })
 		}
-		if err != nil {
-			t.Fatal(err)
+		if err != nil || slot < 0 {
+			t.Fatalf("slot %d, %v", slot, err)
 		}
+		return slot
 	}
 
 	good, goodFar := pair(t)
@@ -49,38 +50,33 @@ func TestRing(t *testing.T) {
 	}
 	taken, again := 0, error(nil)
 	const rounds = 1000 // the ring's indices come around
+	a, b, c := enter(good), enter(full), enter(gone)
 	for round := range rounds {
-		control(good, func(a uintptr) {
-			control(full, func(b uintptr) {
-				control(gone, func(c uintptr) {
-					r.add(a, small)
-					r.add(b, large[taken:])
-					r.add(c, small)
-					done, ok := r.submit()
-					if !ok || len(done) != 3 {
-						t.Fatalf("round %d: %v, %v", round, done, ok)
-					}
-					for _, d := range done {
-						switch d.i {
-						case 0:
-							if d.n != len(small) || d.err != nil {
-								t.Fatalf("round %d: sent %d of %d, %v", round, d.n, len(small), d.err)
-							}
-						case 1:
-							if d.n == 0 && d.err != syscall.EAGAIN || d.n > 0 && d.err != nil {
-								t.Fatalf("round %d: a full socket took %d, %v", round, d.n, d.err)
-							}
-							taken += d.n
-							again = d.err
-						case 2:
-							if d.n != 0 || d.err != syscall.EPIPE && d.err != syscall.ECONNRESET {
-								t.Fatalf("round %d: a reset socket took %d, %v", round, d.n, d.err)
-							}
-						}
-					}
-				})
-			})
-		})
+		r.add(a, small)
+		r.add(b, large[taken:])
+		r.add(c, small)
+		done, ok := r.submit()
+		if !ok || len(done) != 3 {
+			t.Fatalf("round %d: %v, %v", round, done, ok)
+		}
+		for _, d := range done {
+			switch d.i {
+			case 0:
+				if d.n != len(small) || d.err != nil {
+					t.Fatalf("round %d: sent %d of %d, %v", round, d.n, len(small), d.err)
+				}
+			case 1:
+				if d.n == 0 && d.err != syscall.EAGAIN || d.n > 0 && d.err != nil {
+					t.Fatalf("round %d: a full socket took %d, %v", round, d.n, d.err)
+				}
+				taken += d.n
+				again = d.err
+			case 2:
+				if d.n != 0 || d.err != syscall.EPIPE && d.err != syscall.ECONNRESET {
+					t.Fatalf("round %d: a reset socket took %d, %v", round, d.n, d.err)
+				}
+			}
+		}
 		got := make([]byte, len(small))
 		if _, err := io.ReadFull(goodFar, got); err != nil || !bytes.Equal(got, small) {
 			t.Fatalf("round %d: read %q, %v", round, got, err)
@@ -90,17 +86,44 @@ func TestRing(t *testing.T) {
 		t.Errorf("the full socket took %d of %d and said %v at last", taken, len(large), again)
 	}
 	full.Close()
+	r.leave(b) // now it is closed
 	if got, err := io.ReadAll(fullFar); err != nil || !bytes.Equal(got, large[:taken]) {
 		t.Errorf("read %d bytes of %d that the socket took, %v", len(got), taken, err)
 	}
 
-	r.add(^uintptr(0), small) // no descriptor
+	r.add(b, small) // nobody is there
 	r.clear()
-	r.add(^uintptr(0), small)
+	r.add(b, small)
 	if done, ok := r.submit(); !ok || len(done) != 1 || done[0].err != syscall.EBADF {
-		t.Errorf("no descriptor: %v, %v", done, ok)
+		t.Errorf("an empty slot: %v, %v", done, ok)
+	}
+	if r.enter(^uintptr(0)) >= 0 {
+		t.Error("no descriptor got a slot")
+	}
+	for range 2 {
+		enter(good)
+	}
+	if r.room() || r.enter(^uintptr(0)) >= 0 {
+		t.Error("four sockets, and there is room in a ring of four")
 	}
 	runtime.KeepAlive(small)
+}
+
+// A ring has no more slots than the process may have files, which the kernel
+// refuses.
+func TestRingOfManySlots(t *testing.T) {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil || limit.Cur > 1<<19 {
+		t.Skipf("%d files, %v", limit.Cur, err)
+	}
+	r := newRing(int(limit.Cur)+1, 1)
+	if r == nil {
+		t.Skip("no io_uring")
+	}
+	defer r.close()
+	if len(r.free) != int(limit.Cur) {
+		t.Errorf("%d slots where %d files are allowed", len(r.free), limit.Cur)
+	}
 }
 
 // Where a ring does not work, those of the burst are written to one by one, and
@@ -108,8 +131,8 @@ func TestRing(t *testing.T) {
 func TestPumpWithABrokenRing(t *testing.T) {
 	h := newHub(t, Options{GatherCeiling: -1})
 	var made atomic.Int64
-	h.burstFrom, h.newRing = 1, func() *ring {
-		r := newRing()
+	h.burstFrom, h.newRing = 1, func(slots, size int) *ring {
+		r := newRing(slots, size)
 		if r != nil {
 			syscall.Close(int(r.fd))
 			r.fd = ^uintptr(0)

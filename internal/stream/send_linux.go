@@ -45,3 +45,9 @@ func limitUnsent(c syscall.RawConn) {
 		syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, maxUnsent)
 	})
 }
+
+// shutdown tells the peer that no more comes. Closing alone does not while a
+// ring still has the socket. Best effort.
+func shutdown(c syscall.RawConn) {
+	c.Control(func(fd uintptr) { syscall.Shutdown(int(fd), syscall.SHUT_WR) })
+}

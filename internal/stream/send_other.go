@@ -16,3 +16,6 @@ func unsent(syscall.RawConn) int { return -1 }
 
 // limitUnsent has no portable way to do what it does on Linux.
 func limitUnsent(syscall.RawConn) {}
+
+// shutdown has nothing to do where there are no rings.
+func shutdown(syscall.RawConn) {}

@@ -914,7 +914,7 @@ func TestGatherTime(t *testing.T) {
 	for _, c := range []struct {
 		players  float64
 		low, top time.Duration
-	}{{0, 0, 0}, {40, 0, 0}, {150, 0, 0}, {1000, 36 * ms, 44 * ms}, {4000, 90 * ms, 110 * ms}, {20000, 150 * ms, 150 * ms}} {
+	}{{0, 0, 0}, {40, 0, 0}, {150, 0, 0}, {1000, 36 * ms, 44 * ms}, {4000, 114 * ms, 120 * ms}, {20000, 150 * ms, 150 * ms}} {
 		if got := g.gatherTime(n * 72 * c.players); got < c.low || got > c.top {
 			t.Errorf("gathering time of %v players per processor = %v, want %v to %v", c.players, got, c.low, c.top)
 		}
