@@ -96,6 +96,8 @@ type Hub struct {
 	stats     counters
 	burstFrom int // players that make a pump write in bursts
 	newRing   func(slots, size int) *ring
+	begun     time.Time
+	came      atomic.Int64 // when a player last came, ns since begun
 
 	mu        sync.Mutex
 	closed    bool
@@ -112,7 +114,7 @@ type Hub struct {
 // NewHub returns an empty hub. The caller ends it with Close.
 func NewHub(o Options) *Hub {
 	o.defaults()
-	h := &Hub{opt: o, burstFrom: 16, newRing: newRing, streams: make(map[Key]*Stream), awaited: make(map[Key]*awaited), traces: make(map[Key]trace)}
+	h := &Hub{opt: o, burstFrom: 16, newRing: newRing, begun: time.Now(), streams: make(map[Key]*Stream), awaited: make(map[Key]*awaited), traces: make(map[Key]trace)}
 	h.gather.ceiling = max(0, o.GatherCeiling)
 	if o.NoIOURing {
 		h.burstFrom = math.MaxInt

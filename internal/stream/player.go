@@ -84,6 +84,7 @@ func (s *Stream) Play(o PlayerOptions) (*Player, error) {
 	if h.closed {
 		return nil, ErrClosed
 	}
+	h.came.Store(int64(time.Since(h.begun)))
 	h.tasks.Add(1) // until finish
 	h.stats.Players.Add(1)
 	p := &Player{

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync/atomic"
 	"syscall"
+	"time"
 )
 
 // pump writes a feed to the players that keep up, in one system call for each,
@@ -69,12 +70,16 @@ const (
 	// pumpFill is how many players a pump has before another processor gets one
 	// too: fewer are written faster than another thread wakes up.
 	pumpFill = 64
-	// pumpBatch is after how much work, a millisecond or two, a pump lets others
+	// pumpBatch is after how much work, about a millisecond, a pump lets others
 	// run: who comes to play does not wait for the whole pass. A player is one
 	// unit of it, and so are pumpCopied bytes: a key frame takes much longer to
 	// copy than the frames between. A burst is no more than that either.
-	pumpBatch  = 256
+	pumpBatch  = 128
 	pumpCopied = 16 << 10
+	// calmBatch is the same while nobody has come for calmAfter. What a burst, and
+	// letting others run, cost is shared by more.
+	calmBatch = 512
+	calmAfter = time.Second
 	// minSlots is for how many sockets a ring has room at least.
 	minSlots = 64
 )
@@ -194,7 +199,11 @@ func (u *pump) pass() bool {
 	}
 	if n := len(u.views); n > 0 {
 		u.to = u.views[n-1].end()
-		u.serve(max(1, pumpBatch/(1+size/pumpCopied)))
+		batch := pumpBatch
+		if time.Since(f.s.hub.begun)-time.Duration(f.s.hub.came.Load()) > calmAfter {
+			batch = calmBatch
+		}
+		u.serve(batch, max(1, batch/(1+size/pumpCopied)))
 	}
 	for i := len(u.seats) - 1; i >= 0 && (ended || called || lost || u.strays > 0); i-- {
 		s := &u.seats[i]
@@ -232,8 +241,9 @@ func (u *pump) pass() bool {
 	return true
 }
 
-// serve writes the views to all who have a seat, in bursts of up to most.
-func (u *pump) serve(most int) {
+// serve writes the views to all who have a seat, in bursts of up to most, and
+// lets others run after so much work.
+func (u *pump) serve(batch, most int) {
 	for u.lo = 0; u.lo < len(u.seats); {
 		u.hi = u.lo + 1
 		if s := &u.seats[u.lo]; s.slot < 0 {
@@ -245,7 +255,7 @@ func (u *pump) serve(most int) {
 			u.burst(u.seats[u.lo:u.hi])
 		}
 		u.work += u.hi - u.lo
-		if u.lo = u.hi; u.work >= pumpBatch {
+		if u.lo = u.hi; u.work >= batch {
 			u.work = 0
 			u.yield.let()
 		}
@@ -381,7 +391,7 @@ func (u *pump) seat(p *Player) {
 		u.leaveRing()
 		slots := max(minSlots, 4*n)
 		size := 1 << bits.Len(uint(slots-1))
-		if u.ring = h.newRing(slots, min(size, pumpBatch)); u.ring != nil {
+		if u.ring = h.newRing(slots, min(size, calmBatch)); u.ring != nil {
 			u.ringless = false
 		}
 		for i := 0; i < n && u.ring != nil; i++ {
