@@ -14,8 +14,8 @@ import (
 // latency. Were the two worth the same at every load, g would best grow with
 // the square root of the writes that the node would make if nothing were
 // gathered. As a processor that is nearly busy makes everybody wait, g grows
-// faster. So latency is spent only where it buys
-// something, and a node that has little to do spends none.
+// faster. So latency is spent only where it buys something, and a node that has
+// little to do spends none.
 type gatherer struct {
 	ceiling time.Duration
 
