@@ -246,6 +246,42 @@ func TestPanicUnderLocks(t *testing.T) {
 	}
 }
 
+// A panic where a pump looks what there is to write leaves no lock behind. Who
+// needs that to go on ends, the stream and its other formats do not.
+func TestPanicOfAPump(t *testing.T) {
+	h := newHub(t, Options{GatherCeiling: -1})
+	pub := publish(t, h, app())
+	s, dts := pub.Stream(), int64(0)
+	write(t, pub, video(0, true, "K"))
+	n1, f1 := pair(t)
+	n2, f2 := pair(t)
+	pumped := watch(t, s, FLV, n1, f1)
+	other := watch(t, s, RTMP, n2, f2)
+	eventually(t, "a pump has the player", pub, &dts, func() bool {
+		pumped.mu.Lock()
+		defer pumped.mu.Unlock()
+		return pumped.pump != nil
+	})
+	s.mu.Lock()
+	f := s.feeds[Format{Wire: FLV}]
+	f.mu.Lock()
+	v := video(dts+10, false, "whose mark is lost")
+	f.add(&v, s.next(), time.Now())
+	f.marks, f.key, f.out = nil, -1, f.tail
+	f.wake()
+	f.mu.Unlock()
+	s.mu.Unlock()
+	<-pumped.Done()
+	if pumped.Err() != ErrFault {
+		t.Errorf("ended with %v, want %v", pumped.Err(), ErrFault)
+	}
+	had := other.got.Load()
+	eventually(t, "another format goes on", pub, &dts, func() bool { return other.got.Load() > had+500 })
+	n3, f3 := pair(t)
+	again := watch(t, s, FLV, n3, f3)
+	eventually(t, "the format is there again", pub, &dts, func() bool { return again.got.Load() > 500 })
+}
+
 // A feature that panics ends for its stream, which goes on, and for no other.
 func TestPanicOfAFeature(t *testing.T) {
 	h := NewHub(Options{})

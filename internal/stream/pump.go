@@ -45,7 +45,7 @@ type pump struct {
 	to            place  // where it brings the players
 	views         []view // what is from the place of the first of them to there
 	lo, hi        int    // the seats before lo have all that, those from hi on have nothing of it; between them it is not known
-	strays        int    // seats
+	strays        int    // seats that are astray
 	work          int    // see pumpBatch
 	bytes, writes int64
 	by            [len(Protocols)]int64
@@ -122,8 +122,9 @@ func (u *pump) run() {
 	}
 }
 
-// guard is pass, in which a panic is the end of the player whose turn it was.
-// All others get goroutines of their own, and come back.
+// guard is pass, in which a panic is the end of the player whose turn it was; in
+// a burst, which calls nothing of a connection, of all of them. All others get
+// goroutines of their own, and come back.
 func (u *pump) guard() (over bool) {
 	defer func() {
 		v := recover()
@@ -150,17 +151,22 @@ func (u *pump) guard() (over bool) {
 			}
 			u.vacate(i)
 		}
-		u.buf, u.views = nil, nil
+		for _, p := range append(u.incoming, u.early...) {
+			go p.run() // ends when a pump takes over again or the player is over
+		}
+		u.incoming, u.early, u.buf, u.views = nil, nil, nil, nil
 		u.wake()
 	}()
 	return u.pass()
 }
 
-// pass writes to every player what it does not have yet, and reports whether
-// the pump is over, as it has no players.
-func (u *pump) pass() bool {
+// begin takes in who has joined, and finds what is to be written: size bytes.
+// Players have to leave if the feed has ended, if what they need next is lost,
+// or, if called is true, when they have orders.
+func (u *pump) begin() (size int, ended, lost, called bool) {
 	f := u.f
 	f.mu.Lock()
+	defer f.mu.Unlock()
 	u.incoming = append(append(u.incoming, u.early...), u.joined...)
 	clear(u.early)
 	clear(u.joined)
@@ -174,19 +180,24 @@ func (u *pump) pass() bool {
 		}
 		u.at.Store(u.now.at)
 	}
-	ended, called, lost := f.ended, u.called, u.now.at < f.first()
+	ended, lost, called = f.ended, u.now.at < f.first(), u.called
 	u.called = false
 	u.to, u.lo, u.hi = u.now, 0, 0
-	size := 0
 	u.views = u.views[:0]
-	for end := u.now; end.at < f.out && !lost; {
+	for end := u.now; end.at < f.out && !lost && len(u.seats)+len(u.incoming) > 0; {
 		v := f.view(end.at, f.out)
 		u.views = append(u.views, v)
 		end = v.end()
 		size += len(v.b)
 	}
-	f.mu.Unlock()
+	return size, ended, lost, called
+}
 
+// pass writes to every player what it does not have yet, and reports whether
+// the pump is over, as it has no players.
+func (u *pump) pass() bool {
+	f := u.f
+	size, ended, lost, called := u.begin()
 	u.bytes, u.writes, u.by, u.work = 0, 0, [len(Protocols)]int64{}, 0
 	for n := len(u.incoming); n > 0; n = len(u.incoming) {
 		p := u.incoming[n-1]
@@ -262,8 +273,9 @@ func (u *pump) serve(batch, most int) {
 	}
 }
 
-// burst writes the views to up to ringSize players, each in one system call. A
-// ring that fails is left, and they get what it did not send without.
+// burst writes the views to players who are in the ring, each view to all of
+// them in one system call. A ring that fails is left, and they get what it did
+// not send without.
 func (u *pump) burst(seats []seat) {
 	for k, v := range u.views {
 		u.who = u.who[:0]
